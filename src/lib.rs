@@ -1,0 +1,7 @@
+//! Ringshard: one large, seamless, persistent game world, thread per core on io_uring.
+//!
+//! The modules in reading order; `src/ARCHITECTURE.md` is the map.
+
+pub mod ids;
+pub mod limits;
+pub mod net;

@@ -1,0 +1,80 @@
+//! Every bound of the server, named, with its unit. What happens when a bound is reached stands beside it.
+//!
+//! Owns no state. Promises: no queue or table elsewhere has a bound that is not named here.
+
+/// Ticks a second of the world's clock.
+pub const TICK_HZ: u64 = 60;
+/// Nanoseconds between two tick edges, rounded down; edges are computed from the tick number, so nothing drifts.
+pub const TICK_NS: u64 = 1_000_000_000 / TICK_HZ;
+
+/// UDP sockets of a node, whatever the number of shards; a lane is served whole by one shard.
+pub const LANES: usize = 32;
+/// Shards of a node.
+pub const SHARDS_MAX: usize = 32;
+/// Sessions in one lane. A join beyond it is answered with a denial, counted `lane_full`.
+pub const LANE_SESSIONS_MAX: usize = 1_024;
+/// Half-open netcode handshakes in one lane. The oldest gives way, counted `pending_evicted`.
+pub const LANE_PENDING_MAX: usize = 1_024;
+/// Connect-token MACs that a lane remembers until they expire. Full: requests are ignored, counted `token_history_full`.
+pub const LANE_TOKENS_MAX: usize = 16_384;
+
+/// Bytes of one body (datagram payload, or TCP frame after the connect token). Longer is dropped, counted `body_too_long`.
+pub const BODY_BYTES_MAX: usize = 1_200;
+/// Bytes of a netcode connection request, the longest datagram that a server reads.
+pub const DATAGRAM_BYTES_MAX: usize = 1_078;
+/// Bytes of a connect token, also the first frame of a TCP connection.
+pub const TOKEN_BYTES: usize = 2_048;
+/// Commands in one input packet. More is a malformed body.
+pub const COMMANDS_PER_BODY_MAX: usize = 32;
+/// Commands that an entity holds until its time credit allows them. The oldest gives way, counted `commands_over`.
+pub const COMMANDS_HELD_MAX: usize = 32;
+/// Ticks of time credit that an entity can save.
+pub const CREDIT_TICKS_MAX: u8 = 15;
+/// Actions (reliable client messages) that a session holds until its entity named them. Full: the channel waits.
+pub const ACTIONS_HELD_MAX: usize = 16;
+/// Pings answered in one drain for one session. More are dropped, counted `pings_over`.
+pub const PINGS_PER_DRAIN_MAX: usize = 64;
+
+/// Bytes of one reliable message, all fragments together.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1_024;
+/// Bytes of one fragment of a reliable message.
+pub const FRAGMENT_BYTES_MAX: usize = 1_000;
+/// Bytes that a reliable channel holds for one peer, each direction. Full towards the peer: the session is cut, reason
+/// `Slow`; full from the peer: the fragment is not acknowledged, counted `channel_full`.
+pub const CHANNEL_BYTES_MAX: usize = 64 * 1_024;
+/// Messages in flight on one reliable channel, each direction.
+pub const CHANNEL_MESSAGES_MAX: usize = 64;
+
+/// Entities in one slice.
+pub const SLICE_SLOTS_MAX: usize = 64;
+/// Ticks between two keyframes of a cell's slices.
+pub const KEYFRAME_TICKS: u64 = 64;
+/// Effects that one entity may send in one tick. More are refused by name to their source.
+pub const EFFECTS_PER_ENTITY_TICK_MAX: usize = 8;
+
+/// Parcels under way from one shard to another. A shard this far behind ends the process.
+pub const PARCELS_MAX: usize = 128;
+/// Microseconds that a shard waits at each of its two meetings in a tick.
+pub const MEETING_WAIT_US: u64 = 4_000;
+/// Ticks of frames that stay readable (lag compensation, events, meetings that came late).
+pub const FRAMES_KEPT: usize = 16;
+
+/// Commands under way from the shards to the keeper. Full: rows stay dirty, joins are told to wait, counted `keeper_full`.
+pub const KEEPER_COMMANDS_MAX: usize = 65_536;
+/// Answers under way from the keeper to one shard. Full: the keeper waits, which fills its own queue.
+pub const KEEPER_ANSWERS_MAX: usize = 65_536;
+/// Ticks after which a changed character is written at the latest.
+pub const ROW_TICKS_MAX: u64 = 3 * TICK_HZ;
+
+/// TCP connections of one shard. More are closed at once, counted `tcp_full`.
+pub const TCP_CONNECTIONS_MAX: usize = 8_192;
+/// Bytes that wait for one TCP peer. Full: its snapshots are skipped, counted `tcp_backlog`; see [`TCP_STALL_TICKS_MAX`].
+pub const TCP_BACKLOG_BYTES_MAX: usize = 64 * 1_024;
+/// Ticks that a TCP peer may leave a send unfinished before it is cut as slow.
+pub const TCP_STALL_TICKS_MAX: u64 = 5 * TICK_HZ;
+/// Ticks that a TCP peer has to show its connect token.
+pub const TCP_TOKEN_TICKS_MAX: u64 = 5 * TICK_HZ;
+
+const _: () = assert!(MESSAGE_BYTES_MAX <= FRAGMENT_BYTES_MAX * 64, "a message has at most 64 fragments");
+const _: () = assert!(SLICE_SLOTS_MAX * 16 + 32 <= BODY_BYTES_MAX, "a plain slice fits one body");
+const _: () = assert!(SLICE_SLOTS_MAX <= 255, "a slot is a u8 on the wire");
