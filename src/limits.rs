@@ -63,6 +63,22 @@ pub const FRAMES_KEPT: usize = 16;
 pub const KEEPER_COMMANDS_MAX: usize = 65_536;
 /// Answers under way from the keeper to one shard. Full: the keeper waits, which fills its own queue.
 pub const KEEPER_ANSWERS_MAX: usize = 65_536;
+/// Microseconds between two looks of the keeper at its commands.
+pub const KEEPER_POLL_US: u64 = 1_000;
+/// Milliseconds that the oldest uncommitted row waits for company. Then the group is committed.
+pub const KEEPER_COMMIT_MS: u64 = 10;
+/// Bytes of one group commit. Reached: the group is committed before its time.
+pub const KEEPER_COMMIT_BYTES_MAX: usize = 4 * 1_024 * 1_024;
+/// Ticks by which the durable realm tick may lag behind when no row is written. Reached: it is committed alone.
+pub const KEEPER_CLOCK_TICKS_MAX: u64 = TICK_HZ;
+/// Clients with a live session. A claim beyond it is refused, `TooMany`.
+pub const KEEPER_LIVE_MAX: usize = LANES * LANE_SESSIONS_MAX;
+/// Token MACs that the keeper remembers until they expire. Full: claims are refused, `TooMany`.
+pub const KEEPER_TOKENS_MAX: usize = 262_144;
+/// Seconds that the keeper remembers a token beyond its expiry: a handshake begun in time may end later.
+pub const KEEPER_TOKEN_GRACE_S: u64 = 30;
+/// Rows moved between column families in one batch at start; more take further batches.
+pub const KEEPER_MOVE_ROWS_MAX: usize = 4_096;
 /// Ticks after which a changed character is written at the latest.
 pub const ROW_TICKS_MAX: u64 = 3 * TICK_HZ;
 

@@ -1,0 +1,240 @@
+//! Claims: which session of a client is the live one, and which row of a character is the newest.
+//!
+//! Owns the live sessions, those that wait for them, and the tokens used. Promises: at most one live session for a
+//! client; every claim is answered once; a token is accepted once; answers depend on the order of commands alone (the
+//! time is a command). Never does I/O of its own: rows come from a [`Store`], and the host sends the answers when what
+//! they say is durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::record::RealmRecord;
+use super::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand, StoreError};
+use crate::ids::{SessionRef, ShardId};
+use crate::limits::{KEEPER_LIVE_MAX, KEEPER_TOKEN_GRACE_S, KEEPER_TOKENS_MAX};
+
+/// Where rows are kept: the host seam, RocksDB in the product and memory in the deterministic host.
+pub trait Store {
+    /// Newest row of a client's character, with what was put and is not yet durable.
+    ///
+    /// # Errors
+    /// What was stored cannot be read.
+    fn row(&self, client_id: u64) -> Result<Option<CharacterRow>, StoreError>;
+    /// Takes a row into the next commit; `stored_in` is the owner in the row that [`Store::row`] gives now, so that a
+    /// move between column families is one delete and one put in the same batch.
+    fn put(&mut self, row: CharacterRow, stored_in: Option<ShardId>);
+    /// The realm's record.
+    fn realm(&self) -> &RealmRecord;
+    /// The realm's record, to change it with the next commit.
+    fn realm_mut(&mut self) -> &mut RealmRecord;
+}
+
+/// What happened since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ClaimCounts {
+    /// Claims answered `Claimed`.
+    pub claimed: u64,
+    /// Claims answered `Refused`.
+    pub refused: u64,
+    /// Sessions told to end.
+    pub cut: u64,
+    /// Rows taken.
+    pub rows_taken: u64,
+    /// Rows dropped because a newer one was held.
+    pub rows_stale: u64,
+    /// Releases of sessions that were neither live nor waiting (those refused before).
+    pub releases_late: u64,
+}
+
+/// The claims of all clients.
+#[derive(Default, Debug)]
+pub struct Claims {
+    live: BTreeMap<u64, Live>,
+    /// By expiry, so that the oldest go first; a token's MAC covers its expiry, so the pair is as unique as the MAC.
+    tokens: BTreeSet<(u64, [u8; 16])>,
+    counts: ClaimCounts,
+}
+
+/// A client whose character is in play.
+#[derive(Debug)]
+struct Live {
+    shard: ShardId,
+    session: SessionRef,
+    /// Newest row, so that a row costs no read.
+    row: CharacterRow,
+    cut: bool,
+    waiting: Option<Waiting>,
+}
+
+/// A claim that waits for the live session's release.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    shard: ShardId,
+    session: SessionRef,
+    expires_unix_s: u64,
+}
+
+impl Claims {
+    /// Counts since the start.
+    pub fn counts(&self) -> ClaimCounts {
+        self.counts
+    }
+
+    /// Clients with a live session.
+    pub fn live_count(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Does one command; appends the answers, to be sent once the store has committed.
+    ///
+    /// # Errors
+    /// The store cannot be read; the command is not done.
+    pub fn apply<S: Store>(
+        &mut self,
+        command: KeeperCommand,
+        store: &mut S,
+        answers: &mut Vec<(ShardId, KeeperAnswer)>,
+    ) -> Result<(), StoreError> {
+        match command {
+            KeeperCommand::Claim { shard, session, client_id, token_mac, expires_unix_s } => {
+                let claim = Waiting { shard, session, expires_unix_s };
+                self.claim(claim, client_id, token_mac, store, answers)
+            }
+            KeeperCommand::Row(row) => self.take_row(row, store),
+            KeeperCommand::Release { client_id, session, row } => {
+                if let Some(row) = row {
+                    assert_eq!(row.client_id, client_id, "a session releases its own character");
+                    self.take_row(row, store)?;
+                }
+                self.release(client_id, session, answers);
+                Ok(())
+            }
+            KeeperCommand::Clock { tick, unix_s } => {
+                store.realm_mut().tick = tick.max(store.realm().tick);
+                self.forget_tokens(unix_s);
+                Ok(())
+            }
+        }
+    }
+
+    fn claim<S: Store>(
+        &mut self,
+        claim: Waiting,
+        client_id: u64,
+        token_mac: [u8; 16],
+        store: &mut S,
+        answers: &mut Vec<(ShardId, KeeperAnswer)>,
+    ) -> Result<(), StoreError> {
+        let token = (claim.expires_unix_s, token_mac);
+        if self.tokens.contains(&token) {
+            self.refuse(claim, ClaimRefusal::TokenUsed, answers);
+            return Ok(());
+        }
+        let is_live = self.live.contains_key(&client_id);
+        if self.tokens.len() >= KEEPER_TOKENS_MAX || (!is_live && self.live.len() >= KEEPER_LIVE_MAX) {
+            self.refuse(claim, ClaimRefusal::TooMany, answers);
+            return Ok(());
+        }
+        if is_live {
+            self.wait(claim, client_id, answers);
+        } else {
+            let stored = store.row(client_id)?;
+            let row = stored.unwrap_or_else(|| create_character(client_id, claim.shard, store));
+            self.admit(claim, row, stored.is_none(), answers);
+        }
+        self.tokens.insert(token);
+        Ok(())
+    }
+
+    /// Puts a claim behind the live session, which is told to end; of two that wait, the newer token stays.
+    fn wait(&mut self, claim: Waiting, client_id: u64, answers: &mut Vec<(ShardId, KeeperAnswer)>) {
+        let live = self.live.get_mut(&client_id).expect("the caller looked");
+        assert_ne!(live.session, claim.session, "a session claims once");
+        if !live.cut {
+            live.cut = true;
+            self.counts.cut += 1;
+            answers.push((live.shard, KeeperAnswer::Cut { session: live.session }));
+        }
+        match live.waiting {
+            Some(first) if first.expires_unix_s > claim.expires_unix_s => {
+                self.refuse(claim, ClaimRefusal::NewerSession, answers);
+            }
+            first => {
+                live.waiting = Some(claim);
+                if let Some(first) = first {
+                    self.refuse(first, ClaimRefusal::NewerSession, answers);
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, claim: Waiting, row: CharacterRow, new: bool, answers: &mut Vec<(ShardId, KeeperAnswer)>) {
+        let Waiting { shard, session, .. } = claim;
+        self.live.insert(row.client_id, Live { shard, session, row, cut: false, waiting: None });
+        self.counts.claimed += 1;
+        answers.push((shard, KeeperAnswer::Claimed { session, row, new }));
+    }
+
+    fn refuse(&mut self, claim: Waiting, reason: ClaimRefusal, answers: &mut Vec<(ShardId, KeeperAnswer)>) {
+        self.counts.refused += 1;
+        answers.push((claim.shard, KeeperAnswer::Refused { session: claim.session, reason }));
+    }
+
+    fn release(&mut self, client_id: u64, session: SessionRef, answers: &mut Vec<(ShardId, KeeperAnswer)>) {
+        match self.live.get_mut(&client_id) {
+            Some(live) if live.session == session => {
+                let (row, waiting) = (live.row, live.waiting);
+                self.live.remove(&client_id);
+                if let Some(claim) = waiting {
+                    self.admit(claim, row, false, answers);
+                }
+            }
+            Some(live) => match live.waiting.take_if(|waiting| waiting.session == session) {
+                Some(claim) => self.refuse(claim, ClaimRefusal::Withdrawn, answers),
+                None => self.counts.releases_late += 1,
+            },
+            None => self.counts.releases_late += 1,
+        }
+    }
+
+    fn take_row<S: Store>(&mut self, row: CharacterRow, store: &mut S) -> Result<(), StoreError> {
+        let live = self.live.get_mut(&row.client_id);
+        // Shards share one queue, so a row may come after the release that made it old.
+        let held = match &live {
+            Some(live) => Some(live.row),
+            None => store.row(row.client_id)?,
+        };
+        let held = held.expect("only a claimed character has rows");
+        assert_eq!(row.character, held.character, "a client has one character");
+        if row.age() < held.age() {
+            self.counts.rows_stale += 1;
+            return Ok(());
+        }
+        store.put(row, Some(held.owner));
+        store.realm_mut().tick = row.tick.max(store.realm().tick);
+        if let Some(live) = live {
+            live.row = row;
+        }
+        self.counts.rows_taken += 1;
+        Ok(())
+    }
+
+    fn forget_tokens(&mut self, unix_s: u64) {
+        while let Some((expires_unix_s, _)) = self.tokens.first() {
+            if expires_unix_s.saturating_add(KEEPER_TOKEN_GRACE_S) >= unix_s {
+                break;
+            }
+            self.tokens.pop_first();
+        }
+    }
+}
+
+fn create_character<S: Store>(client_id: u64, owner: ShardId, store: &mut S) -> CharacterRow {
+    let character = store.realm().next_character;
+    store.realm_mut().next_character += 1;
+    let row = CharacterRow { client_id, character, owner, epoch: 0, tick: 0, x: 0, y: 0, z: 0, yaw: 0, saved: false };
+    store.put(row, None);
+    row
+}
+
+#[cfg(test)]
+mod tests;

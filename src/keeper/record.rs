@@ -1,0 +1,254 @@
+//! Records: the bytes of what the store holds.
+//!
+//! Owns the encoding. Each record, in every version: version u16, payload, checksum u64, little-endian; the checksum
+//! is FNV-1a 64 over all before it (any one altered byte changes it; it guards against rot, not against an author).
+//! Promises: what was altered or cut short is never decoded; a record of a newer version is told from an altered one.
+
+use super::CharacterRow;
+use crate::ids::ShardId;
+use crate::limits::SHARDS_MAX;
+
+/// Version that this program writes, and the newest that it reads.
+pub const RECORD_VERSION: u16 = 1;
+
+const VERSION_BYTES: usize = 2;
+const CHECKSUM_BYTES: usize = 8;
+const ROW_PAYLOAD_BYTES: usize = 44;
+const CLIENT_PAYLOAD_BYTES: usize = 9;
+const REALM_PAYLOAD_BYTES: usize = 24;
+
+/// Bytes of an encoded row.
+pub(super) const ROW_BYTES: usize = VERSION_BYTES + ROW_PAYLOAD_BYTES + CHECKSUM_BYTES;
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecordError {
+    /// Whole, but from a newer program.
+    Newer {
+        /// Its version.
+        version: u16,
+    },
+    /// Altered or cut short.
+    Altered,
+}
+
+/// What is durable about the realm as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RealmRecord {
+    /// Secret seed of all that is random, fixed at the first start.
+    pub seed: u64,
+    /// Newest tick known; no row is from a later one. A process that was killed may have been a second or more ahead.
+    pub tick: u64,
+    /// Number that the next new character gets.
+    pub next_character: u64,
+}
+
+/// Where a client's character is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ClientRecord {
+    /// Number of the character.
+    pub character: u64,
+    /// Column family of its row.
+    pub owner: ShardId,
+}
+
+impl CharacterRow {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        seal(&[
+            &self.client_id.to_le_bytes(),
+            &self.character.to_le_bytes(),
+            &[self.owner.0, u8::from(self.saved)],
+            &self.epoch.to_le_bytes(),
+            &self.tick.to_le_bytes(),
+            &self.x.to_le_bytes(),
+            &self.y.to_le_bytes(),
+            &self.z.to_le_bytes(),
+            &self.yaw.to_le_bytes(),
+        ])
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<CharacterRow, RecordError> {
+        let mut payload = open::<ROW_PAYLOAD_BYTES>(bytes)?;
+        let p = &mut payload;
+        let (client_id, character) = (u64::from_le_bytes(take(p)), u64::from_le_bytes(take(p)));
+        let [owner, saved] = take(p);
+        let (epoch, tick) = (u32::from_le_bytes(take(p)), u64::from_le_bytes(take(p)));
+        let [x, y, z] = [(); 3].map(|()| i32::from_le_bytes(take(p)));
+        let yaw = u16::from_le_bytes(take(p));
+        if usize::from(owner) >= SHARDS_MAX || saved > 1 || !is_character_number(character) {
+            return Err(RecordError::Altered);
+        }
+        let (owner, saved) = (ShardId(owner), saved == 1);
+        Ok(CharacterRow { client_id, character, owner, epoch, tick, x, y, z, yaw, saved })
+    }
+}
+
+impl ClientRecord {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        seal(&[&self.character.to_le_bytes(), &[self.owner.0]])
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<ClientRecord, RecordError> {
+        let mut payload = open::<CLIENT_PAYLOAD_BYTES>(bytes)?;
+        let character = u64::from_le_bytes(take(&mut payload));
+        let [owner] = take(&mut payload);
+        if usize::from(owner) >= SHARDS_MAX || !is_character_number(character) {
+            return Err(RecordError::Altered);
+        }
+        Ok(ClientRecord { character, owner: ShardId(owner) })
+    }
+}
+
+impl RealmRecord {
+    /// A realm that begins now; its first character is number 1.
+    pub(super) fn first(seed: u64) -> RealmRecord {
+        RealmRecord { seed, tick: 0, next_character: 1 }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        seal(&[&self.seed.to_le_bytes(), &self.tick.to_le_bytes(), &self.next_character.to_le_bytes()])
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<RealmRecord, RecordError> {
+        let mut payload = open::<REALM_PAYLOAD_BYTES>(bytes)?;
+        let [seed, tick, next_character] = [(); 3].map(|()| u64::from_le_bytes(take(&mut payload)));
+        if !is_character_number(next_character) {
+            return Err(RecordError::Altered);
+        }
+        Ok(RealmRecord { seed, tick, next_character })
+    }
+}
+
+fn is_character_number(number: u64) -> bool {
+    (1..1 << 56).contains(&number)
+}
+
+fn seal(parts: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = RECORD_VERSION.to_le_bytes().to_vec();
+    for part in parts {
+        bytes.extend_from_slice(part);
+    }
+    let sum = checksum(&bytes);
+    bytes.extend_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+fn open<const N: usize>(bytes: &[u8]) -> Result<&[u8], RecordError> {
+    let (sealed, sum) = bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(RecordError::Altered)?;
+    let (version, payload) = sealed.split_first_chunk::<VERSION_BYTES>().ok_or(RecordError::Altered)?;
+    if checksum(sealed) != u64::from_le_bytes(*sum) {
+        return Err(RecordError::Altered);
+    }
+    match u16::from_le_bytes(*version) {
+        RECORD_VERSION if payload.len() == N => Ok(payload),
+        version if version > RECORD_VERSION => Err(RecordError::Newer { version }),
+        _ => Err(RecordError::Altered),
+    }
+}
+
+fn take<const N: usize>(payload: &mut &[u8]) -> [u8; N] {
+    let (head, rest) = payload.split_first_chunk::<N>().expect("the length of the payload was checked");
+    *payload = rest;
+    *head
+}
+
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    prop_compose! {
+        fn any_row()(
+            ids in (any::<u64>(), 1u64..1 << 56, 0u8..32),
+            age in (any::<u32>(), any::<u64>()),
+            place in any::<[i32; 3]>(),
+            yaw in any::<u16>(),
+            saved in any::<bool>(),
+        ) -> CharacterRow {
+            let (client_id, character, owner) = ids;
+            let [x, y, z] = place;
+            CharacterRow { client_id, character, owner: ShardId(owner), epoch: age.0, tick: age.1, x, y, z, yaw, saved }
+        }
+    }
+
+    /// The record as a program of `version` would have sealed it.
+    pub fn resealed(record: &[u8], version: u16) -> Vec<u8> {
+        let mut bytes = record[..record.len() - CHECKSUM_BYTES].to_vec();
+        bytes[..VERSION_BYTES].copy_from_slice(&version.to_le_bytes());
+        let sum = checksum(&bytes);
+        bytes.extend_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn rows_come_back(row in any_row()) {
+            let bytes = row.encode();
+            prop_assert_eq!(bytes.len(), ROW_BYTES);
+            prop_assert_eq!(CharacterRow::decode(&bytes), Ok(row));
+        }
+
+        #[test]
+        fn no_altered_byte_passes(row in any_row()) {
+            let bytes = row.encode();
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                prop_assert_eq!(CharacterRow::decode(&flipped), Err(RecordError::Altered));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            prop_assert_eq!(CharacterRow::decode(&bytes), Err(RecordError::Altered));
+            prop_assert_eq!(ClientRecord::decode(&bytes), Err(RecordError::Altered));
+            prop_assert_eq!(RealmRecord::decode(&bytes), Err(RecordError::Altered));
+        }
+    }
+
+    #[test]
+    fn small_records_come_back_and_are_not_taken_for_each_other() {
+        let client = ClientRecord { character: 7, owner: ShardId(3) };
+        let realm = RealmRecord { seed: 1, tick: 2, next_character: 3 };
+        assert_eq!(ClientRecord::decode(&client.encode()), Ok(client));
+        assert_eq!(RealmRecord::decode(&realm.encode()), Ok(realm));
+        assert_eq!(RealmRecord::decode(&client.encode()), Err(RecordError::Altered));
+        assert_eq!(ClientRecord::decode(&realm.encode()), Err(RecordError::Altered));
+    }
+
+    #[test]
+    fn cut_short_is_altered_and_newer_is_newer() {
+        let bytes = RealmRecord::first(9).encode();
+        for bytes_left in 0..bytes.len() {
+            assert_eq!(RealmRecord::decode(&bytes[..bytes_left]), Err(RecordError::Altered));
+        }
+        let newer = resealed(&bytes, RECORD_VERSION + 1);
+        assert_eq!(RealmRecord::decode(&newer), Err(RecordError::Newer { version: RECORD_VERSION + 1 }));
+        assert_eq!(RealmRecord::decode(&resealed(&bytes, 0)), Err(RecordError::Altered));
+    }
+
+    #[test]
+    fn the_bytes_of_version_1_stay() {
+        let row = CharacterRow {
+            client_id: 0x0102_0304_0506_0708,
+            character: 2,
+            owner: ShardId(3),
+            epoch: 4,
+            tick: 5,
+            x: -1,
+            y: 6,
+            z: 7,
+            yaw: 8,
+            saved: true,
+        };
+        let mut golden = vec![1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0, 0, 0, 0, 0, 0, 0, 3, 1, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0];
+        golden.extend([0, 0, 255, 255, 255, 255, 6, 0, 0, 0, 7, 0, 0, 0, 8, 0]);
+        assert_eq!(row.encode()[..ROW_BYTES - CHECKSUM_BYTES], golden);
+        // The published test vector of FNV-1a 64.
+        assert_eq!(checksum(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}

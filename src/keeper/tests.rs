@@ -1,0 +1,405 @@
+//! The keeper on a real disk.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use rocksdb::{DB, Options};
+
+use super::record::tests::resealed;
+use super::*;
+
+/// Tells a test that it runs as a process of its own, on this data folder.
+const CHILD: &str = "RINGSHARD_TEST_KEEPER_CHILD";
+
+/// A data folder of its own, gone at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("ringshard-keeper-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).expect("the test's folder can be removed");
+    }
+}
+
+fn no_move(row: &CharacterRow) -> ShardId {
+    panic!("{row:?} need not move");
+}
+
+fn open(data: &Path, shards: usize) -> Result<DiskStore, StoreError> {
+    DiskStore::open(data, shards, 77, no_move)
+}
+
+fn start(data: &Path, shards: usize) -> (KeeperHandle, KeeperQueues) {
+    let queues = KeeperQueues::new(shards);
+    (KeeperHandle::spawn(open(data, shards).unwrap(), queues.clone()).unwrap(), queues)
+}
+
+fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "waited too long");
+        thread::yield_now();
+    }
+}
+
+fn session(number: u32) -> SessionRef {
+    SessionRef { lane: 0, slot: 0, generation: number }
+}
+
+fn claim(number: u32, client_id: u64, shard: ShardId) -> KeeperCommand {
+    let mut token_mac = [0; 16];
+    token_mac[..4].copy_from_slice(&number.to_le_bytes());
+    KeeperCommand::Claim { shard, session: session(number), client_id, token_mac, expires_unix_s: 100 }
+}
+
+fn admit(queues: &KeeperQueues, number: u32, client_id: u64, shard: ShardId) -> (CharacterRow, bool) {
+    queues.commands.push(claim(number, client_id, shard)).unwrap();
+    match wait_for(|| queues.answers[shard.index()].pop()) {
+        KeeperAnswer::Claimed { session: admitted, row, new } if admitted == session(number) => (row, new),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A store with characters 1..=count of clients 100.., spread over its shards.
+fn fill(data: &Path, shards: usize, count: u64) -> Vec<CharacterRow> {
+    let mut store = open(data, shards).unwrap();
+    let rows: Vec<_> = (1..=count).map(|number| row_of(number, ShardId((number % shards as u64) as u8))).collect();
+    for row in &rows {
+        store.put(*row, None);
+    }
+    *store.realm_mut() = RealmRecord { seed: 77, tick: count, next_character: count + 1 };
+    assert_eq!(store.commit(), Ok(count));
+    rows
+}
+
+fn row_of(character: u64, owner: ShardId) -> CharacterRow {
+    let x = i32::try_from(character).unwrap() * 65_536;
+    let (client_id, tick) = (99 + character, character);
+    CharacterRow { client_id, character, owner, epoch: 1, tick, x, y: -x, z: 3, yaw: 9, saved: true }
+}
+
+/// Opens what a stopped server left, behind the store's back.
+fn raw(data: &Path) -> DB {
+    let path = folder::path_in(data);
+    let names = DB::list_cf(&Options::default(), &path).unwrap();
+    DB::open_cf(&Options::default(), &path, names).unwrap()
+}
+
+/// Runs a test again as a process of its own, with [`CHILD`] naming the data folder.
+fn run_child(before: &[&str], test: &str, data: &Path) -> Output {
+    let exe = env::current_exe().unwrap();
+    let exe = exe.to_str().unwrap();
+    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    let words = [before, &[exe, "--exact", &name, "--nocapture"]].concat();
+    Command::new(words[0]).args(&words[1..]).env(CHILD, data).output().unwrap()
+}
+
+#[test]
+fn a_session_claims_plays_and_comes_back_after_a_restart() {
+    let data = Folder::new();
+    let (keeper, queues) = start(&data.0, 2);
+    let (row, new) = admit(&queues, 1, 500, ShardId(1));
+    assert_eq!((row.character, row.owner, row.saved, new), (1, ShardId(1), false, true));
+    let last = CharacterRow { owner: ShardId(0), epoch: 4, tick: 90, x: 7, saved: true, ..row };
+    queues.commands.push(KeeperCommand::Row(CharacterRow { epoch: 4, tick: 80, ..last })).unwrap();
+    queues.commands.push(KeeperCommand::Row(CharacterRow { epoch: 3, tick: 85, ..last })).unwrap();
+    queues.commands.push(claim(2, 500, ShardId(0))).unwrap();
+    assert_eq!(wait_for(|| queues.answers[1].pop()), KeeperAnswer::Cut { session: session(1) });
+    let release = KeeperCommand::Release { client_id: 500, session: session(1), row: Some(last) };
+    queues.commands.push(release).unwrap();
+    let answer = wait_for(|| queues.answers[0].pop());
+    assert_eq!(answer, KeeperAnswer::Claimed { session: session(2), row: last, new: false });
+    queues.commands.push(KeeperCommand::Clock { tick: 95, unix_s: 10 }).unwrap();
+    wait_for(|| (keeper.counters().rows_stale.load(Ordering::Relaxed) == 1).then_some(()));
+    assert!(keeper.counters().commits.load(Ordering::Relaxed) >= 2);
+    assert_eq!(keeper.failure(), None);
+    keeper.stop().unwrap();
+
+    let store = DiskStore::open(&data.0, 2, 78, no_move).unwrap();
+    assert_eq!(store.recovered_characters(), 1);
+    assert_eq!(store.row(500), Ok(Some(last)));
+    assert_eq!(*store.realm(), RealmRecord { seed: 77, tick: 95, next_character: 2 });
+}
+
+#[test]
+fn a_killed_process_keeps_what_it_acknowledged() {
+    if let Ok(data) = env::var(CHILD) {
+        let (_keeper, queues) = start(Path::new(&data), 2);
+        let (row, _) = admit(&queues, 1, 500, ShardId(0));
+        let moved = CharacterRow { owner: ShardId(1), tick: 5, x: 42, saved: true, ..row };
+        queues.commands.push(KeeperCommand::Row(moved)).unwrap();
+        // Its answer comes with or after the commit of the row before it.
+        admit(&queues, 2, 501, ShardId(1));
+        std::process::abort();
+    }
+    let data = Folder::new();
+    let output = run_child(&[], "a_killed_process_keeps_what_it_acknowledged", &data.0);
+    assert_eq!(output.status.code(), None, "aborted: {output:?}");
+    let store = open(&data.0, 2).unwrap();
+    assert_eq!(store.recovered_characters(), 2);
+    assert_eq!(store.row(500).unwrap().map(|row| (row.x, row.owner)), Some((42, ShardId(1))));
+    assert_eq!(store.row(501).unwrap().map(|row| row.saved), Some(false));
+    assert_eq!(store.realm().next_character, 3);
+}
+
+#[test]
+fn commands_given_before_the_stop_are_durable() {
+    let data = Folder::new();
+    let (keeper, queues) = start(&data.0, 1);
+    let (row, _) = admit(&queues, 1, 500, ShardId(0));
+    for tick in 1..=5_000 {
+        queues.commands.push(KeeperCommand::Row(CharacterRow { tick, saved: true, ..row })).unwrap();
+    }
+    keeper.stop().unwrap();
+    assert_eq!(inspect_characters(&data.0).unwrap(), [CharacterRow { tick: 5_000, saved: true, ..row }]);
+}
+
+#[test]
+fn a_full_answer_queue_loses_nothing() {
+    let data = Folder::new();
+    let mut queues = KeeperQueues::new(1);
+    queues.answers[0] = std::sync::Arc::new(crossbeam_queue::ArrayQueue::new(2));
+    let keeper = KeeperHandle::spawn(open(&data.0, 1).unwrap(), queues.clone()).unwrap();
+    for number in 0..20 {
+        queues.commands.push(claim(number, u64::from(number), ShardId(0))).unwrap();
+    }
+    wait_for(|| (keeper.counters().answers_waited.load(Ordering::Relaxed) > 0).then_some(()));
+    for number in 0..20 {
+        let answer = wait_for(|| queues.answers[0].pop());
+        assert!(matches!(answer, KeeperAnswer::Claimed { session: s, .. } if s == session(number)), "{answer:?}");
+    }
+    keeper.stop().unwrap();
+}
+
+#[test]
+fn any_number_of_shards_finds_every_character_once() {
+    let data = Folder::new();
+    let rows = fill(&data.0, 2, 50);
+    for shards in [1, 8, 2, 1] {
+        let owner_of = |row: &CharacterRow| ShardId((row.character % shards as u64) as u8);
+        let mut store = DiskStore::open(&data.0, shards, 77, owner_of).unwrap();
+        assert_eq!(store.recovered_characters(), 50);
+        for row in &rows {
+            let found = store.row(row.client_id).unwrap().unwrap();
+            assert!(found.owner.index() < shards);
+            assert_eq!(CharacterRow { owner: row.owner, ..found }, *row);
+            let spread = CharacterRow { owner: owner_of(row), ..found };
+            store.put(spread, Some(found.owner));
+        }
+        store.commit().unwrap();
+        drop(store);
+        let found = inspect_characters(&data.0).unwrap();
+        let numbers: Vec<_> = found.iter().map(|row| row.character).collect();
+        assert_eq!(numbers, (1..=50).collect::<Vec<_>>(), "{shards} shards");
+    }
+}
+
+#[test]
+fn a_move_leaves_exactly_one_row() {
+    let data = Folder::new();
+    let row = fill(&data.0, 3, 1)[0];
+    let mut store = open(&data.0, 3).unwrap();
+    for (tick, path) in [(10, &[2, 0][..]), (20, &[1]), (30, &[0, 1]), (40, &[2])] {
+        for owner in path {
+            let held = store.row(row.client_id).unwrap().unwrap();
+            store.put(CharacterRow { owner: ShardId(*owner), tick, ..row }, Some(held.owner));
+        }
+        store.realm_mut().tick = tick.max(store.realm().tick);
+        assert_eq!(store.commit(), Ok(1));
+    }
+    drop(store);
+    assert_eq!(inspect_characters(&data.0).unwrap(), [CharacterRow { owner: ShardId(2), tick: 40, ..row }]);
+}
+
+#[test]
+fn a_folder_in_use_is_refused_to_all() {
+    let data = Folder::new();
+    let store = open(&data.0, 1).unwrap();
+    for error in [open(&data.0, 1).err().unwrap(), inspect_characters(&data.0).unwrap_err()] {
+        assert_eq!((error.kind, error.exit_code()), (StoreErrorKind::InUse, 73), "{error}");
+        assert!(error.text.contains("--data"), "{error}");
+    }
+    // Another process is told the same.
+    let output = run_child(&[], "child_meets_a_folder_in_use", &data.0);
+    assert!(output.status.success(), "{output:?}");
+    drop(store);
+    assert_eq!(inspect_characters(&data.0), Ok(Vec::new()));
+}
+
+#[test]
+fn child_meets_a_folder_in_use() {
+    let Ok(data) = env::var(CHILD) else { return };
+    assert_eq!(open(Path::new(&data), 1).err().unwrap().kind, StoreErrorKind::InUse);
+    assert_eq!(inspect_characters(Path::new(&data)).unwrap_err().kind, StoreErrorKind::InUse);
+}
+
+#[test]
+fn inspection_leaves_the_folder_as_it_was() {
+    let data = Folder::new();
+    let rows = fill(&data.0, 2, 3);
+    let list = || {
+        let entries = fs::read_dir(folder::path_in(&data.0)).unwrap().map(|entry| entry.unwrap());
+        let mut list: Vec<_> = entries.map(|entry| (entry.file_name(), entry.metadata().unwrap().len())).collect();
+        list.sort();
+        list
+    };
+    let before = list();
+    assert_eq!(inspect_characters(&data.0), Ok(rows));
+    assert_eq!(list(), before);
+    let view = CharacterView::from(&row_of(2, ShardId(1)));
+    assert_eq!((view.id, view.x_m, view.y_m), (EntityId::character(2).0, 2.0, -2.0));
+    let error = inspect_characters(&data.0.join("nowhere")).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Missing);
+    assert!(!data.0.join("nowhere").exists());
+}
+
+#[test]
+fn data_of_a_newer_version_is_refused_in_words() {
+    let data = Folder::new();
+    fill(&data.0, 1, 1);
+    let db = raw(&data.0);
+    let record = db.get(folder::REALM_KEY).unwrap().unwrap();
+    db.put(folder::REALM_KEY, resealed(&record, RECORD_VERSION + 1)).unwrap();
+    drop(db);
+    for error in [open(&data.0, 1).err().unwrap(), inspect_characters(&data.0).unwrap_err()] {
+        assert_eq!(error.kind, StoreErrorKind::Newer, "{error}");
+        let words = "written by version 2 of the record format; this program reads up to 1; use a newer ringshard";
+        assert!(error.text.contains(words), "{error}");
+    }
+    let mut db = raw(&data.0);
+    db.put(folder::REALM_KEY, record).unwrap();
+    db.create_cf("ledger", &Options::default()).unwrap();
+    drop(db);
+    let error = open(&data.0, 1).err().unwrap();
+    assert_eq!(error.kind, StoreErrorKind::Newer);
+    assert!(error.text.contains("column family ledger"), "{error}");
+}
+
+#[test]
+fn altered_data_is_named() {
+    let data = Folder::new();
+    fill(&data.0, 1, 3);
+    let change = |family: &str, key: &[u8], bytes: Option<&[u8]>| {
+        let db = raw(&data.0);
+        let family = db.cf_handle(family).unwrap();
+        let before = db.get_cf(family, key).unwrap().unwrap();
+        match bytes {
+            Some(bytes) => db.put_cf(family, key, bytes).unwrap(),
+            None => db.delete_cf(family, key).unwrap(),
+        }
+        before
+    };
+    let refused = |place: &str| {
+        for error in [open(&data.0, 1).err().unwrap(), inspect_characters(&data.0).unwrap_err()] {
+            assert_eq!((error.kind, error.exit_code()), (StoreErrorKind::Altered, 74), "{error}");
+            assert!(error.text.contains(place) && error.text.contains("backup"), "{error}");
+        }
+    };
+    let key = 2u64.to_be_bytes();
+    let row = row_of(2, ShardId(0)).encode();
+    let mut flipped = row.clone();
+    flipped[20] ^= 4;
+    for bytes in [&flipped[..], &row[..30], &[], &row_of(3, ShardId(0)).encode(), &row_of(2, ShardId(1)).encode()] {
+        assert_ne!(change("shard-0", &key, Some(bytes)), bytes);
+        refused("character 2 in column family shard-0");
+    }
+    change("shard-0", &key, Some(&row));
+    let realm = change("default", folder::REALM_KEY, Some(&row));
+    refused("the realm's record");
+    change("default", folder::REALM_KEY, None);
+    let error = open(&data.0, 1).err().unwrap();
+    assert!(error.kind == StoreErrorKind::Altered && error.text.contains("missing"), "{error}");
+    raw(&data.0).put(folder::REALM_KEY, realm).unwrap();
+    let client = change(folder::CLIENTS, &101u64.to_be_bytes(), Some(&row));
+    let error = open(&data.0, 1).unwrap().row(101).unwrap_err();
+    assert!(error.text.contains("client 101 in column family clients"), "{error}");
+    change(folder::CLIENTS, &101u64.to_be_bytes(), Some(&client));
+    assert_eq!(open(&data.0, 1).unwrap().row(101), Ok(Some(row_of(2, ShardId(0)))));
+}
+
+#[test]
+fn a_folder_that_cannot_be_is_refused() {
+    let data = Folder::new();
+    fs::write(data.0.join("file"), b"").unwrap();
+    let error = open(&data.0.join("file"), 1).err().unwrap();
+    assert_eq!((error.kind, error.exit_code()), (StoreErrorKind::NotCreatable, 73), "{error}");
+    assert!(error.text.contains("--data"), "{error}");
+}
+
+/// Runs a test again in a mount namespace of its own; false where that is not allowed.
+fn run_child_with_mounts(test: &str) -> bool {
+    let is_allowed = Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success());
+    if !is_allowed {
+        eprintln!("skipped: `unshare --mount` needs root");
+        return false;
+    }
+    let data = Folder::new();
+    let output = run_child(&["unshare", "--mount"], test, &data.0);
+    assert!(output.status.success(), "{output:?}");
+    true
+}
+
+fn mount(options: &str, data: &Path) {
+    let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(data).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn a_read_only_disk_is_refused() {
+    let Ok(data) = env::var(CHILD) else {
+        run_child_with_mounts("a_read_only_disk_is_refused");
+        return;
+    };
+    let data = Path::new(&data);
+    mount("rw", data);
+    let rows = fill(data, 1, 3);
+    mount("remount,ro", data);
+    for folder in [data, &data.join("new")] {
+        let error = open(folder, 1).err().unwrap();
+        assert_eq!((error.kind, error.exit_code()), (StoreErrorKind::Io, 74), "{error}");
+        assert!(error.text.contains("mount it writable"), "{error}");
+    }
+    assert_eq!(inspect_characters(data), Ok(rows));
+}
+
+#[test]
+fn a_full_disk_ends_the_keeper_in_words() {
+    let Ok(data) = env::var(CHILD) else {
+        run_child_with_mounts("a_full_disk_ends_the_keeper_in_words");
+        return;
+    };
+    let data = Path::new(&data);
+    mount("size=48m", data);
+    let rows = fill(data, 1, 10_000);
+    let (keeper, queues) = start(data, 1);
+    let filler = format!("of={}/filler", data.display());
+    let filled = Command::new("dd").args(["if=/dev/zero", "bs=1M", &filler]).output().unwrap();
+    assert!(!filled.status.success(), "the disk is full");
+    let mut newer = (10_000..).flat_map(|tick| rows.iter().map(move |row| CharacterRow { tick, ..*row }));
+    let error = wait_for(|| {
+        // A full queue gives the row back; the next one is as good.
+        let _ = queues.commands.push(KeeperCommand::Row(newer.next().unwrap()));
+        keeper.failure()
+    });
+    assert_eq!((error.kind, error.exit_code()), (StoreErrorKind::Io, 74), "{error}");
+    assert!(error.text.contains("make room"), "{error}");
+    assert_eq!(keeper.stop().unwrap_err(), error);
+    assert_eq!(open(data, 1).err().unwrap().kind, StoreErrorKind::Io);
+    fs::remove_file(data.join("filler")).unwrap();
+    assert_eq!(open(data, 1).unwrap().recovered_characters(), 10_000);
+}

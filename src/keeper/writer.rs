@@ -1,0 +1,244 @@
+//! The thread that owns all durable writes.
+//!
+//! Owns the store, the claims and the keeper's ends of the queues. Promises: commands are done in their order; an
+//! answer leaves after the commit that made it true; a full answer queue makes it wait, never lose. Never pinned, never
+//! woken by another thread: it looks every [`KEEPER_POLL_US`]. After an error it ends at once and the host reads why.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_queue::ArrayQueue;
+
+use super::{Claims, DiskStore, KeeperAnswer, KeeperCommand, StoreError, StoreErrorKind};
+use crate::ids::ShardId;
+use crate::limits::{
+    KEEPER_ANSWERS_MAX, KEEPER_COMMANDS_MAX, KEEPER_COMMIT_BYTES_MAX, KEEPER_COMMIT_MS, KEEPER_POLL_US,
+};
+
+/// The queues between the keeper and the shards.
+#[derive(Clone, Debug)]
+pub struct KeeperQueues {
+    /// From all shards.
+    pub commands: Arc<ArrayQueue<KeeperCommand>>,
+    /// To each shard.
+    pub answers: Vec<Arc<ArrayQueue<KeeperAnswer>>>,
+}
+
+impl KeeperQueues {
+    /// Empty queues for this number of shards.
+    pub fn new(shards: usize) -> KeeperQueues {
+        let answers = (0..shards).map(|_| Arc::new(ArrayQueue::new(KEEPER_ANSWERS_MAX))).collect();
+        KeeperQueues { commands: Arc::new(ArrayQueue::new(KEEPER_COMMANDS_MAX)), answers }
+    }
+}
+
+/// What the keeper has done; read with relaxed loads.
+#[derive(Default, Debug)]
+pub struct KeeperCounters {
+    /// Claims answered `Claimed`.
+    pub claimed: AtomicU64,
+    /// Claims answered `Refused`.
+    pub refused: AtomicU64,
+    /// Sessions told to end for a newer one.
+    pub cut: AtomicU64,
+    /// Rows in committed groups; several rows of one character in one group count once.
+    pub rows_written: AtomicU64,
+    /// Rows dropped because a newer one was held.
+    pub rows_stale: AtomicU64,
+    /// Clients with a live session now.
+    pub live: AtomicU64,
+    /// Groups committed.
+    pub commits: AtomicU64,
+    /// Longest commit, microseconds.
+    pub commit_us_max: AtomicU64,
+    /// Commands waiting at the last look.
+    pub queue_depth: AtomicU64,
+    /// Most commands ever seen waiting.
+    pub queue_depth_max: AtomicU64,
+    /// Looks at a full answer queue.
+    pub answers_waited: AtomicU64,
+}
+
+/// The keeper thread as its host holds it. Dropped without [`KeeperHandle::stop`], it is stopped all the same.
+#[derive(Debug)]
+pub struct KeeperHandle {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default, Debug)]
+struct Shared {
+    counters: KeeperCounters,
+    stop: AtomicBool,
+    failure: OnceLock<StoreError>,
+}
+
+impl KeeperHandle {
+    /// Starts the thread `keeper`. There is one answer queue for each shard of the store.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn spawn(store: DiskStore, queues: KeeperQueues) -> std::io::Result<KeeperHandle> {
+        assert_eq!(store.shards(), queues.answers.len(), "each shard has an answer queue");
+        let shared = Arc::new(Shared::default());
+        let writer = Writer {
+            store,
+            queues,
+            shared: Arc::clone(&shared),
+            claims: Claims::default(),
+            answers: Vec::new(),
+            group_began: None,
+            group_commands: 0,
+        };
+        let failed = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
+            if let Err(error) = writer.run() {
+                failed.failure.set(error).expect("only this thread fails");
+            }
+        })?;
+        Ok(KeeperHandle { shared, thread: Some(thread) })
+    }
+
+    /// Its counters.
+    pub fn counters(&self) -> &KeeperCounters {
+        &self.shared.counters
+    }
+
+    /// Why the keeper ended by itself, if it did. Nothing is durable from then on: the process must end, with
+    /// [`StoreError::exit_code`].
+    pub fn failure(&self) -> Option<StoreError> {
+        let has_ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        let failure = self.shared.failure.get().cloned();
+        failure.or_else(|| (has_ended && !self.shared.stop.load(Ordering::Acquire)).then(panicked))
+    }
+
+    /// Does all commands given before, commits, flushes and ends. Call it when the shards have ended: answers that
+    /// find their queue full are dropped from now on, since nobody reads them.
+    ///
+    /// # Errors
+    /// Something given before is not durable.
+    pub fn stop(mut self) -> Result<(), StoreError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), StoreError> {
+        self.shared.stop.store(true, Ordering::Release);
+        let joined = self.thread.take().map_or(Ok(()), JoinHandle::join);
+        match self.shared.failure.get() {
+            Some(error) => Err(error.clone()),
+            None => joined.map_err(|_| panicked()),
+        }
+    }
+}
+
+impl Drop for KeeperHandle {
+    fn drop(&mut self) {
+        // Whoever wants to know calls `stop`.
+        let _ = self.end();
+    }
+}
+
+fn panicked() -> StoreError {
+    let text = "the keeper thread panicked (its message is above); start again: all that was acknowledged is kept";
+    StoreError::new(StoreErrorKind::Bug, text.to_owned())
+}
+
+struct Writer {
+    store: DiskStore,
+    queues: KeeperQueues,
+    shared: Arc<Shared>,
+    claims: Claims,
+    answers: Vec<(ShardId, KeeperAnswer)>,
+    group_began: Option<Instant>,
+    group_commands: usize,
+}
+
+impl Writer {
+    fn run(mut self) -> Result<(), StoreError> {
+        loop {
+            // Read first: what was given before the stop is then in the queue.
+            let is_stopping = self.shared.stop.load(Ordering::Acquire);
+            let was_idle = self.take_commands()? == 0;
+            if is_stopping || self.is_group_due() {
+                self.commit()?;
+            }
+            self.publish_counts();
+            if is_stopping && was_idle {
+                return self.store.close();
+            }
+            if was_idle {
+                thread::sleep(Duration::from_micros(KEEPER_POLL_US));
+            }
+        }
+    }
+
+    /// Does the waiting commands, as far as the group has room; gives their number.
+    fn take_commands(&mut self) -> Result<usize, StoreError> {
+        let counters = &self.shared.counters;
+        let depth = self.queues.commands.len() as u64;
+        counters.queue_depth.store(depth, Ordering::Relaxed);
+        counters.queue_depth_max.fetch_max(depth, Ordering::Relaxed);
+        let mut taken = 0;
+        while !self.is_group_full() {
+            let Some(command) = self.queues.commands.pop() else { break };
+            self.claims.apply(command, &mut self.store, &mut self.answers)?;
+            taken += 1;
+            self.group_commands += 1;
+        }
+        if taken > 0 {
+            self.group_began.get_or_insert_with(Instant::now);
+        }
+        Ok(taken)
+    }
+
+    fn is_group_full(&self) -> bool {
+        self.group_commands >= KEEPER_COMMANDS_MAX || self.store.group_bytes() >= KEEPER_COMMIT_BYTES_MAX
+    }
+
+    fn is_group_due(&self) -> bool {
+        let has_waited = |began: Instant| began.elapsed() >= Duration::from_millis(KEEPER_COMMIT_MS);
+        // Answers that no row stands behind need not wait.
+        self.is_group_full() || !self.store.has_group() || self.group_began.is_some_and(has_waited)
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        if self.store.has_group() {
+            let began = Instant::now();
+            let rows = self.store.commit()?;
+            let counters = &self.shared.counters;
+            let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            counters.commit_us_max.fetch_max(took_us, Ordering::Relaxed);
+            counters.rows_written.fetch_add(rows, Ordering::Relaxed);
+            counters.commits.fetch_add(1, Ordering::Relaxed);
+        }
+        self.group_began = None;
+        self.group_commands = 0;
+        for (shard, answer) in std::mem::take(&mut self.answers) {
+            self.deliver(shard, answer);
+        }
+        Ok(())
+    }
+
+    fn deliver(&self, shard: ShardId, answer: KeeperAnswer) {
+        let mut answer = answer;
+        while let Err(back) = self.queues.answers[shard.index()].push(answer) {
+            if self.shared.stop.load(Ordering::Acquire) {
+                return;
+            }
+            self.shared.counters.answers_waited.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(Duration::from_micros(KEEPER_POLL_US));
+            answer = back;
+        }
+    }
+
+    fn publish_counts(&self) {
+        let (counters, counts) = (&self.shared.counters, self.claims.counts());
+        counters.claimed.store(counts.claimed, Ordering::Relaxed);
+        counters.refused.store(counts.refused, Ordering::Relaxed);
+        counters.cut.store(counts.cut, Ordering::Relaxed);
+        counters.rows_stale.store(counts.rows_stale, Ordering::Relaxed);
+        counters.live.store(self.claims.live_count() as u64, Ordering::Relaxed);
+    }
+}
