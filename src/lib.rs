@@ -3,5 +3,6 @@
 //! The modules in reading order; `src/ARCHITECTURE.md` is the map.
 
 pub mod ids;
+pub mod io;
 pub mod limits;
 pub mod net;
