@@ -104,3 +104,5 @@ const _: () = assert!(SLICE_SLOTS_MAX <= 255, "a slot is a u8 on the wire");
 const _: () = assert!(TCP_CONNECTIONS_MAX <= 1 << 16, "a connection's slot is a u16");
 const _: () =
     assert!(RING_BUFFERS_MAX as u32 * 2 <= RING_COMPLETIONS_MAX, "full buffers cannot overflow the completions");
+const _: () =
+    assert!(BODY_BYTES_MAX + 25 <= DATAGRAM_SEND_BYTES_MAX, "a sealed body (prefix, sequence, tag) fits a datagram");

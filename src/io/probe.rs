@@ -17,9 +17,9 @@ pub enum RingError {
         /// 1: allowed for privileged users and one group; 2: for nobody.
         level: u8,
     },
-    /// A seccomp filter or security module forbids rings.
+    /// A seccomp filter or security module forbids rings, or the kernel is built without them.
     Forbidden,
-    /// The kernel is built without io_uring, or is older than 6.1.
+    /// The kernel is older than 6.1.
     TooOld {
         /// What `uname -r` says.
         kernel: String,
@@ -54,7 +54,8 @@ impl fmt::Display for RingError {
                 f,
                 "a seccomp filter or security module refuses io_uring, as containers do by default; run outside of the \
                  container, or with a profile that allows io_uring_setup, io_uring_enter and io_uring_register \
-                 (docker run --security-opt seccomp=FILE; systemd: remove io_uring from SystemCallFilter)"
+                 (docker run --security-opt seccomp=FILE; systemd: add the three to SystemCallFilter); without a container, \
+                 see that /boot/config-* has CONFIG_IO_URING=y"
             ),
             RingError::TooOld { kernel } => {
                 write!(f, "this kernel ({kernel}) lacks the io_uring that ringshard needs; install Linux 6.1 or newer")
@@ -83,14 +84,15 @@ impl RingError {
     /// What the kernel's refusal of a step means here and now.
     pub(super) fn of(step: &'static str, error: io::Error) -> RingError {
         let level = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
-        RingError::from_parts(step, error, level.and_then(|text| text.trim().parse().ok()).unwrap_or(0))
+        let level = level.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        RingError::from_parts(step, error, level, kernel_release())
     }
 
-    fn from_parts(step: &'static str, error: io::Error, level: u8) -> RingError {
+    fn from_parts(step: &'static str, error: io::Error, level: u8, kernel: String) -> RingError {
         match error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) if level > 0 => RingError::Disabled { level },
-            Some(libc::EPERM | libc::EACCES) => RingError::Forbidden,
-            Some(libc::ENOSYS | libc::EINVAL) => RingError::TooOld { kernel: kernel_release() },
+            Some(libc::ENOSYS | libc::EINVAL) if is_older_than_baseline(&kernel) => RingError::TooOld { kernel },
+            Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => RingError::Forbidden,
             Some(libc::ENOMEM) => RingError::NoMemory { step },
             Some(libc::EMFILE | libc::ENFILE) => RingError::NoDescriptors,
             _ => RingError::Other { step, error },
@@ -101,6 +103,12 @@ impl RingError {
 /// What `uname -r` says, or a question mark.
 fn kernel_release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").map_or("?".into(), |text| text.trim().into())
+}
+
+/// Whether a release such as `5.15.0-91-generic` is before Linux 6.1; one that cannot be read is not.
+fn is_older_than_baseline(release: &str) -> bool {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) < (6, 1))
 }
 
 /// What a health check needs to know about io_uring.
@@ -157,17 +165,20 @@ mod tests {
     #[test]
     fn each_refusal_names_its_cause_and_its_mend() {
         let cases = [
-            (libc::EPERM, 2, "sysctl -w kernel.io_uring_disabled=0"),
-            (libc::EPERM, 0, "seccomp"),
-            (libc::ENOSYS, 0, "install Linux 6.1 or newer"),
-            (libc::EINVAL, 0, "install Linux 6.1 or newer"),
-            (libc::ENOMEM, 0, "LimitMEMLOCK=infinity"),
-            (libc::EMFILE, 0, "LimitNOFILE"),
-            (libc::EIO, 0, "cannot make a ring: "),
+            (libc::EPERM, 2, "6.18.1", "sysctl -w kernel.io_uring_disabled=0"),
+            (libc::EPERM, 0, "6.18.1", "seccomp"),
+            (libc::ENOSYS, 0, "6.18.1", "seccomp"),
+            (libc::ENOSYS, 0, "4.19.0-26-amd64", "(4.19.0-26-amd64) lacks"),
+            (libc::EINVAL, 0, "6.0.19", "install Linux 6.1 or newer"),
+            (libc::EINVAL, 0, "6.1.0-18-amd64", "cannot make a ring: Invalid argument"),
+            (libc::ENOMEM, 0, "6.18.1", "LimitMEMLOCK=infinity"),
+            (libc::EMFILE, 0, "6.18.1", "LimitNOFILE"),
+            (libc::EIO, 0, "?", "cannot make a ring: "),
         ];
-        for (errno, level, wanted) in cases {
-            let text = RingError::from_parts("make a ring", io::Error::from_raw_os_error(errno), level).to_string();
-            assert!(text.contains(wanted), "errno {errno}: {text}");
+        for (errno, level, kernel, wanted) in cases {
+            let error = io::Error::from_raw_os_error(errno);
+            let text = RingError::from_parts("make a ring", error, level, kernel.into()).to_string();
+            assert!(text.contains(wanted), "errno {errno} on {kernel}: {text}");
         }
     }
 

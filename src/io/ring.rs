@@ -206,7 +206,7 @@ impl PacketRing {
         &self.counters
     }
 
-    /// Whether a drain would find something. Asks no kernel, so it may be called at any time.
+    /// Whether a drain would find something; yes before the first. Reads shared memory only, so a tick may ask often.
     pub fn has_arrivals(&mut self) -> bool {
         let armed = self.lanes.iter().all(|lane| lane.receiving);
         !armed || self.ring.submission().taskrun() || !self.ring.completion().is_empty()

@@ -11,26 +11,30 @@ use super::*;
 use crate::io::{bind_lanes, bind_tcp, kernel_drops};
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_SEND_BYTES_MAX, TCP_BACKLOG_BYTES_MAX};
 
+/// Small enough that many rings fit into the memory that a plain user may lock.
+fn small(lanes: Vec<Lane>, listener: Option<TcpListener>, buffers: u16) -> PacketRing {
+    let completions = 2 * u32::from(buffers).max(64);
+    PacketRing::new(RingConfig { lanes, listener, submissions: 64, completions, buffers }).unwrap()
+}
+
 /// A ring over `count` lanes, and their address.
 fn lane_ring(address: &str, count: u8, buffers: u16) -> (PacketRing, SocketAddr) {
     let lanes = bind_lanes(address.parse().unwrap(), count.into()).unwrap();
     let numbered = (0..).zip(lanes.sockets).map(|(number, socket)| Lane { number, socket }).collect();
-    let config = RingConfig { buffers, ..RingConfig::new(numbered, None) };
-    (PacketRing::new(config).unwrap(), lanes.address)
+    (small(numbered, None, buffers), lanes.address)
 }
 
 /// A ring over one UDP socket without the lanes' filter, and its address.
 fn plain_ring() -> (PacketRing, SocketAddr) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    (PacketRing::new(RingConfig::new(vec![Lane { number: 7, socket }], None)).unwrap(), address)
+    (small(vec![Lane { number: 7, socket }], None, 64), address)
 }
 
 /// A ring over a listener, and its address.
 fn tcp_ring(buffers: u16) -> (PacketRing, SocketAddr) {
     let mut listeners = bind_tcp("127.0.0.1:0".parse().unwrap(), 1).unwrap();
-    let config = RingConfig { buffers, ..RingConfig::new(Vec::new(), listeners.sockets.pop()) };
-    (PacketRing::new(config).unwrap(), listeners.address)
+    (small(Vec::new(), listeners.sockets.pop(), buffers), listeners.address)
 }
 
 /// Says yes until a time by which anything on loopback has happened.
@@ -141,6 +145,12 @@ fn thousands_of_datagrams_come_in_a_few_calls_with_their_senders() {
 }
 
 #[test]
+fn a_ring_of_the_products_size_comes_about() {
+    let mut ring = PacketRing::new(RingConfig::new(Vec::new(), None)).unwrap();
+    ring.drain(0, |event| panic!("{event:?}"));
+}
+
+#[test]
 fn datagrams_can_be_changed_in_place() {
     let (mut ring, address) = plain_ring();
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -198,6 +208,25 @@ fn more_datagrams_than_buffers_wait_in_the_socket() {
 }
 
 #[test]
+fn more_datagrams_than_completions_are_not_lost() {
+    const COUNT: u16 = 300;
+    let mut lanes = bind_lanes("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+    let lane = Lane { number: 0, socket: lanes.sockets.remove(0) };
+    let config = RingConfig { lanes: vec![lane], listener: None, submissions: 8, completions: 16, buffers: 256 };
+    let mut ring = PacketRing::new(config).unwrap();
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for number in 0..COUNT {
+        peer.send_to(&number.to_le_bytes(), lanes.address).unwrap();
+    }
+    let received = receive(&mut ring, COUNT.into());
+    for (number, (.., bytes)) in (0..COUNT).zip(&received) {
+        assert_eq!(bytes, &number.to_le_bytes());
+    }
+    assert_eq!(received.len(), COUNT.into());
+    assert!(ring.counters().completions_overflowed > 0, "{:?}", ring.counters());
+}
+
+#[test]
 fn sends_arrive_whole_over_both_families() {
     for host in ["127.0.0.1:0", "[::1]:0"] {
         let (mut ring, address) = lane_ring(host, 2, 64);
@@ -217,6 +246,9 @@ fn sends_arrive_whole_over_both_families() {
             assert!(buffer[..bytes].iter().all(|byte| *byte == bytes as u8));
         }
         assert_eq!((ring.counters().datagrams_out, ring.counters().enters), (3, 1));
+        peer.send_to(b"answer", address).unwrap();
+        let (_, from, bytes) = receive(&mut ring, 1).pop().unwrap();
+        assert_eq!((from, &bytes[..]), (peer.local_addr().unwrap(), &b"answer"[..]));
     }
 }
 
@@ -224,18 +256,17 @@ fn sends_arrive_whole_over_both_families() {
 fn a_full_queue_is_handed_over_in_between() {
     let lanes = bind_lanes("127.0.0.1:0".parse().unwrap(), 1).unwrap();
     let lane = Lane { number: 0, socket: lanes.sockets.into_iter().next().unwrap() };
-    let config = RingConfig { submissions: 8, completions: 64, buffers: 64, ..RingConfig::new(vec![lane], None) };
-    let mut ring = PacketRing::new(config).unwrap();
-    for number in 0..50_u8 {
+    let mut ring = small(vec![lane], None, 256);
+    for number in 0..200_u8 {
         ring.send_datagram(0, lanes.address, |space| {
             space[..100].fill(number);
             100
         });
     }
     ring.submit();
-    let received = receive(&mut ring, 50);
-    assert_eq!(ring.counters().sends_dropped, 0);
-    for (number, (_, from, bytes)) in (0..50_u8).zip(received) {
+    let received = receive(&mut ring, 200);
+    assert_eq!((ring.counters().sends_dropped, received.len()), (0, 200));
+    for (number, (_, from, bytes)) in (0..200_u8).zip(received) {
         assert_eq!((from, bytes), (lanes.address, vec![number; 100]), "slots are not written before they left");
     }
 }
