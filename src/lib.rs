@@ -3,6 +3,7 @@
 //! The modules in reading order; `src/ARCHITECTURE.md` is the map.
 
 pub mod ids;
+pub mod io;
 pub mod keeper;
 pub mod limits;
 pub mod net;

@@ -91,6 +91,34 @@ pub const TCP_STALL_TICKS_MAX: u64 = 5 * TICK_HZ;
 /// Ticks that a TCP peer has to show its connect token.
 pub const TCP_TOKEN_TICKS_MAX: u64 = 5 * TICK_HZ;
 
+/// Connections that the kernel finishes before a shard accepted them; more wait for their peer's next try. The kernel
+/// takes the smaller of this and `net.core.somaxconn`.
+pub const TCP_ACCEPT_QUEUE_MAX: i32 = 4_096;
+
+/// Bytes asked of the kernel for what waits to be read from one lane (it books about 2.3 KB for a full datagram, and
+/// doubles the number itself). Full: the kernel drops datagrams, see `io::kernel_drops`.
+pub const LANE_RECEIVE_BUFFER_BYTES: usize = 8 * 1_024 * 1_024;
+/// Bytes asked of the kernel for what a lane has sent and the device has not. Full: datagrams are dropped, counted
+/// `send_would_block`.
+pub const LANE_SEND_BUFFER_BYTES: usize = 8 * 1_024 * 1_024;
+/// Bytes of the longest datagram that a server sends: an IPv6 packet of 1,280 bytes without its headers.
+pub const DATAGRAM_SEND_BYTES_MAX: usize = 1_232;
+/// Operations that a shard hands the kernel in one call, a power of two. Full: what is there is submitted at once.
+pub const RING_SUBMISSIONS_MAX: u32 = 8_192;
+/// Completions that the kernel keeps for a shard, a power of two. Full: receives end and are armed again, counted
+/// `completions_overflowed`.
+pub const RING_COMPLETIONS_MAX: u32 = 32_768;
+/// Buffers that the kernel fills with a shard's datagrams and TCP bytes, a power of two. Empty: receives end, the rest
+/// waits in the sockets, counted `buffers_empty`.
+pub const RING_BUFFERS_MAX: u16 = 8_192;
+/// Times that one drain asks the kernel. What is left then waits for the next drain.
+pub const DRAIN_PASSES_MAX: usize = 4;
+
 const _: () = assert!(MESSAGE_BYTES_MAX <= FRAGMENT_BYTES_MAX * 64, "a message has at most 64 fragments");
 const _: () = assert!(SLICE_SLOTS_MAX * 16 + 32 <= BODY_BYTES_MAX, "a plain slice fits one body");
 const _: () = assert!(SLICE_SLOTS_MAX <= 255, "a slot is a u8 on the wire");
+const _: () = assert!(TCP_CONNECTIONS_MAX <= 1 << 16, "a connection's slot is a u16");
+const _: () =
+    assert!(RING_BUFFERS_MAX as u32 * 2 <= RING_COMPLETIONS_MAX, "full buffers cannot overflow the completions");
+const _: () =
+    assert!(BODY_BYTES_MAX + 25 <= DATAGRAM_SEND_BYTES_MAX, "a sealed body (prefix, sequence, tag) fits a datagram");

@@ -1,0 +1,69 @@
+//! The kernel, as far as packets go: sockets, and one raw io_uring ring for each shard thread.
+//!
+//! Owns every `unsafe` line of the product. Promises: one call drains everything that waits, one call sends a tick;
+//! nothing is allocated in a steady tick; whatever is lost is counted by reason. Never frames, opens or understands
+//! what it carries, and never reads a clock: ticks are told to it.
+
+mod buffers;
+mod connections;
+mod counters;
+mod probe;
+mod ring;
+mod sockets;
+
+pub use connections::{ConnectionId, TcpSendError};
+pub use counters::RingCounters;
+pub use probe::{RingError, RingProbe, probe};
+pub use ring::{Lane, PacketRing, RingConfig, RingFeatures};
+pub use sockets::{BindError, Lanes, Listeners, bind_lanes, bind_tcp, kernel_drops};
+
+use std::net::SocketAddr;
+
+/// What a drain found. Bytes are valid only during the call that gets the event.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A datagram of 1 to [`crate::limits::DATAGRAM_BYTES_MAX`] bytes.
+    Datagram {
+        /// The lane it came to.
+        lane: u8,
+        /// Who says to have sent it.
+        from: SocketAddr,
+        /// Its bytes where the kernel wrote them, to be opened in place.
+        bytes: &'a mut [u8],
+    },
+    /// A peer connected.
+    TcpAccepted {
+        /// Its name from now on.
+        connection: ConnectionId,
+    },
+    /// A peer's next bytes, cut anywhere.
+    TcpBytes {
+        /// Whose.
+        connection: ConnectionId,
+        /// At least one byte.
+        bytes: &'a [u8],
+    },
+    /// The kernel took bytes that were given to [`PacketRing::tcp_send`].
+    TcpSent {
+        /// Whose.
+        connection: ConnectionId,
+        /// How many.
+        bytes: usize,
+    },
+    /// The connection ended by itself; its name is dead. Not told after [`PacketRing::tcp_close`].
+    TcpClosed {
+        /// Whose.
+        connection: ConnectionId,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// Why a TCP connection ended by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseReason {
+    /// The peer sent its end of stream.
+    Peer,
+    /// The kernel's errno, mostly ECONNRESET or EPIPE.
+    Error(i32),
+}
