@@ -1,1 +1,3 @@
-fn main(){}
+//! `ringshard-bench`: load tools and baselines; never installed with the daemon.
+
+fn main() {}
