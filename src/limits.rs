@@ -86,6 +86,10 @@ pub const CONTROL_REPORTS_MAX: usize = 256;
 pub const CONTROL_COMMANDS_MAX: usize = 16;
 /// Milliseconds between two looks of control at the shards' reports.
 pub const CONTROL_POLL_MS: u64 = 10;
+/// HTTP connections of control at a time. More wait in the kernel's queue.
+pub const CONTROL_HTTP_CONNECTIONS_MAX: usize = 64;
+/// Milliseconds that one HTTP connection may last. Then it is closed.
+pub const CONTROL_HTTP_MS_MAX: u64 = 30_000;
 /// Bytes of one admin request line. Longer is answered in words and the connection closed.
 pub const ADMIN_LINE_BYTES_MAX: usize = 4_096;
 /// Admin connections at a time. More are answered in words and closed.
