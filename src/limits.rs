@@ -114,6 +114,32 @@ pub const RING_BUFFERS_MAX: u16 = 8_192;
 /// Times that one drain asks the kernel. What is left then waits for the next drain.
 pub const DRAIN_PASSES_MAX: usize = 4;
 
+/// NPCs of the whole land that a configuration may ask for. More is refused at start.
+pub const NPCS_MAX: u32 = 100_000;
+/// Public addresses in one connect token. More is refused at start.
+pub const SERVER_ADDRESSES_MAX: usize = 32;
+
+/// Reports under way from all shards to control. Full: the report is dropped, the next one carries newer totals.
+pub const CONTROL_REPORTS_MAX: usize = 256;
+/// Commands under way from control to one shard. Full: the admin is told to ask again.
+pub const CONTROL_COMMANDS_MAX: usize = 16;
+/// Milliseconds between two looks of control at the shards' reports.
+pub const CONTROL_POLL_MS: u64 = 10;
+/// HTTP connections of control at a time. More wait in the kernel's queue.
+pub const CONTROL_HTTP_CONNECTIONS_MAX: usize = 64;
+/// Milliseconds that one HTTP connection may last. Then it is closed.
+pub const CONTROL_HTTP_MS_MAX: u64 = 30_000;
+/// Bytes of one admin request line. Longer is answered in words and the connection closed.
+pub const ADMIN_LINE_BYTES_MAX: usize = 4_096;
+/// Admin connections at a time. More are answered in words and closed.
+pub const ADMIN_CLIENTS_MAX: usize = 64;
+/// Milliseconds that an admin connection may stay silent before it is closed.
+pub const ADMIN_SILENT_MS_MAX: u64 = 60_000;
+/// Milliseconds that an admin's question waits for the shards. Then the answer names the silent ones.
+pub const ADMIN_ANSWER_MS_MAX: u64 = 2_000;
+/// Bytes of an answer that the command line tools read from a node. Longer is an error.
+pub const CONTROL_ANSWER_BYTES_MAX: usize = 64 * 1_024 * 1_024;
+
 const _: () = assert!(MESSAGE_BYTES_MAX <= FRAGMENT_BYTES_MAX * 64, "a message has at most 64 fragments");
 const _: () = assert!(SLICE_SLOTS_MAX * 16 + 32 <= BODY_BYTES_MAX, "a plain slice fits one body");
 const _: () = assert!(SLICE_SLOTS_MAX <= 255, "a slot is a u8 on the wire");

@@ -1,1 +1,3 @@
+//! `ringshard-bench`: load tools and baselines; never installed with the daemon.
+
 fn main() {}

@@ -1,0 +1,101 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it: set-up of a fresh Debian or Ubuntu, words, timed steps.
+# Sets ROOT, RINGSHARD_CACHE and, where it is not set, CARGO_TARGET_DIR; exports them.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+RINGSHARD_CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/ringshard"
+export ROOT RINGSHARD_CACHE
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$RINGSHARD_CACHE/target}"
+# One shell may have been opened before rustup put its folder on the path.
+export PATH="$PATH:$HOME/.cargo/bin:$RINGSHARD_CACHE/tools/bin"
+
+RUST_NEEDED=1.88
+
+# say TEXT...: progress, on standard error.
+say() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+}
+
+# fail CODE TEXT...: ends the script; codes as in the daemon (69 something is missing, 77 permission ...).
+fail() {
+    local code="$1"
+    shift
+    say "$*"
+    exit "$code"
+}
+
+# usage_error TEXT...: an argument that the script does not know.
+usage_error() {
+    fail 2 "$*; see $(basename "$0") --help"
+}
+
+# step NAME COMMAND...: runs a named step and says how long it took; ends the script when it fails.
+step() {
+    local name="$1" start=$SECONDS code=0
+    shift
+    say "== $name"
+    "$@" || code=$?
+    if ((code != 0)); then
+        fail "$code" "== $name FAILED after $((SECONDS - start)) s"
+    fi
+    say "== $name: ok, $((SECONDS - start)) s"
+}
+
+# packages_missing [with-test-tools]: Debian packages whose programs are not here, one a line.
+packages_missing() {
+    if ! command -v g++ >/dev/null || ! command -v make >/dev/null; then echo build-essential; fi
+    command -v clang >/dev/null || echo clang
+    libclang_present || echo libclang-dev
+    command -v pkg-config >/dev/null || echo pkg-config
+    command -v git >/dev/null || echo git
+    command -v curl >/dev/null || echo curl
+    [[ -e /etc/ssl/certs/ca-certificates.crt || -e /etc/pki/tls/certs/ca-bundle.crt ]] || echo ca-certificates
+    if [[ "${1:-}" == with-test-tools ]]; then
+        command -v shellcheck >/dev/null || echo shellcheck
+    fi
+}
+
+# libclang_present: RocksDB's bindings are generated with it.
+libclang_present() {
+    local candidate
+    [[ -n "${LIBCLANG_PATH:-}" ]] && return 0
+    for candidate in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so*; do
+        [[ -e "$candidate" ]] && return 0
+    done
+    return 1
+}
+
+# install_packages NAME...: with apt; elsewhere says what is missing.
+install_packages() {
+    local sudo=()
+    command -v apt-get >/dev/null || fail 69 "missing: $*; install them with this system's package manager"
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || fail 77 "missing: $*; run as root: apt-get install -y $*"
+        sudo=(sudo)
+    fi
+    say "installing $*"
+    "${sudo[@]}" apt-get update -q >&2
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >&2
+}
+
+# rust_present: cargo is here and new enough.
+rust_present() {
+    local version
+    version="$(rustc --version 2>/dev/null | cut -d ' ' -f 2)" || return 1
+    command -v cargo >/dev/null || return 1
+    [[ -n "$version" && "$(printf '%s\n' "$RUST_NEEDED" "$version" | sort -V | head -n 1)" == "$RUST_NEEDED" ]]
+}
+
+# set_up [with-test-tools]: everything that a build needs, skipped where it is present.
+set_up() {
+    local missing
+    mapfile -t missing < <(packages_missing "$@")
+    if ((${#missing[@]} > 0)); then
+        install_packages "${missing[@]}"
+    fi
+    if ! rust_present; then
+        fail 69 "needs Rust $RUST_NEEDED or newer: curl -sSf https://sh.rustup.rs | sh -s -- -y && . ~/.cargo/env" \
+            "(with an older one: rustup update stable)"
+    fi
+    mkdir -p "$CARGO_TARGET_DIR"
+}

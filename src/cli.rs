@@ -1,0 +1,343 @@
+//! The command line: every command, its flags and what they mean.
+//!
+//! Owns no behaviour; `main` dispatches. Promises: usage errors exit with 2, with `--json` as one object.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Flag, Raw};
+use crate::exit::{Code, Failure};
+
+/// A game server for one large, seamless, persistent world.
+#[derive(Parser, Debug)]
+#[command(name = "ringshard", version, about)]
+pub struct Cli {
+    /// One JSON object on standard output instead of text, also on failure.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `ringshard` can do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a node until TERM.
+    Serve(ServeArgs),
+    /// Check kernel, limits, cores, clock and disk, and say what mends them.
+    Doctor(DoctorArgs),
+    /// Check a configuration file and tell every mistake at once.
+    CheckConfig(CheckConfigArgs),
+    /// Print the commented default configuration.
+    DefaultConfig,
+    /// Print connect tokens, one base64 line each.
+    Token(TokenArgs),
+    /// Print the bytes of a ready, constant TCP frame for simple load tools.
+    Frame(FrameArgs),
+    /// Print the state of a running node.
+    Status(StatusArgs),
+    /// Ask a running node to do something, over its admin socket.
+    Admin(AdminArgs),
+    /// Read a stopped server's data folder.
+    Inspect(InspectArgs),
+    /// Run the world in the deterministic host; exit 1 on any violation.
+    Sim(SimArgs),
+}
+
+/// Flags of `serve`.
+#[derive(Args, Debug, Default)]
+pub struct ServeArgs {
+    /// Configuration file [default: /etc/ringshard/ringshard.toml where it exists, none with --dev].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Loopback only, development key, temporary data unless --data: no root and no services needed.
+    #[arg(long)]
+    pub dev: bool,
+    /// Number of shards [default: cores minus one, at least 1].
+    #[arg(long, value_name = "N")]
+    pub shards: Option<u16>,
+    /// CPUs of the shards, as 1-3,6 [default: the highest].
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<String>,
+    /// Game UDP and TCP address [default: 127.0.0.1:7777].
+    #[arg(long, value_name = "ADDR")]
+    pub bind: Option<String>,
+    /// Control HTTP address [default: 127.0.0.1:7780].
+    #[arg(long, value_name = "ADDR")]
+    pub control: Option<String>,
+    /// Data folder [default: /var/lib/ringshard, temporary with --dev].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+    /// Status lines even on a terminal.
+    #[arg(long)]
+    pub no_tui: bool,
+    /// Print each value of the configuration with its origin, and end.
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+impl ServeArgs {
+    /// The flags that set configuration keys.
+    pub fn flags(&self) -> Vec<Flag> {
+        let text = |value: &Option<String>| value.clone().map(Raw::Text);
+        let flags = [
+            ("node.shards", "--shards", self.shards.map(|shards| Raw::Integer(shards.into()))),
+            ("node.cpus", "--cpus", text(&self.cpus)),
+            ("net.bind", "--bind", text(&self.bind)),
+            ("net.control", "--control", text(&self.control)),
+            ("node.data", "--data", text(&self.data)),
+        ];
+        flags.into_iter().filter_map(|(key, name, value)| Some(Flag { key, name, value: value? })).collect()
+    }
+}
+
+/// Flags of `doctor`.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// Number of shards to check for [default: cores minus one, at least 1].
+    #[arg(long, value_name = "N")]
+    pub shards: Option<u16>,
+    /// Data folder whose disk is checked [default: the folder for temporary files].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+/// Arguments of `check-config`.
+#[derive(Args, Debug)]
+pub struct CheckConfigArgs {
+    /// The file.
+    #[arg(default_value = crate::config::DEFAULT_FILE)]
+    pub file: PathBuf,
+    /// Check it as `serve --dev` would read it.
+    #[arg(long)]
+    pub dev: bool,
+}
+
+/// Flags of `token`.
+#[derive(Args, Debug)]
+pub struct TokenArgs {
+    /// Make it with the development key, which `serve --dev` accepts.
+    #[arg(long)]
+    pub dev: bool,
+    /// Configuration file that names the private key and the addresses, without --dev
+    /// [default: /etc/ringshard/ringshard.toml].
+    #[arg(long, value_name = "FILE", conflicts_with = "dev")]
+    pub config: Option<PathBuf>,
+    /// Address of the server in the token [default: the configured ones, 127.0.0.1:7777 with --dev].
+    #[arg(long, value_name = "ADDR")]
+    pub server: Option<SocketAddr>,
+    /// Client id: the character.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub client_id: u64,
+    /// Seconds until it expires.
+    #[arg(long, value_name = "S", default_value_t = 3_600)]
+    pub ttl: u32,
+    /// Number of tokens, with rising client ids.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub count: u32,
+    /// For TCP load tools: many connections may show it, each a new unsaved guest. Only with --dev.
+    #[arg(long, requires = "dev")]
+    pub reusable: bool,
+    /// The 2,048 bytes themselves instead of base64.
+    #[arg(long, conflicts_with = "json")]
+    pub raw: bool,
+}
+
+/// Arguments of `frame`.
+#[derive(Args, Debug)]
+pub struct FrameArgs {
+    /// Which frame.
+    pub kind: FrameKind,
+    /// File with a connect token, base64 or raw [default for hello: a new reusable development token].
+    #[arg(long, value_name = "FILE")]
+    pub token: Option<PathBuf>,
+}
+
+/// Ready TCP frames.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameKind {
+    /// The first frame: the connect token.
+    Hello,
+    /// A command to walk.
+    Input,
+    /// A ping, answered with a constant marker.
+    Ping,
+}
+
+/// How a running node is found.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Data folder of the node.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Control HTTP address of the node [default: 127.0.0.1:7780].
+    #[arg(long, value_name = "ADDR", conflicts_with = "data")]
+    pub control: Option<SocketAddr>,
+}
+
+/// Arguments of `admin`.
+#[derive(Args, Debug)]
+pub struct AdminArgs {
+    /// Data folder of the node.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ringshard")]
+    pub data: PathBuf,
+    /// What the node should do.
+    pub verb: AdminVerb,
+}
+
+/// What a node can be asked.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AdminVerb {
+    /// Take no more joins, save everybody and end, as on TERM.
+    Drain,
+    /// List who plays.
+    Players,
+}
+
+/// Arguments of `inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// What to list.
+    pub what: InspectWhat,
+    /// Data folder of a stopped node.
+    pub data: PathBuf,
+}
+
+/// What a data folder can be asked.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InspectWhat {
+    /// Every character: id, position, tick.
+    Characters,
+}
+
+/// Flags of `sim`.
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("seeding").required(true).args(["seed", "seeds"]))]
+pub struct SimArgs {
+    /// The seed of one run.
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Seeds of several runs, FROM..TO without TO.
+    #[arg(long, value_name = "FROM..TO", value_parser = parse_seeds)]
+    pub seeds: Option<(u64, u64)>,
+    /// Ticks of each run.
+    #[arg(long, value_name = "N", default_value_t = 600)]
+    pub ticks: u64,
+    /// Number of shards.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub shards: u8,
+    /// How the bots behave.
+    #[arg(long, value_name = "NAME", default_value = "seam")]
+    pub scenario: String,
+    /// Number of bots.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub bots: u32,
+    /// NPCs of the land.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub npcs: u32,
+    /// What goes wrong.
+    #[arg(long, value_name = "KIND", default_value = "none")]
+    pub faults: Faults,
+}
+
+/// What the deterministic host lets go wrong.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Faults {
+    /// Nothing.
+    None,
+    /// Loss, duplication and reordering of datagrams.
+    Network,
+    /// Lost and torn writes.
+    Disk,
+    /// Shards that stand still for a while.
+    Stalls,
+    /// The process ends at any point.
+    Crash,
+    /// All of them.
+    All,
+}
+
+fn parse_seeds(text: &str) -> Result<(u64, u64), String> {
+    let parsed = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    match parsed {
+        Some((from, to)) if from < to => Ok((from, to)),
+        _ => Err("expected FROM..TO with FROM below TO, as 1..100".to_string()),
+    }
+}
+
+/// What the arguments ask for.
+#[derive(Debug)]
+pub enum Asked {
+    /// A command.
+    Command(Cli),
+    /// Help or the version: print this and end well.
+    Text(String),
+}
+
+/// Reads the arguments, the program's name first. Errors are usage, exit code 2.
+pub fn parse(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Asked, Failure> {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => Ok(Asked::Command(cli)),
+        Err(error) if error.exit_code() == 0 => Ok(Asked::Text(error.to_string())),
+        Err(error) => {
+            let text = error.to_string();
+            Err(Failure::new(Code::Usage, text.strip_prefix("error: ").unwrap_or(&text).trim_end()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(line: &str) -> Result<Asked, Failure> {
+        parse(line.split(' ').map(std::ffi::OsString::from))
+    }
+
+    fn command(line: &str) -> Command {
+        match asked(line) {
+            Ok(Asked::Command(cli)) => cli.command,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_serve_become_configuration() {
+        let Command::Serve(args) = command("ringshard serve --dev --shards 2 --bind 127.0.0.1:9") else { panic!() };
+        let names: Vec<&str> = args.flags().iter().map(|flag| flag.name).collect();
+        assert_eq!(names, ["--shards", "--bind"]);
+        assert_eq!(args.flags()[0].value, Raw::Integer(2));
+    }
+
+    #[test]
+    fn usage_errors_exit_with_2_and_help_does_not() {
+        for line in
+            ["ringshard", "ringshard serve --shard", "ringshard admin dance", "ringshard sim", "ringshard frame"]
+        {
+            assert_eq!(asked(line).expect_err(line).code, Code::Usage, "{line}");
+        }
+        assert!(asked("ringshard serve --shard").unwrap_err().text.contains("--shards"), "it says what was meant");
+        assert!(matches!(asked("ringshard --help"), Ok(Asked::Text(text)) if text.contains("check-config")));
+        assert!(matches!(asked("ringshard --version"), Ok(Asked::Text(text)) if text.starts_with("ringshard 0.")));
+    }
+
+    #[test]
+    fn a_reusable_token_is_for_development_only() {
+        assert!(asked("ringshard token --reusable").is_err());
+        assert!(matches!(command("ringshard token --dev --reusable"), Command::Token(args) if args.reusable));
+    }
+
+    #[test]
+    fn seeds_are_a_range() {
+        assert!(matches!(command("ringshard sim --seeds 3..9"), Command::Sim(SimArgs { seeds: Some((3, 9)), .. })));
+        assert!(asked("ringshard sim --seeds 9..3").is_err() && asked("ringshard sim --seed 1 --seeds 1..2").is_err());
+    }
+}

@@ -1,0 +1,168 @@
+//! The admin socket `DATA/admin.sock`: one JSON line asks, one JSON line answers.
+//!
+//! Promises: whoever may open the socket (mode 0660) may ask; lines, connections and silence are bounded; what it does
+//! not understand is answered in words. Never does the work itself: it asks the shards and the host.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::PlayerRow;
+use super::status::Board;
+use crate::exit::{Code, Failure};
+use crate::limits::{
+    ADMIN_ANSWER_MS_MAX, ADMIN_CLIENTS_MAX, ADMIN_LINE_BYTES_MAX, ADMIN_SILENT_MS_MAX, CONTROL_POLL_MS,
+};
+
+/// Name of the socket in the data folder.
+pub const SOCKET_NAME: &str = "admin.sock";
+
+/// One question.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// `drain` or `players`.
+    pub verb: String,
+}
+
+/// One answer.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Answer {
+    /// It was done.
+    pub ok: bool,
+    /// Why it was not done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What was done, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Who plays, for the verb `players`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub players: Option<Vec<PlayerRow>>,
+}
+
+impl Answer {
+    fn refused(error: String) -> Answer {
+        Answer { error: Some(error), ..Answer::default() }
+    }
+}
+
+/// Binds the socket with mode 0660. One left by a process that ended is replaced.
+pub(super) fn bind(data: &Path) -> Result<UnixListener, Failure> {
+    let path = data.join(SOCKET_NAME);
+    // Under its own name only once its mode is right, so that nobody else can connect in between.
+    let new = data.join(format!("{SOCKET_NAME}.new"));
+    let failed = |error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::InvalidInput => {
+                "; its path must be shorter than 108 bytes: name another with `--data DIR`"
+            }
+            _ => "",
+        };
+        let code = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Code::Permission,
+            _ => Code::DataFolder,
+        };
+        Failure::new(code, format!("cannot open the admin socket {}: {error}{hint}", path.display()))
+    };
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&new).map_err(failed)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    std::fs::rename(&new, &path).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Serves until the runtime ends.
+pub(super) async fn serve(listener: UnixListener, board: Arc<Board>) {
+    let listener = tokio::net::UnixListener::from_std(listener).expect("the listener does not block");
+    let places = Arc::new(Semaphore::new(ADMIN_CLIENTS_MAX));
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else {
+            // Out of descriptors: those in use come back.
+            sleep(Duration::from_millis(CONTROL_POLL_MS)).await;
+            continue;
+        };
+        let board = Arc::clone(&board);
+        match Arc::clone(&places).try_acquire_owned() {
+            Ok(place) => {
+                tokio::spawn(async move {
+                    // An error ends this connection and nothing else.
+                    let _ = converse(stream, &board).await;
+                    drop(place);
+                });
+            }
+            Err(_) => {
+                let busy = Answer::refused(format!("{ADMIN_CLIENTS_MAX} admins are connected already"));
+                // A few bytes into an empty socket buffer: either they fit or this client is told nothing.
+                let _ = stream.try_write(line(&busy).as_bytes());
+                let _ = stream.shutdown().await;
+            }
+        }
+    }
+}
+
+/// Answers one connection line by line until it ends, is silent for too long or sends too long a line.
+async fn converse(stream: UnixStream, board: &Board) -> std::io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let mut asked = Vec::new();
+    loop {
+        asked.clear();
+        let mut bounded = (&mut reader).take(ADMIN_LINE_BYTES_MAX as u64);
+        let read = timeout(Duration::from_millis(ADMIN_SILENT_MS_MAX), bounded.read_until(b'\n', &mut asked)).await;
+        if read?? == 0 {
+            return Ok(());
+        }
+        if asked.len() == ADMIN_LINE_BYTES_MAX && !asked.ends_with(b"\n") {
+            let refused = Answer::refused(format!("a request line has at most {ADMIN_LINE_BYTES_MAX} bytes"));
+            return writer.write_all(line(&refused).as_bytes()).await;
+        }
+        let answer = match serde_json::from_slice::<Request>(&asked) {
+            Ok(request) => answer(&request, board).await,
+            Err(error) => Answer::refused(format!("expected one line such as {{\"verb\":\"players\"}}: {error}")),
+        };
+        writer.write_all(line(&answer).as_bytes()).await?;
+    }
+}
+
+async fn answer(request: &Request, board: &Board) -> Answer {
+    match request.verb.as_str() {
+        "drain" => {
+            board.drain();
+            Answer { ok: true, text: Some("draining".to_string()), ..Answer::default() }
+        }
+        "players" => players(board).await,
+        other => Answer::refused(format!("unknown verb {other:?}; there are drain and players")),
+    }
+}
+
+async fn players(board: &Board) -> Answer {
+    let before = board.ask_players();
+    let deadline = Instant::now() + Duration::from_millis(ADMIN_ANSWER_MS_MAX);
+    loop {
+        match board.players_since(&before) {
+            Ok(players) => return Answer { ok: true, players: Some(players), ..Answer::default() },
+            Err(silent) if Instant::now() >= deadline => {
+                return Answer::refused(format!(
+                    "no answer within {ADMIN_ANSWER_MS_MAX} ms from the shards {silent:?}"
+                ));
+            }
+            Err(_) => sleep(Duration::from_millis(CONTROL_POLL_MS)).await,
+        }
+    }
+}
+
+fn line(answer: &Answer) -> String {
+    serde_json::to_string(answer).expect("an answer is JSON") + "\n"
+}

@@ -1,0 +1,229 @@
+//! What `/status` shows: the newest report of each shard, as the one JSON that scripts read.
+//!
+//! Promises: field names stay; a shard that has not reported yet is absent. Never asks a shard for anything but players.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crossbeam_queue::ArrayQueue;
+use serde::{Deserialize, Serialize};
+
+use super::{ControlCommand, ControlConfig, PlayerRow, ShardReport};
+
+/// The state of a node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StatusPage {
+    /// Version of the daemon.
+    pub version: String,
+    /// Hash of the content that runs, hexadecimal.
+    pub content_version: String,
+    /// It accepts joins.
+    pub ready: bool,
+    /// The newest tick of any shard.
+    pub tick: u64,
+    /// Memory in RAM, bytes.
+    pub rss_bytes: u64,
+    /// Each shard that has reported, by number.
+    pub shards: Vec<ShardStatus>,
+}
+
+/// The state of a shard; see [`ShardReport`] for the fields.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// Shard number.
+    pub id: u8,
+    /// CPU that it is pinned to.
+    pub cpu: usize,
+    /// Durations of recent ticks.
+    pub tick_us: TickUs,
+    /// Share of its core, 0 to 1.
+    pub busy: f64,
+    /// Connected sessions.
+    pub sessions: u64,
+    /// Entities on its land.
+    pub entities: u64,
+    /// Total of entities given away.
+    pub handoffs: u64,
+    /// Total of late parcels.
+    pub late_parcels: u64,
+    /// System calls a tick.
+    pub syscalls_per_tick: f64,
+    /// Total of packets received.
+    pub packets_in: u64,
+    /// Total of packets sent.
+    pub packets_out: u64,
+    /// Totals of drops by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Durations of recent ticks, microseconds.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TickUs {
+    /// Median.
+    pub p50: u64,
+    /// 99th percentile.
+    pub p99: u64,
+}
+
+impl From<&ShardReport> for ShardStatus {
+    fn from(report: &ShardReport) -> ShardStatus {
+        ShardStatus {
+            id: report.id,
+            cpu: report.cpu,
+            tick_us: TickUs { p50: report.tick_us_p50, p99: report.tick_us_p99 },
+            busy: report.busy,
+            sessions: report.sessions,
+            entities: report.entities,
+            handoffs: report.handoffs,
+            late_parcels: report.late_parcels,
+            syscalls_per_tick: report.syscalls_per_tick,
+            packets_in: report.packets_in,
+            packets_out: report.packets_out,
+            drops: report.drops.iter().map(|(reason, count)| (reason.to_string(), *count)).collect(),
+        }
+    }
+}
+
+impl StatusPage {
+    /// As a table for people.
+    pub fn table(&self) -> String {
+        let StatusPage { version, content_version, ready, tick, rss_bytes, .. } = self;
+        let mut text = format!(
+            "ringshard {version}, content {content_version}, {}, tick {tick}, {} MiB\n{}\n",
+            if *ready { "ready" } else { "not ready" },
+            rss_bytes >> 20,
+            "shard cpu  p50 us  p99 us  busy sessions entities handoffs  late calls/tick  drops"
+        );
+        for shard in &self.shards {
+            text.push_str(&format!(
+                "{:>5} {:>3} {:>7} {:>7} {:>4.0}% {:>8} {:>8} {:>8} {:>5} {:>10.1}  {}\n",
+                shard.id,
+                shard.cpu,
+                shard.tick_us.p50,
+                shard.tick_us.p99,
+                shard.busy * 100.0,
+                shard.sessions,
+                shard.entities,
+                shard.handoffs,
+                shard.late_parcels,
+                shard.syscalls_per_tick,
+                drops_in_words(&shard.drops)
+            ));
+        }
+        text
+    }
+}
+
+/// Drops by reason, without those that never happened.
+pub(super) fn drops_in_words(drops: &BTreeMap<String, u64>) -> String {
+    let counted: Vec<String> =
+        drops.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{reason}={n}")).collect();
+    if counted.is_empty() { "none".to_string() } else { counted.join(" ") }
+}
+
+/// The newest that is known of each shard, shared by the tasks of the control thread.
+pub(super) struct Board {
+    content_version: u64,
+    ready: AtomicBool,
+    draining: Arc<AtomicBool>,
+    commands: Vec<Arc<ArrayQueue<ControlCommand>>>,
+    shards: Mutex<Vec<Place>>,
+}
+
+/// What is known of one shard.
+#[derive(Default)]
+struct Place {
+    status: Option<ShardStatus>,
+    tick: u64,
+    players: Vec<PlayerRow>,
+    /// How often it has listed its players.
+    listed: u64,
+}
+
+impl Board {
+    pub fn new(config: &ControlConfig) -> Board {
+        Board {
+            content_version: config.content_version,
+            ready: AtomicBool::new(false),
+            draining: Arc::clone(&config.draining),
+            commands: config.commands.clone(),
+            shards: Mutex::new(config.commands.iter().map(|_| Place::default()).collect()),
+        }
+    }
+
+    fn shards(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.shards.lock().expect("no holder panics")
+    }
+
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Takes a shard's report over the one before.
+    pub fn take(&self, report: ShardReport) {
+        let mut shards = self.shards();
+        let place = shards.get_mut(usize::from(report.id)).expect("a shard reports under its own number");
+        place.status = Some(ShardStatus::from(&report));
+        place.tick = report.tick;
+        if let Some(players) = report.players {
+            place.players = players;
+            place.listed += 1;
+        }
+    }
+
+    /// The page as of now.
+    pub fn page(&self) -> StatusPage {
+        let shards = self.shards();
+        StatusPage {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            content_version: format!("{:016x}", self.content_version),
+            ready: self.is_ready() && !self.draining.load(Ordering::Acquire),
+            tick: shards.iter().map(|place| place.tick).max().unwrap_or(0),
+            rss_bytes: rss_bytes(),
+            shards: shards.iter().filter_map(|place| place.status.clone()).collect(),
+        }
+    }
+
+    /// Starts the end of the node: the host sees the flag, each shard its command.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        for queue in &self.commands {
+            // A full queue loses nothing: the flag alone ends the node.
+            let _ = queue.push(ControlCommand::Drain);
+        }
+    }
+
+    /// Asks every shard for its players. Gives how often each had listed them before, for [`Board::players_since`].
+    pub fn ask_players(&self) -> Vec<u64> {
+        let before = self.shards().iter().map(|place| place.listed).collect();
+        for queue in &self.commands {
+            // A full queue holds a question already, whose answer serves this one too or names the shard as silent.
+            let _ = queue.push(ControlCommand::ListPlayers);
+        }
+        before
+    }
+
+    /// All players by client id, or the shards that have not answered since [`Board::ask_players`].
+    pub fn players_since(&self, before: &[u64]) -> Result<Vec<PlayerRow>, Vec<usize>> {
+        let shards = self.shards();
+        let silent: Vec<usize> = (0..shards.len()).filter(|&shard| shards[shard].listed == before[shard]).collect();
+        if !silent.is_empty() {
+            return Err(silent);
+        }
+        let mut players: Vec<PlayerRow> = shards.iter().flat_map(|place| place.players.iter().cloned()).collect();
+        players.sort_by_key(|player| (player.client_id, player.entity));
+        Ok(players)
+    }
+}
+
+/// Memory of this process in RAM, bytes; 0 where /proc is missing.
+fn rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("");
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().map_or(0, |kib| kib * 1_024)
+}

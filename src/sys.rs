@@ -1,0 +1,106 @@
+//! The few kernel calls of start-up that the standard library lacks: limits, priority, CPU sets, forced buffer sizes.
+//!
+//! Promises: safe functions over plain integers. Never touches packets; the rings are in `io`.
+#![expect(unsafe_code, reason = "system calls; each block says why it is sound")]
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Soft limit of locked memory, bytes; `u64::MAX` is unlimited.
+pub fn memlock_bytes() -> u64 {
+    soft_limit(libc::RLIMIT_MEMLOCK)
+}
+
+/// Soft limit of open files.
+pub fn open_files() -> u64 {
+    soft_limit(libc::RLIMIT_NOFILE)
+}
+
+fn soft_limit(resource: libc::__rlimit_resource_t) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live, writable rlimit, and nothing keeps the pointer after the call.
+    let result = unsafe { libc::getrlimit(resource, &mut limit) };
+    assert_eq!(result, 0, "getrlimit of a known resource cannot fail");
+    limit.rlim_cur
+}
+
+/// Sets the nice level of the calling thread. Raising the priority (a lower level) may be refused.
+pub fn set_thread_nice(level: i32) -> io::Result<()> {
+    // SAFETY: takes no pointers. On Linux process id 0 with PRIO_PROCESS means the calling thread.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, level) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Restricts the calling thread, and the threads that it starts from now on, to these CPUs.
+pub fn set_thread_cpus(cpus: &[usize]) -> io::Result<()> {
+    // SAFETY: cpu_set_t is plain bits; all zeroes is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for &cpu in cpus.iter().filter(|&&cpu| cpu < libc::CPU_SETSIZE as usize) {
+        // SAFETY: `cpu` is below CPU_SETSIZE, so the bit lies within the set.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
+    // SAFETY: `set` is live, of the size given, and only read. Thread id 0 is the calling thread.
+    let result = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Keeps the calling thread, and those that it starts, away from the shards: off their CPUs where another is left, at a
+/// lower priority where none is. Threads of the keeper and of control call this first.
+pub fn keep_off(shard_cpus: &[usize]) -> io::Result<()> {
+    let others: Vec<usize> = cpus_allowed().into_iter().filter(|cpu| !shard_cpus.contains(cpu)).collect();
+    if others.is_empty() { set_thread_nice(5) } else { set_thread_cpus(&others) }
+}
+
+/// CPUs that the calling thread may use, ascending.
+pub fn cpus_allowed() -> Vec<usize> {
+    core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
+}
+
+/// Asks for `bytes` of receive (or send) buffer on a socket, past the sysctl where the process may, and gives what a
+/// datagram queue of this process really gets, bytes.
+pub fn buffer_bytes(socket: &impl AsRawFd, receive: bool, bytes: i32) -> io::Result<u64> {
+    let (forced, plain) = match receive {
+        true => (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+        false => (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+    };
+    let descriptor = socket.as_raw_fd();
+    let size = size_of::<i32>() as libc::socklen_t;
+    let set = |option| {
+        // SAFETY: the option's value is one live i32, of the size given, and only read.
+        unsafe { libc::setsockopt(descriptor, libc::SOL_SOCKET, option, (&raw const bytes).cast(), size) }
+    };
+    if set(forced) != 0 && set(plain) != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let (mut got, mut got_size) = (0_i32, size);
+    // SAFETY: `got` and `got_size` are live and writable, and `got_size` holds the size of `got`.
+    let result = unsafe { libc::getsockopt(descriptor, libc::SOL_SOCKET, plain, (&raw mut got).cast(), &mut got_size) };
+    if result == 0 { Ok(got.unsigned_abs().into()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_can_be_narrowed_to_one_cpu() {
+        std::thread::spawn(|| {
+            let last = *cpus_allowed().last().expect("a thread runs somewhere");
+            set_thread_cpus(&[last]).unwrap();
+            assert_eq!(cpus_allowed(), [last]);
+            keep_off(&[last]).unwrap();
+            assert_eq!(cpus_allowed(), [last], "where none is left only the priority changes");
+            assert!(set_thread_cpus(&[]).is_err());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_socket_tells_the_buffer_that_it_got() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(buffer_bytes(&socket, true, 65_536).unwrap() >= 65_536);
+        assert!(buffer_bytes(&socket, false, 65_536).unwrap() >= 65_536);
+        assert!(open_files() > 0 && memlock_bytes() > 0);
+    }
+}
