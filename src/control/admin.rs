@@ -54,7 +54,8 @@ impl Answer {
     }
 }
 
-/// Binds the socket with mode 0660. One left by a process that ended is replaced.
+/// Binds the socket with mode 0660. One left by a process that ended is replaced, one that
+/// answers is exit code 73.
 pub(super) fn bind(data: &Path) -> Result<UnixListener, Failure> {
     let path = data.join(SOCKET_NAME);
     // Under its own name only once its mode is right, so that nobody else can connect in between.
@@ -72,6 +73,10 @@ pub(super) fn bind(data: &Path) -> Result<UnixListener, Failure> {
         };
         Failure::new(code, format!("cannot open the admin socket {}: {error}{hint}", path.display()))
     };
+    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        let text = format!("another node runs from {}; name another folder with `--data DIR`", data.display());
+        return Err(Failure::new(Code::DataFolder, text));
+    }
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}

@@ -18,6 +18,14 @@ pub enum LiveForm {
     Table,
 }
 
+impl LiveForm {
+    /// The table where standard error is a terminal and `no_tui` is not asked for, else lines.
+    pub fn for_terminal(no_tui: bool) -> LiveForm {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        if terminal && !no_tui { LiveForm::Table } else { LiveForm::Lines }
+    }
+}
+
 /// What the view remembers from one drawing to the next.
 #[derive(Debug)]
 pub struct LiveView {

@@ -118,6 +118,18 @@ fn a_taken_port_names_itself_and_the_flag() {
 }
 
 #[test]
+fn a_folder_that_another_node_serves_is_refused() {
+    let folder = Folder::new();
+    let (config, handle) = spawn(&folder);
+    let Err(failure) = Control::spawn(config.clone()) else { panic!("the folder is in use") };
+    assert!(failure.code == Code::DataFolder && failure.text.starts_with("another node runs from"), "{failure}");
+    assert!(client::admin(&folder.0, "drain").unwrap().ok, "the first one still answers");
+    handle.stop().unwrap();
+    std::os::unix::net::UnixListener::bind(folder.0.join(admin::SOCKET_NAME)).unwrap();
+    Control::spawn(config).unwrap().stop().expect("what a dead process left is replaced");
+}
+
+#[test]
 fn drain_reaches_the_host_and_every_shard() {
     let folder = Folder::new();
     let (config, handle) = spawn(&folder);
