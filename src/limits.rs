@@ -42,8 +42,35 @@ pub const FRAGMENT_BYTES_MAX: usize = 1_000;
 /// Bytes that a reliable channel holds for one peer, each direction. Full towards the peer: the session is cut, reason
 /// `Slow`; full from the peer: the fragment is not acknowledged, counted `channel_full`.
 pub const CHANNEL_BYTES_MAX: usize = 64 * 1_024;
-/// Messages in flight on one reliable channel, each direction.
+/// Messages in flight on one reliable channel, each direction. Full: as for [`CHANNEL_BYTES_MAX`].
 pub const CHANNEL_MESSAGES_MAX: usize = 64;
+/// Fragments of one reliable message. More is malformed.
+pub const FRAGMENTS_MAX: usize = 64;
+/// Ticks between two sends of an unacknowledged fragment, where the transport may lose it.
+pub const RESEND_TICKS: u32 = 6;
+
+/// Sent packets whose fate a peer remembers. The oldest gives way and counts as lost.
+pub const SENT_PACKETS_KEPT: usize = 256;
+/// Fragments in one packet over a transport that may lose it. Full: the rest goes with the next packet.
+pub const FRAGMENTS_PER_PACKET_MAX: usize = 4;
+/// Notes (what else a packet carried that its sender wants to hear of) in one packet. Full: the note is refused, and
+/// what it stands for goes with the next packet.
+pub const NOTES_PER_PACKET_MAX: usize = 8;
+/// Bytes of a client's body over UDP: the longest datagram that a server reads, less netcode's prefix, sequence and tag.
+pub const CLIENT_BODY_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - 26;
+
+/// Commands that a client remembers. The oldest is forgotten, which shows as a gap in its ticks.
+pub const COMMANDS_REMEMBERED_MAX: usize = COMMANDS_PER_BODY_MAX;
+/// Events that a client remembers to know them again. The oldest is forgotten, and would be reported a second time.
+pub const EVENTS_REMEMBERED_MAX: usize = 128;
+/// Events and messages that wait for a client to poll them, each. The oldest gives way.
+pub const CLIENT_INBOX_MAX: usize = 256;
+/// Slices in a client's view. More are ignored, counted as errors `other`.
+pub const VIEW_SLICES_MAX: usize = 4_096;
+/// Entities in a client's view. More are ignored, counted as errors `other`.
+pub const VIEW_ENTITIES_MAX: usize = 65_536;
+/// Ticks without an update after which a client forgets an entity whose slice no longer shows it.
+pub const ORPHAN_TICKS_MAX: u32 = 60;
 
 /// Entities in one slice.
 pub const SLICE_SLOTS_MAX: usize = 64;
@@ -75,6 +102,9 @@ pub const TCP_STALL_TICKS_MAX: u64 = 5 * TICK_HZ;
 /// Ticks that a TCP peer has to show its connect token.
 pub const TCP_TOKEN_TICKS_MAX: u64 = 5 * TICK_HZ;
 
-const _: () = assert!(MESSAGE_BYTES_MAX <= FRAGMENT_BYTES_MAX * 64, "a message has at most 64 fragments");
+const _: () = assert!(MESSAGE_BYTES_MAX <= FRAGMENT_BYTES_MAX * FRAGMENTS_MAX, "a message fits its fragments");
+const _: () = assert!(FRAGMENTS_MAX <= 64, "the fragments that arrived are one u64");
+const _: () = assert!(SENT_PACKETS_KEPT.is_power_of_two(), "a u16 sequence wraps to the same place");
+const _: () = assert!(CLIENT_BODY_BYTES_MAX.is_multiple_of(4), "a body is whole words");
 const _: () = assert!(SLICE_SLOTS_MAX * 16 + 32 <= BODY_BYTES_MAX, "a plain slice fits one body");
 const _: () = assert!(SLICE_SLOTS_MAX <= 255, "a slot is a u8 on the wire");
