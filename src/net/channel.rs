@@ -364,6 +364,15 @@ mod tests {
     }
 
     #[test]
+    fn messages_that_wait_for_an_earlier_one_stay_within_the_bytes() {
+        let mut channel = ReceiveChannel::new(ChannelKind::Ordered);
+        let full = (1..64u16).flat_map(|message| [0, 1].map(|number| fragment(message, number, 2, &[1; 1_000])));
+        let accepted = full.map(|bytes| channel.receive(&bytes)).filter(|r| *r == Ok(Receipt::Accepted)).count();
+        assert_eq!(accepted, CHANNEL_BYTES_MAX / 1_000);
+        assert_eq!(channel.receive(&fragment(50, 0, 1, &[1; 1_000])), Ok(Receipt::Full));
+    }
+
+    #[test]
     fn fragments_are_resent_no_sooner_than_they_may_be() {
         let mut channel = SendChannel::new(ChannelKind::Ordered, false);
         channel.push(vec![1; 1_500]).expect("room");

@@ -383,3 +383,20 @@ fn orphans_are_forgotten_and_a_slice_that_leaves_takes_its_members() {
     view.section(63, kind::LEAVE, &SliceKey::new(0, 0, 0, 3, 0).0);
     assert_eq!(view.errors(), Errors::default());
 }
+
+#[test]
+fn a_new_epoch_gives_slots_anew_and_its_keyframe_orphans_whom_it_lacks() {
+    let mut view = View::default();
+    let slice = |epoch: u8, ids: &[u64]| {
+        let entities = ids.iter().flat_map(|&id| EntityPlain::new(id, 9_000, 9_000, 0, 0, 0).0);
+        header((0, 0), epoch, 0, ids.len()).0.into_iter().chain(entities).collect::<Vec<u8>>()
+    };
+    view.section(0, kind::PLAIN, &slice(0, &[5, 6, 7]));
+    view.section(1, kind::PLAIN, &slice(1, &[7, 5, 6]));
+    assert_eq!(view.entities().filter(|seen| seen.shown).count(), 3);
+    view.section(2, kind::KEYFRAME, &slice(1, &[7, 5, 6]));
+    view.section(2, kind::KEYFRAME, &slice(2, &[6, 7]));
+    let lacking: Vec<_> = view.entities().filter(|seen| !seen.shown).map(|seen| seen.id).collect();
+    assert_eq!(lacking, [EntityId(5)]);
+    assert_eq!(view.errors(), Errors::default());
+}
