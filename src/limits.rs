@@ -42,33 +42,69 @@ pub const FRAGMENT_BYTES_MAX: usize = 1_000;
 /// Bytes that a reliable channel holds for one peer, each direction. Full towards the peer: the session is cut, reason
 /// `Slow`; full from the peer: the fragment is not acknowledged, counted `channel_full`.
 pub const CHANNEL_BYTES_MAX: usize = 64 * 1_024;
-/// Messages in flight on one reliable channel, each direction.
+/// Messages in flight on one reliable channel, each direction. Full: as for [`CHANNEL_BYTES_MAX`].
 pub const CHANNEL_MESSAGES_MAX: usize = 64;
+/// Fragments of one reliable message. More is malformed.
+pub const FRAGMENTS_MAX: usize = 64;
+/// Ticks between two sends of an unacknowledged fragment, where the transport may lose it.
+pub const RESEND_TICKS: u32 = 6;
+
+/// Sent packets whose fate a peer remembers. The oldest gives way and counts as lost.
+pub const SENT_PACKETS_KEPT: usize = 256;
+/// Fragments in one packet over a transport that may lose it. Full: the rest goes with the next packet.
+pub const FRAGMENTS_PER_PACKET_MAX: usize = 4;
+/// Notes (what else a packet carried that its sender wants to hear of) in one packet. Full: the note is refused, and
+/// what it stands for goes with the next packet.
+pub const NOTES_PER_PACKET_MAX: usize = 8;
+/// Bytes of a client's body over UDP: the longest datagram that a server reads, less netcode's prefix, sequence and tag.
+pub const CLIENT_BODY_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - 26;
+
+/// Commands that a client remembers. The oldest is forgotten, which shows as a gap in its ticks.
+pub const COMMANDS_REMEMBERED_MAX: usize = COMMANDS_PER_BODY_MAX;
+/// Events that a client remembers to know them again. The oldest is forgotten, and would be reported a second time.
+pub const EVENTS_REMEMBERED_MAX: usize = 128;
+/// Events and messages that wait for a client to poll them, each. The oldest gives way.
+pub const CLIENT_INBOX_MAX: usize = 256;
+/// Slices in a client's view. More are ignored, counted as errors `other`.
+pub const VIEW_SLICES_MAX: usize = 4_096;
+/// Entities in a client's view. More are ignored, counted as errors `other`.
+pub const VIEW_ENTITIES_MAX: usize = 65_536;
+/// Ticks without an update after which a client forgets an entity whose slice no longer shows it.
+pub const ORPHAN_TICKS_MAX: u32 = 60;
 
 /// Entities in one slice.
 pub const SLICE_SLOTS_MAX: usize = 64;
+/// Public events in one body. More are not shown to that client.
+pub const EVENTS_PER_BODY_MAX: usize = 12;
+/// Slices that one body tells its client to forget. More wait for the next body.
+pub const LEAVES_PER_BODY_MAX: usize = 32;
 /// Ticks between two keyframes of a cell's slices.
 pub const KEYFRAME_TICKS: u64 = 64;
-/// Effects that one entity may send in one tick. More are refused by name to their source.
-pub const EFFECTS_PER_ENTITY_TICK_MAX: usize = 8;
+/// Ticks that a decree is sent ahead at the least, so that every shard hears it before it is in force.
+pub const DECREE_TICKS_MIN: u64 = 12;
+/// Least ticks that a piece of wildlife lives; it lives at most twice as long.
+pub const NPC_LIFE_TICKS: u32 = 10 * 60 * TICK_HZ as u32;
+/// Public events of one shard in one tick. More are not shown, counted `events_over`.
+pub const EVENTS_PER_FRAME_MAX: usize = 4_096;
 
 /// Parcels under way from one shard to another. A shard this far behind ends the process.
-pub const PARCELS_MAX: usize = 128;
+pub const PARCELS_MAX: usize = 60;
 /// Microseconds that a shard waits at each of its two meetings in a tick.
 pub const MEETING_WAIT_US: u64 = 4_000;
 /// Ticks of frames that stay readable (lag compensation, events, meetings that came late).
 pub const FRAMES_KEPT: usize = 16;
 
+/// Ticks that a session has to hear why it must go.
+pub const FAREWELL_TICKS: u64 = 12;
+/// Commands that wait in one shard because the keeper's queue is full. More: no row is written but those of characters
+/// that go, and nobody is admitted, counted `keeper_full`.
+pub const KEEPER_WAITING_MAX: usize = 1_024;
 /// Commands under way from the shards to the keeper. Full: rows stay dirty, joins are told to wait, counted `keeper_full`.
 pub const KEEPER_COMMANDS_MAX: usize = 65_536;
 /// Answers under way from the keeper to one shard. Full: the keeper waits, which fills its own queue.
 pub const KEEPER_ANSWERS_MAX: usize = 65_536;
 /// Microseconds between two looks of the keeper at its commands.
 pub const KEEPER_POLL_US: u64 = 1_000;
-/// Milliseconds that the oldest uncommitted row waits for company. Then the group is committed.
-pub const KEEPER_COMMIT_MS: u64 = 10;
-/// Bytes of one group commit. Reached: the group is committed before its time.
-pub const KEEPER_COMMIT_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 /// Ticks by which the durable realm tick may lag behind when no row is written. Reached: it is committed alone.
 pub const KEEPER_CLOCK_TICKS_MAX: u64 = TICK_HZ;
 /// Clients with a live session. A claim beyond it is refused, `TooMany`.
@@ -82,6 +118,8 @@ pub const KEEPER_MOVE_ROWS_MAX: usize = 4_096;
 /// Ticks after which a changed character is written at the latest.
 pub const ROW_TICKS_MAX: u64 = 3 * TICK_HZ;
 
+/// Handshake answers and control packets that one drain makes. More are not sent, counted `replies_over`.
+pub const REPLIES_PER_DRAIN_MAX: usize = 4_096;
 /// TCP connections of one shard. More are closed at once, counted `tcp_full`.
 pub const TCP_CONNECTIONS_MAX: usize = 8_192;
 /// Bytes that wait for one TCP peer. Full: its snapshots are skipped, counted `tcp_backlog`; see [`TCP_STALL_TICKS_MAX`].
@@ -140,7 +178,10 @@ pub const ADMIN_ANSWER_MS_MAX: u64 = 2_000;
 /// Bytes of an answer that the command line tools read from a node. Longer is an error.
 pub const CONTROL_ANSWER_BYTES_MAX: usize = 64 * 1_024 * 1_024;
 
-const _: () = assert!(MESSAGE_BYTES_MAX <= FRAGMENT_BYTES_MAX * 64, "a message has at most 64 fragments");
+const _: () = assert!(MESSAGE_BYTES_MAX <= FRAGMENT_BYTES_MAX * FRAGMENTS_MAX, "a message fits its fragments");
+const _: () = assert!(FRAGMENTS_MAX <= 64, "the fragments that arrived are one u64");
+const _: () = assert!(SENT_PACKETS_KEPT.is_power_of_two(), "a u16 sequence wraps to the same place");
+const _: () = assert!(CLIENT_BODY_BYTES_MAX.is_multiple_of(4), "a body is whole words");
 const _: () = assert!(SLICE_SLOTS_MAX * 16 + 32 <= BODY_BYTES_MAX, "a plain slice fits one body");
 const _: () = assert!(SLICE_SLOTS_MAX <= 255, "a slot is a u8 on the wire");
 const _: () = assert!(TCP_CONNECTIONS_MAX <= 1 << 16, "a connection's slot is a u16");
