@@ -1,0 +1,360 @@
+//! Interest: which slices one client follows, what it holds of them, and which of them the next body carries.
+//!
+//! Owns the list of slices that one client follows. Promises: a slice is followed from `enter` on and until `leave`; what
+//! was not shown for longest and lies nearest goes first; no entity is encoded here, only copied; bounded by the slices
+//! in reach. Never looks at a shard, only at frames of one tick.
+
+use crate::ids::{CELL_GRID, CellKey};
+use crate::limits::{EVENTS_PER_BODY_MAX, LEAVES_PER_BODY_MAX};
+use crate::net::body::{BodyWriter, kind};
+use crate::net::wire;
+use crate::world::entity::WIRE_MARGIN;
+use crate::world::frame::{Frame, SliceHead, distance, distance_to_box};
+
+/// Ticks after which a keyframe or a leave that was not acknowledged is sent again.
+const RESEND_TICKS: u64 = 20;
+/// Slots that a partial keyframe is worth sending for.
+const KEYFRAME_SLOTS_MIN: usize = 8;
+/// Bytes of a slice section's header.
+const HEAD_BYTES: usize = 16;
+/// Bytes of one entity in plain slices and keyframes.
+const ENTITY_BYTES: usize = 16;
+
+/// How far a client sees, in wire grid steps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Radii {
+    /// A slice this near begins to be followed.
+    pub enter: i32,
+    /// A slice farther than this ends to be followed.
+    pub leave: i32,
+}
+
+/// Which slice, unique in the realm and in the order of [`Frame::slices`] shard by shard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Key {
+    owner: u8,
+    cell: CellKey,
+    number: u8,
+}
+
+impl Key {
+    fn of(slice: &SliceHead) -> Key {
+        Key { owner: (slice.part >> 8) as u8, cell: slice.cell, number: slice.part as u8 }
+    }
+
+    fn wire(self) -> wire::SliceKey {
+        let part = u16::from(self.owner) << 8 | u16::from(self.number);
+        wire::SliceKey::new(self.cell.space, self.cell.x, self.cell.y, part, 0)
+    }
+}
+
+/// What the client holds of one slice.
+#[derive(Clone, Copy, Debug)]
+struct Followed {
+    key: Key,
+    /// Names it in acknowledgements.
+    ticket: u16,
+    epoch: u8,
+    /// Slots of the keyframe that the client surely holds.
+    known: u8,
+    /// Slots of the keyframe that were sent.
+    sent: u8,
+    sent_tick: u64,
+    /// Tick of the newest update sent; 0 for none.
+    shown_tick: u64,
+    /// Where it stands in the frames of the present tick.
+    frame: u8,
+    slice: u32,
+    weight: u32,
+}
+
+/// A slice that the client shall forget.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    key: Key,
+    ticket: u16,
+    sent_tick: u64,
+}
+
+/// Something that a body carried and whose arrival matters here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Carried {
+    /// Slots of a keyframe, up to `slots`.
+    Keyframe {
+        /// Of the slice.
+        ticket: u16,
+        /// Which keyframe.
+        epoch: u8,
+        /// Slots that the client holds now.
+        slots: u8,
+    },
+    /// The order to forget a slice.
+    Leave {
+        /// Of the slice.
+        ticket: u16,
+    },
+}
+
+impl Carried {
+    /// As 32 bits.
+    pub fn to_bits(self) -> u32 {
+        match self {
+            Carried::Keyframe { ticket, epoch, slots } => {
+                u32::from(ticket) << 16 | u32::from(epoch) << 8 | u32::from(slots)
+            }
+            Carried::Leave { ticket } => u32::from(ticket) << 16,
+        }
+    }
+
+    /// From 32 bits; a keyframe has at least one slot.
+    pub fn from_bits(bits: u32) -> Carried {
+        let ticket = (bits >> 16) as u16;
+        match bits as u8 {
+            0 => Carried::Leave { ticket },
+            slots => Carried::Keyframe { ticket, epoch: (bits >> 8) as u8, slots },
+        }
+    }
+}
+
+/// The slices of one client.
+#[derive(Clone, Debug, Default)]
+pub struct Interest {
+    followed: Vec<Followed>,
+    /// Scratch: the list as it will be.
+    next: Vec<Followed>,
+    left: Vec<Left>,
+    /// Scratch: (urgency, place in `followed`).
+    order: Vec<(u64, u32)>,
+    ticket: u16,
+}
+
+impl Interest {
+    /// Number of slices followed.
+    pub fn len(&self) -> usize {
+        self.followed.len()
+    }
+
+    /// Whether none is followed.
+    pub fn is_empty(&self) -> bool {
+        self.followed.is_empty()
+    }
+
+    /// Looks around from a wire grid position in the frames of one tick, given in order of their shards.
+    pub fn look(&mut self, shown: &[&Frame], from: (i32, i32), space: u32, radii: Radii) {
+        let reach = radii.leave + WIRE_MARGIN;
+        let low = |v: i32| (v - reach).div_euclid(CELL_GRID) as i16;
+        let high = |v: i32| (v + reach).div_euclid(CELL_GRID) as i16;
+        let squares = (i64::from(radii.enter).pow(2), i64::from(radii.leave).pow(2));
+        self.next.clear();
+        let mut at = 0;
+        for (number, frame) in shown.iter().enumerate() {
+            for y in low(from.1)..=high(from.1) {
+                for place in frame.row(space, y, (low(from.0), high(from.0))) {
+                    let slice = &frame.slices[place];
+                    let squared = distance_to_box(from, slice.low, slice.high);
+                    if squared <= squares.1 {
+                        at = self.meet(at, (number, place), slice, squared, squared <= squares.0);
+                    }
+                }
+            }
+        }
+        while at < self.followed.len() {
+            self.lose(at);
+            at += 1;
+        }
+        std::mem::swap(&mut self.followed, &mut self.next);
+    }
+
+    /// A slice within the outer radius: goes on being followed, or begins to be if it is inside the inner one.
+    fn meet(&mut self, mut at: usize, place: (usize, usize), slice: &SliceHead, squared: i64, near: bool) -> usize {
+        let key = Key::of(slice);
+        while self.followed.get(at).is_some_and(|followed| followed.key < key) {
+            self.lose(at);
+            at += 1;
+        }
+        let known = self.followed.get(at).filter(|followed| followed.key == key).copied();
+        let mut followed = match known {
+            Some(followed) => {
+                at += 1;
+                followed
+            }
+            None if near => self.begin(key),
+            None => return at,
+        };
+        if followed.epoch != slice.epoch {
+            (followed.epoch, followed.known, followed.sent) = (slice.epoch, 0, 0);
+        }
+        (followed.frame, followed.slice) = (place.0 as u8, place.1 as u32);
+        // Half at 8 m, a hundredth at 80 m: near is sharp, far is fair.
+        let metres_squared = squared >> 16;
+        followed.weight = (1 << 20) / (64 + metres_squared.min(1 << 19) as u32);
+        self.next.push(followed);
+        at
+    }
+
+    fn begin(&mut self, key: Key) -> Followed {
+        self.left.retain(|left| left.key != key);
+        self.ticket = self.ticket.wrapping_add(1);
+        let (ticket, epoch, known, sent, sent_tick, shown_tick) = (self.ticket, 0, 0, 0, 0, 0);
+        Followed { key, ticket, epoch, known, sent, sent_tick, shown_tick, frame: 0, slice: 0, weight: 0 }
+    }
+
+    fn lose(&mut self, at: usize) {
+        let Followed { key, ticket, shown_tick, sent_tick, .. } = self.followed[at];
+        if shown_tick > 0 || sent_tick > 0 {
+            self.left.push(Left { key, ticket, sent_tick: 0 });
+        }
+    }
+
+    /// A body with this arrived.
+    pub fn arrived(&mut self, carried: Carried) {
+        match carried {
+            Carried::Leave { ticket } => self.left.retain(|left| left.ticket != ticket),
+            Carried::Keyframe { ticket, epoch, slots } => {
+                let followed = self.followed.iter_mut().find(|followed| followed.ticket == ticket);
+                if let Some(followed) = followed.filter(|followed| followed.epoch == epoch) {
+                    followed.known = followed.known.max(slots);
+                    followed.sent = followed.sent.max(slots);
+                }
+            }
+        }
+    }
+
+    /// Writes the leaves and then as many slices as fit. `note` says whether it could take down one more thing carried;
+    /// what it cannot is not sent.
+    pub fn write(
+        &mut self,
+        shown: &[&Frame],
+        tick: u64,
+        packed: bool,
+        body: &mut BodyWriter<'_>,
+        note: &mut impl FnMut(Carried) -> bool,
+    ) {
+        self.write_leaves(tick, body, note);
+        self.order.clear();
+        for (at, followed) in self.followed.iter().enumerate() {
+            let waited = tick - followed.shown_tick.min(tick).max(tick.saturating_sub(1 << 16));
+            self.order.push((waited * u64::from(followed.weight), at as u32));
+        }
+        self.order.sort_unstable_by(|a, b| b.cmp(a));
+        for at in 0..self.order.len() {
+            if body.remaining() < HEAD_BYTES + ENTITY_BYTES {
+                break;
+            }
+            let followed = &mut self.followed[self.order[at].1 as usize];
+            let frame = shown[usize::from(followed.frame)];
+            let slice = &frame.slices[followed.slice as usize];
+            let written = if packed {
+                write_packed(followed, frame, slice, tick, body, note)
+            } else {
+                write_entities(body, kind::PLAIN, head(slice, 0, slice.slots), &frame.now[slice.slots()])
+            };
+            if written {
+                followed.shown_tick = tick;
+            }
+        }
+    }
+
+    fn write_leaves(&mut self, tick: u64, body: &mut BodyWriter<'_>, note: &mut impl FnMut(Carried) -> bool) {
+        let due = |left: &Left| left.sent_tick == 0 || tick >= left.sent_tick + RESEND_TICKS;
+        let room = (body.remaining() / size_of::<wire::SliceKey>()).min(LEAVES_PER_BODY_MAX);
+        let mut keys = [wire::SliceKey::default(); LEAVES_PER_BODY_MAX];
+        let mut count = 0;
+        for left in self.left.iter_mut().filter(|left| due(left)).take(room) {
+            if !note(Carried::Leave { ticket: left.ticket }) {
+                break;
+            }
+            left.sent_tick = tick;
+            keys[count] = left.key.wire();
+            count += 1;
+        }
+        if count > 0 {
+            body.section_with(kind::LEAVE, count * size_of::<wire::SliceKey>(), |out| {
+                out.as_chunks_mut().0.iter_mut().zip(&keys).for_each(|(place, key)| *place = key.0);
+                count * size_of::<wire::SliceKey>()
+            });
+        }
+    }
+}
+
+/// Writes what the client lacks of the keyframe, and the slice against it; false when it got nothing of now.
+fn write_packed(
+    followed: &mut Followed,
+    frame: &Frame,
+    slice: &SliceHead,
+    tick: u64,
+    body: &mut BodyWriter<'_>,
+    note: &mut impl FnMut(Carried) -> bool,
+) -> bool {
+    if followed.known < followed.sent && tick >= followed.sent_tick + RESEND_TICKS {
+        followed.sent = followed.known;
+    }
+    if followed.sent < slice.slots {
+        let missing = usize::from(slice.slots - followed.sent);
+        let room = body.remaining().saturating_sub(HEAD_BYTES) / ENTITY_BYTES;
+        let count = missing.min(room);
+        let carried = |slots| Carried::Keyframe { ticket: followed.ticket, epoch: followed.epoch, slots };
+        if (count < missing && count < KEYFRAME_SLOTS_MIN) || !note(carried(followed.sent + count as u8)) {
+            return false;
+        }
+        let first = slice.first as usize + usize::from(followed.sent);
+        let head = head(slice, followed.sent, count as u8);
+        let written = write_entities(body, kind::KEYFRAME, head, &frame.keyframe[first..first + count]);
+        assert!(written, "the room was measured");
+        followed.sent += count as u8;
+        followed.sent_tick = tick;
+        if count < missing {
+            return false;
+        }
+    }
+    let packed = &frame.packed[slice.packed as usize..][..usize::from(slice.packed_bytes)];
+    body.section_parts(kind::DELTA, &[&head(slice, 0, slice.slots).0, packed])
+}
+
+fn head(slice: &SliceHead, first: u8, count: u8) -> wire::SliceHeader {
+    let CellKey { space, x, y } = slice.cell;
+    wire::SliceHeader::new(space, x, y, slice.part, slice.epoch, first, count, 0, 0)
+}
+
+fn write_entities(
+    body: &mut BodyWriter<'_>,
+    kind: u8,
+    head: wire::SliceHeader,
+    entities: &[wire::EntityPlain],
+) -> bool {
+    let bytes = HEAD_BYTES + ENTITY_BYTES * entities.len();
+    body.section_with(kind, bytes, |out| {
+        let (places, _) = out.as_chunks_mut();
+        places[0] = head.0;
+        places[1..].iter_mut().zip(entities).for_each(|(place, entity)| *place = entity.0);
+        bytes
+    })
+}
+
+/// Writes the public events of the ticks after `after` up to `tick` that happened within a radius (wire grid steps, by
+/// cell) of a position.
+pub fn write_events(
+    frames: &crate::world::frame::Frames,
+    (after, tick): (u64, u64),
+    from: (i32, i32),
+    radius: i32,
+    body: &mut BodyWriter<'_>,
+) {
+    let reach = i64::from(radius + CELL_GRID).pow(2);
+    let centre = |cell: i16| i32::from(cell) * CELL_GRID + CELL_GRID / 2;
+    let near = |cell: CellKey| distance(from, (centre(cell.x), centre(cell.y))) <= reach;
+    let events = frames.between(after, tick).flat_map(|frame| &frame.events).filter(|public| near(public.cell));
+    let mut chosen = [wire::Event::default(); EVENTS_PER_BODY_MAX];
+    let mut count = 0;
+    for (place, public) in chosen.iter_mut().zip(events) {
+        *place = public.event;
+        count += 1;
+    }
+    if count > 0 {
+        let bytes = count * size_of::<wire::Event>();
+        body.section_with(kind::EVENTS, bytes, |out| {
+            out.as_chunks_mut().0.iter_mut().zip(&chosen[..count]).for_each(|(place, event)| *place = event.0);
+            bytes
+        });
+    }
+}

@@ -1,0 +1,307 @@
+//! `serve`: one node from start to end.
+//!
+//! Owns the order of things: data folder, checks, sockets, keeper before any thread is pinned, control, shards, ready; and
+//! the way back. Promises: `ready` is said once joins are accepted; TERM saves every character before the process ends; a
+//! failed keeper or a dead shard ends the node with its reason.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::control::live::LiveForm;
+use crate::control::{Control, ControlCommand, ControlConfig, ControlHandle};
+use crate::exit::{Code, Failure};
+use crate::folder::DataFolder;
+use crate::ids::{CellKey, GRID_PER_M, ShardId};
+use crate::io::{BindError, Lane, RingConfig, bind_lanes, bind_tcp};
+use crate::keeper::{DiskStore, KeeperHandle, KeeperQueues, Store, StoreError};
+use crate::limits::{DECREE_TICKS_MIN, LANES, NPC_LIFE_TICKS};
+use crate::mesh;
+use crate::net::handshake::HandshakeConfig;
+use crate::net::interest::Radii;
+use crate::net::message::Seam;
+use crate::net::token::{DEV_KEY, random_bytes};
+use crate::preflight;
+use crate::shard::core::Rules;
+use crate::shard::{self, ShardSetup};
+use crate::sys;
+use crate::world::cut::CutMap;
+use crate::world::land::Land;
+use crate::world::{World, WorldConfig};
+
+/// Seed of the land of a realm that asks for none.
+const LAND_SEED: u64 = 42;
+/// Ticks between the last tick known of an earlier run and the first of this one: no tick comes twice.
+const RESTART_TICKS: u64 = 600;
+/// How often the host looks whether something ended.
+const WATCH: Duration = Duration::from_millis(10);
+
+/// What a node's parts share.
+struct Node {
+    config: Config,
+    control: ControlHandle,
+    commands: ControlConfig,
+    keeper: KeeperHandle,
+    clock: Clock,
+    shards: Vec<JoinHandle<Result<(), String>>>,
+}
+
+/// Runs a node until it is told to end.
+pub fn serve(config: Config, no_tui: bool) -> Result<(), Failure> {
+    let folder = DataFolder::open(config.node.data.as_deref())?;
+    let plan = preflight::Plan {
+        shards: config.node.shards,
+        cpus: config.node.cpus.clone(),
+        data: Some(folder.path().to_path_buf()),
+    };
+    preflight::require(&preflight::examine(&plan))?;
+    sys::raise_open_files();
+    let node = start(config, &folder, no_tui)?;
+    let end = watch(&node);
+    stop(node, end)
+}
+
+fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Failure> {
+    let key = private_key(&config)?;
+    let (shards, cpus) = (config.node.shards, config.node.cpus.clone());
+    let lanes = bind_lanes(config.net.bind, LANES).map_err(bind_failure)?;
+    let listeners = bind_tcp(lanes.address, shards).map_err(bind_failure)?;
+    let cut = Arc::new(CutMap::equal(shards));
+    let queues = KeeperQueues::new(shards);
+    let keeper = open_keeper(&config, folder, &cut, &queues)?;
+    let mut commands = ControlConfig::new(config.net.control, folder.path().to_path_buf(), cpus.clone(), content_version());
+    commands.live = LiveForm::for_terminal(no_tui);
+    let control = Control::spawn(commands.clone())?;
+    let land = Arc::new(Land::new(keeper.land_seed));
+    let start_tick = if keeper.tick == 0 { 0 } else { keeper.tick + RESTART_TICKS };
+    let clock = Clock::starting(start_tick);
+    let world = WorldConfig {
+        seed: secret(&key, keeper.land_seed),
+        land: land.clone(),
+        cut: cut.clone(),
+        npcs: config.world.npcs,
+        npc_life_ticks: NPC_LIFE_TICKS,
+        start_tick,
+    };
+    let rules = rules(&config, &cut, &land);
+    let handshakes = handshakes(&config, key, lanes.address);
+    let mut sockets: Vec<_> = lanes.sockets.into_iter().zip(handshakes).map(Some).collect();
+    let ready = Arc::new(AtomicUsize::new(0));
+    let mut threads = Vec::with_capacity(shards);
+    for (at, (mesh, listener)) in mesh::connect(shards).into_iter().zip(listeners.sockets).enumerate() {
+        let shard = ShardId(at as u8);
+        let world = World::new(world.clone(), shard);
+        let mine = (0..LANES).filter(|lane| world.lane_owner(*lane as u8) == shard);
+        let (mut lanes, mut handshakes) = (Vec::new(), Vec::new());
+        for number in mine {
+            let (socket, handshake) = sockets[number].take().expect("each lane has one shard");
+            lanes.push(Lane { number: number as u8, socket });
+            handshakes.push(handshake);
+        }
+        let setup = ShardSetup {
+            shard,
+            cpu: cpus[at],
+            clock,
+            start_tick,
+            world,
+            mesh,
+            rules,
+            ring: RingConfig::new(lanes, Some(listener)),
+            handshakes,
+            keeper: queues.commands.clone(),
+            answers: queues.answers[at].clone(),
+            reports: commands.reports.clone(),
+            commands: commands.commands[at].clone(),
+        };
+        threads.push(spawn_shard(setup, ready.clone())?);
+    }
+    let node = Node { config, control, commands, keeper: keeper.handle, clock, shards: threads };
+    await_ready(&node, &ready)?;
+    node.control.set_ready()?;
+    say_ready(&node, folder, lanes.address, keeper.recovered);
+    Ok(node)
+}
+
+/// What an opened keeper says about its realm.
+struct OpenKeeper {
+    handle: KeeperHandle,
+    recovered: u64,
+    land_seed: u64,
+    tick: u64,
+}
+
+/// Opens the store on a thread that keeps off the shards' cores, so that the store's own threads do as well.
+fn open_keeper(config: &Config, folder: &DataFolder, cut: &Arc<CutMap>, queues: &KeeperQueues) -> Result<OpenKeeper, Failure> {
+    let (path, cpus, shards) = (folder.path().to_path_buf(), config.node.cpus.clone(), config.node.shards);
+    let wanted = config.world.land_seed;
+    let (cut, queues, keeper) = (cut.clone(), queues.clone(), config.keeper.clone());
+    let opener = std::thread::spawn(move || {
+        if let Err(error) = sys::keep_off(&cpus) {
+            eprintln!("ringshard: the keeper shares its CPU with shards: {error}");
+        }
+        let owner = |row: &crate::keeper::CharacterRow| cut.owner(CellKey::of_fine(row.x, row.y));
+        let store = DiskStore::open(&path, shards, wanted.unwrap_or(LAND_SEED), owner).map_err(|error| store_failure(&error))?;
+        let (recovered, realm) = (store.recovered_characters(), *store.realm());
+        if let Some(wanted) = wanted.filter(|&wanted| wanted != realm.seed) {
+            let text = format!(
+                "world.land_seed is {wanted}, but the realm in {} has the land of seed {}; remove the key or name another data folder",
+                path.display(),
+                realm.seed
+            );
+            return Err(Failure::new(Code::Config, text));
+        }
+        let commit = Duration::from_millis(keeper.commit_ms.into());
+        let handle = KeeperHandle::spawn(store, queues, commit, keeper.commit_bytes)
+            .map_err(|error| Failure::new(Code::Machine, format!("cannot start the keeper's thread: {error}")))?;
+        Ok(OpenKeeper { handle, recovered, land_seed: realm.seed, tick: realm.tick })
+    });
+    opener.join().unwrap_or_else(|_| Err(Failure::new(Code::Failed, "opening the store failed; the message stands above")))
+}
+
+fn spawn_shard(setup: ShardSetup, ready: Arc<AtomicUsize>) -> Result<JoinHandle<Result<(), String>>, Failure> {
+    let name = format!("shard-{}", setup.shard.0);
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(move || {
+            shard::run(setup, || {
+                ready.fetch_add(1, Ordering::Release);
+            })
+        })
+        .map_err(|error| Failure::new(Code::Machine, format!("cannot start a shard's thread: {error}")))
+}
+
+fn await_ready(node: &Node, ready: &AtomicUsize) -> Result<(), Failure> {
+    while ready.load(Ordering::Acquire) < node.shards.len() {
+        if let Some(at) = node.shards.iter().position(JoinHandle::is_finished) {
+            // The other shards wait for nobody else: the process ends with the reason of this one.
+            return Err(Failure::new(Code::Machine, format!("shard {at} did not start; `ringshard doctor` says what is missing")));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn say_ready(node: &Node, folder: &DataFolder, address: SocketAddr, recovered: u64) {
+    eprintln!("ringshard: recovered characters={recovered}");
+    eprintln!(
+        "ringshard: ready game={address} control=http://{} data={} shards={}{}",
+        node.control.address(),
+        folder.path().display(),
+        node.shards.len(),
+        if node.config.dev { " (development: anyone on this machine may join)" } else { "" },
+    );
+}
+
+/// Waits for the end, and says why it came.
+fn watch(node: &Node) -> Result<(), Failure> {
+    loop {
+        std::thread::sleep(WATCH);
+        if let Some(error) = node.keeper.failure() {
+            return Err(store_failure(&error));
+        }
+        if let Some(at) = node.shards.iter().position(JoinHandle::is_finished) {
+            return Err(Failure::new(Code::Failed, format!("shard {at} ended; its last message stands above")));
+        }
+        if node.commands.draining.load(Ordering::Acquire) {
+            return Ok(());
+        }
+    }
+}
+
+/// Saves every character and ends. After a failure nothing more can be promised: the process ends at once.
+fn stop(node: Node, end: Result<(), Failure>) -> Result<(), Failure> {
+    if let Err(failure) = end {
+        eprintln!("ringshard: {}", failure.text);
+        std::process::exit(failure.code as i32);
+    }
+    eprintln!("ringshard: draining: every character is saved, then the node ends");
+    let stop = node.clock.tick_at(node.clock.now_ns()) + DECREE_TICKS_MIN;
+    for queue in &node.commands.commands {
+        while queue.push(ControlCommand::StopAt(stop)).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    for shard in node.shards {
+        match shard.join() {
+            Ok(Ok(())) => (),
+            Ok(Err(text)) => return Err(Failure::new(Code::Machine, text)),
+            Err(_) => return Err(Failure::new(Code::Failed, "a shard panicked; its message stands above")),
+        }
+    }
+    node.keeper.stop().map_err(|error| store_failure(&error))?;
+    node.control.stop()?;
+    eprintln!("ringshard: ended");
+    Ok(())
+}
+
+fn private_key(config: &Config) -> Result<[u8; 32], Failure> {
+    match &config.net.private_key_file {
+        Some(path) if !config.dev => config::read_private_key(path),
+        _ => Ok(DEV_KEY),
+    }
+}
+
+/// The realm's secret: nobody who knows the land can compute it without the private key.
+fn secret(key: &[u8; 32], land_seed: u64) -> u64 {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(b"ringshard realm seed");
+    context.update(key);
+    context.update(&land_seed.to_le_bytes());
+    u64::from_le_bytes(*context.finish().as_ref().first_chunk().expect("a digest has 32 bytes"))
+}
+
+fn rules(config: &Config, cut: &CutMap, land: &Land) -> Rules {
+    let grid = |metres: u32| metres as i32 * GRID_PER_M;
+    let radii = Radii { enter: grid(config.world.enter_radius_m), leave: grid(config.world.leave_radius_m) };
+    let seam = cut.seam(land).filter(|_| config.dev);
+    let seam = seam.map(|seam| Seam { x0: seam.from.0, y0: seam.from.1, x1: seam.to.0, y1: seam.to.1 });
+    Rules { radii, send_hz: config.net.send_hz, dev: config.dev, seam }
+}
+
+fn handshakes(config: &Config, private_key: [u8; 32], address: SocketAddr) -> Vec<HandshakeConfig> {
+    let challenge_key = random_bytes();
+    let mut public_addresses = config.net.server_addresses.clone();
+    if !public_addresses.contains(&address) {
+        public_addresses.push(address);
+    }
+    let lane = |lane: usize| HandshakeConfig {
+        private_key,
+        challenge_key,
+        public_addresses: public_addresses.clone(),
+        lane: lane as u8,
+        seed: u64::from_le_bytes(random_bytes()),
+    };
+    (0..LANES).map(lane).collect()
+}
+
+/// Names the rules and the content of this build; other rules, other number.
+fn content_version() -> u64 {
+    let text = concat!(env!("CARGO_PKG_VERSION"), " land 1 wildlife 1");
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// What a failed store means for the process.
+pub fn store_failure(error: &StoreError) -> Failure {
+    let code = match error.exit_code() {
+        73 => Code::DataFolder,
+        74 => Code::Io,
+        78 => Code::Config,
+        _ => Code::Failed,
+    };
+    Failure::new(code, error.to_string())
+}
+
+fn bind_failure(error: BindError) -> Failure {
+    let code = match error {
+        BindError::PortTaken { .. } => Code::Unavailable,
+        BindError::Permission { .. } => Code::Permission,
+        _ => Code::Machine,
+    };
+    Failure::new(code, error.to_string())
+}

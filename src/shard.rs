@@ -1,0 +1,422 @@
+//! One pinned core: ring, sessions, world and mesh ends; the only place where I/O meets the world.
+//!
+//! Owns everything of one core. Promises: the tick below is the whole order of things; a late edge is stepped once, as the
+//! present tick; nothing here waits but the sleep to the edge and the two bounded meetings. Never takes a lock and never
+//! wakes another thread.
+
+pub mod core;
+pub mod links;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+use hdrhistogram::Histogram;
+
+use crate::clock::{Clock, unix_s};
+use crate::control::{ControlCommand, PlayerRow, ShardReport};
+use crate::executor;
+use crate::ids::{FINE_PER_M, ShardId};
+use crate::io::{Event, PacketRing, RingConfig};
+use crate::keeper::{KeeperAnswer, KeeperCommand};
+use crate::limits::{BODY_BYTES_MAX, LANES, MEETING_WAIT_US, TICK_HZ};
+use crate::mesh::MeshEnd;
+use crate::net::handshake::{Arrival, HandshakeConfig};
+use crate::net::messages::Close;
+use crate::net::packet::DropReason;
+use crate::net::session::BodyDrop;
+use crate::net::stream::LENGTH_BYTES;
+use crate::sys;
+use crate::world::frame::Frame;
+use crate::world::parcel::{InputParcel, OutcomeParcel};
+use crate::world::{Decree, DecreeKind, World};
+use self::core::{Core, Rules, Whom};
+use self::links::{Links, Outgoing, frame, keep_alive, seal};
+
+/// Nice level that shards ask for.
+pub const SHARD_NICE: i32 = -10;
+/// Ticks between two reports to control.
+const REPORT_TICKS: u64 = TICK_HZ / 4;
+/// Ticks between two looks for silent peers.
+const SWEEP_TICKS: u64 = 6;
+/// Ticks between two words to the keeper about the time.
+const CLOCK_TICKS: u64 = 30;
+/// Ticks from a stop to the end: every character is saved and every session heard why.
+pub const STOP_TICKS: u64 = 30;
+/// Frames in the pool: those kept by every shard, those under way, and the one being filled.
+const FRAME_POOL: usize = crate::limits::FRAMES_KEPT + 8;
+/// System calls of one pass through the executor's reactor: two waits, two timeouts, one wake; measured with strace.
+const EXECUTOR_CALLS_PER_PASS: f64 = 5.0;
+
+/// What one shard is made from. Everything in it may travel to the shard's thread.
+pub struct ShardSetup {
+    /// Which shard.
+    pub shard: ShardId,
+    /// The core that it is pinned to.
+    pub cpu: usize,
+    /// Ticks and edges.
+    pub clock: Clock,
+    /// First tick.
+    pub start_tick: u64,
+    /// Its part of the world.
+    pub world: World,
+    /// Its ends of the queues.
+    pub mesh: MeshEnd,
+    /// Settings.
+    pub rules: Rules,
+    /// Its sockets.
+    pub ring: RingConfig,
+    /// How its lanes let clients in.
+    pub handshakes: Vec<HandshakeConfig>,
+    /// To the keeper.
+    pub keeper: Arc<ArrayQueue<KeeperCommand>>,
+    /// From the keeper.
+    pub answers: Arc<ArrayQueue<KeeperAnswer>>,
+    /// To control.
+    pub reports: Arc<ArrayQueue<ShardReport>>,
+    /// From control.
+    pub commands: Arc<ArrayQueue<ControlCommand>>,
+}
+
+/// A running shard.
+struct Shard {
+    cpu: usize,
+    clock: Clock,
+    core: Core,
+    links: Links,
+    ring: PacketRing,
+    mesh: MeshEnd,
+    frames: Vec<Arc<Frame>>,
+    own: Box<OutcomeParcel>,
+    keeper: Arc<ArrayQueue<KeeperCommand>>,
+    answers: Arc<ArrayQueue<KeeperAnswer>>,
+    reports: Arc<ArrayQueue<ShardReport>>,
+    commands: Arc<ArrayQueue<ControlCommand>>,
+    stop_tick: Option<u64>,
+    list_players: bool,
+    late_meetings: u64,
+    late_edges: u64,
+    gauge: Gauge,
+}
+
+/// What is measured between two reports.
+struct Gauge {
+    tick_us: Histogram<u64>,
+    busy_ns: u64,
+    ticks: u64,
+    since_ns: u64,
+    enters: u64,
+}
+
+/// Runs a shard on the calling thread until it was told to stop. `ready` is called once it may be joined.
+///
+/// Errors are sentences for the operator: what the kernel refused, and the mend.
+pub fn run(setup: ShardSetup, ready: impl FnOnce()) -> Result<(), String> {
+    let name = format!("shard-{}", setup.shard.0);
+    let cpu = setup.cpu;
+    executor::run_pinned(cpu, &name, async move {
+        // Without the right to it the shard runs all the same; doctor says what that costs.
+        let _ = sys::set_thread_nice(SHARD_NICE);
+        executor::warm_up().await;
+        let start = setup.start_tick;
+        let mut shard = Shard::new(setup)?;
+        ready();
+        shard.run(start).await;
+        Ok(())
+    })?
+}
+
+impl Shard {
+    fn new(setup: ShardSetup) -> Result<Shard, String> {
+        let ring = PacketRing::new(setup.ring).map_err(|error| error.to_string())?;
+        let shards = setup.mesh.shards();
+        Ok(Shard {
+            cpu: setup.cpu,
+            clock: setup.clock,
+            core: Core::new(setup.world, shards, setup.rules),
+            links: Links::new(setup.handshakes, setup.rules.dev),
+            ring,
+            mesh: setup.mesh,
+            frames: (0..FRAME_POOL).map(|_| Arc::default()).collect(),
+            own: Box::default(),
+            keeper: setup.keeper,
+            answers: setup.answers,
+            reports: setup.reports,
+            commands: setup.commands,
+            stop_tick: None,
+            list_players: false,
+            late_meetings: 0,
+            late_edges: 0,
+            gauge: Gauge {
+                tick_us: Histogram::new_with_bounds(1, 10_000_000, 2).expect("the bounds are in order"),
+                busy_ns: 0,
+                ticks: 0,
+                since_ns: 0,
+                enters: 0,
+            },
+        })
+    }
+
+    /// Tick after tick.
+    async fn run(&mut self, start: u64) {
+        let mut tick = start;
+        while self.stop_tick.is_none_or(|stop| tick <= stop + STOP_TICKS) {
+            tick += 1;
+            executor::sleep(self.clock.until_edge(tick).unwrap_or(Duration::ZERO)).await;
+            let begin_ns = self.clock.now_ns();
+            let present = self.clock.tick_at(begin_ns);
+            self.late_edges += present.saturating_sub(tick);
+            tick = tick.max(present);
+            self.tick(tick);
+            self.gauge.note(self.clock.now_ns() - begin_ns);
+        }
+        while !self.give_keeper() {
+            executor::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// One tick, in order.
+    fn tick(&mut self, tick: u64) {
+        self.receive(tick);
+        self.hear_keeper_and_control(tick);
+        self.core.give_actions(tick);
+        self.mesh.give_inputs(tick, &mut self.core.inputs);
+        self.core.begin(tick);
+        self.meet_inputs(tick);
+        self.core.play();
+        self.publish(tick);
+        self.send(tick, Whom::Here);
+        self.meet_outcomes(tick);
+        self.send(tick, Whom::Rest);
+        self.finish(tick);
+    }
+
+    /// Everything that arrived since the last tick.
+    fn receive(&mut self, tick: u64) {
+        let Shard { ring, links, core, .. } = self;
+        let now = (tick, unix_s());
+        let mut has_room = [false; LANES];
+        for (lane, room) in has_room.iter_mut().enumerate() {
+            *room = links.has_room(core, lane as u8);
+        }
+        ring.drain(tick, |event| match event {
+            Event::Datagram { lane, from, bytes } => {
+                let has_room = has_room[usize::from(lane)];
+                let arrival = Arrival { now_unix_s: now.1, now_tick: tick, from, has_room };
+                links.handle_datagram(core, lane, arrival, bytes);
+            }
+            Event::TcpAccepted { connection } => links.handle_accepted(connection, tick),
+            Event::TcpBytes { connection, bytes } => links.handle_bytes(core, connection, now, bytes),
+            Event::TcpClosed { connection, .. } => links.handle_closed(core, connection),
+            Event::TcpSent { .. } => (),
+        });
+    }
+
+    fn hear_keeper_and_control(&mut self, tick: u64) {
+        while let Some(answer) = self.answers.pop() {
+            self.core.hear_keeper(answer);
+        }
+        while let Some(command) = self.commands.pop() {
+            match command {
+                ControlCommand::StopAt(stop) => {
+                    let stop = stop.max(tick + 1);
+                    self.core.world.decree(Decree { tick: stop, kind: DecreeKind::Stop });
+                    self.stop_tick = Some(stop);
+                    self.core.close_all(Close::Drain);
+                }
+                ControlCommand::ListPlayers => self.list_players = true,
+            }
+        }
+        if tick.is_multiple_of(CLOCK_TICKS) && self.core.world.shard == ShardId(0) {
+            self.core.keeper.push(KeeperCommand::Clock { tick, unix_s: unix_s() });
+        }
+    }
+
+    /// First meeting: the inputs of this tick.
+    fn meet_inputs(&mut self, tick: u64) {
+        let own = self.core.world.shard.index();
+        let mut mine = std::mem::take(&mut self.core.inputs[own]);
+        self.core.take_inputs(&mine);
+        mine.reset(tick);
+        self.core.inputs[own] = mine;
+        let may_wait = self.may_wait();
+        let Shard { core, mesh, .. } = self;
+        self.late_meetings += mesh.take_inputs(tick, may_wait, |parcel: &mut InputParcel| core.take_inputs(parcel));
+    }
+
+    fn may_wait(&self) -> impl Fn() -> bool + use<> {
+        let clock = self.clock;
+        let deadline = clock.now_ns() + MEETING_WAIT_US * 1_000;
+        move || clock.now_ns() < deadline
+    }
+
+    /// Shows the tick and gives everybody its part.
+    fn publish(&mut self, tick: u64) {
+        let mut outs = self.mesh.outcomes(tick, std::mem::take(&mut self.own));
+        let mut shown = self.take_frame();
+        let frame = Arc::get_mut(&mut shown).expect("a frame from the pool is nobody's");
+        let mut parcels: Vec<&mut OutcomeParcel> = outs.iter_mut().map(|parcel| &mut **parcel).collect();
+        self.core.world.publish(frame, &mut parcels);
+        outs.iter_mut().for_each(|parcel| parcel.frame = Some(shown.clone()));
+        self.frames.push(shown);
+        self.own = self.mesh.give_outcomes(outs);
+        self.core.hear(&mut self.own);
+    }
+
+    /// A frame that nobody looks at any more; a new one while others are slow to let go.
+    fn take_frame(&mut self) -> Arc<Frame> {
+        let free = self.frames.iter().position(|frame| Arc::strong_count(frame) == 1);
+        free.map_or_else(Arc::default, |at| self.frames.remove(at))
+    }
+
+    /// Second meeting: what the others show and tell of this tick.
+    fn meet_outcomes(&mut self, tick: u64) {
+        let may_wait = self.may_wait();
+        let Shard { core, mesh, .. } = self;
+        self.late_meetings += mesh.take_outcomes(tick, may_wait, |parcel| core.hear(parcel));
+    }
+
+    /// Bodies of the sessions that are due.
+    fn send(&mut self, tick: u64, whom: Whom) {
+        let Shard { core, links, ring, .. } = self;
+        core.send_due(whom, |session, write| match links.outgoing(session) {
+            Some(Outgoing::Udp { connection, address }) => {
+                if connection.needs_keep_alive() {
+                    let mut alive = [0; crate::net::packet::CONTROL_BYTES_MAX];
+                    let length = keep_alive(connection, session, tick, &mut alive);
+                    ring.send_datagram(session.lane, address, |space| {
+                        space[..length].copy_from_slice(&alive[..length]);
+                        length
+                    });
+                }
+                ring.send_datagram(session.lane, address, |space| seal(connection, tick, space, write));
+            }
+            Some(Outgoing::Tcp { connection }) if ring.tcp_has_room(connection, LENGTH_BYTES + BODY_BYTES_MAX) => {
+                let mut space = [0; LENGTH_BYTES + BODY_BYTES_MAX];
+                let sent = ring.tcp_send(connection, frame(&mut space, write));
+                assert!(sent.is_ok(), "the room was asked for");
+            }
+            // A stream that is behind gets the next snapshot instead; one that is gone ends with this drain.
+            Some(Outgoing::Tcp { .. }) | None => (),
+        });
+    }
+
+    /// What is left of a tick: ends, answers, rows, the report.
+    fn finish(&mut self, tick: u64) {
+        self.core.end_tick();
+        while let Some(ended) = self.core.ended.pop() {
+            self.links.end(ended);
+        }
+        if tick.is_multiple_of(SWEEP_TICKS) {
+            let Shard { core, links, ring, .. } = self;
+            links.sweep(core, tick, |connection| ring.tcp_stalled_ticks(connection));
+        }
+        for reply in &self.links.replies {
+            self.ring.send_datagram(reply.lane, reply.to, |space| {
+                let bytes = self.links.reply_bytes(reply);
+                space[..bytes.len()].copy_from_slice(bytes);
+                bytes.len()
+            });
+        }
+        self.links.clear_replies();
+        for connection in self.links.closes.drain(..) {
+            self.ring.tcp_close(connection);
+        }
+        self.ring.submit();
+        self.give_keeper();
+        if tick.is_multiple_of(REPORT_TICKS) || self.list_players {
+            self.report(tick);
+        }
+    }
+
+    /// Gives the keeper what it must hear; says whether all went.
+    fn give_keeper(&mut self) -> bool {
+        let waiting = &mut self.core.keeper;
+        let given = waiting.iter().take_while(|&&command| self.keeper.push(command).is_ok()).count();
+        waiting.drain(..given);
+        waiting.is_empty()
+    }
+
+    fn report(&mut self, tick: u64) {
+        let now_ns = self.clock.now_ns();
+        let counters = self.ring.counters();
+        let gauge = &mut self.gauge;
+        let ticks = gauge.ticks.max(1) as f64;
+        let enters = (counters.enters - gauge.enters) as f64 / ticks;
+        let (players, npcs, spawners) = self.core.world.entities();
+        let report = ShardReport {
+            id: self.core.world.shard.0,
+            cpu: self.cpu,
+            tick,
+            tick_us_p50: gauge.tick_us.value_at_quantile(0.5),
+            tick_us_p99: gauge.tick_us.value_at_quantile(0.99),
+            busy: gauge.busy_ns as f64 / (now_ns - gauge.since_ns).max(1) as f64,
+            sessions: self.core.sessions() as u64,
+            entities: (players + npcs + spawners) as u64,
+            handoffs: self.core.world.counters.handed_out,
+            late_parcels: self.core.late_parcels,
+            syscalls_per_tick: enters + EXECUTOR_CALLS_PER_PASS,
+            packets_in: counters.datagrams_in,
+            packets_out: counters.datagrams_out,
+            drops: Vec::new(),
+            players: None,
+        };
+        gauge.enters = counters.enters;
+        (gauge.busy_ns, gauge.ticks, gauge.since_ns) = (0, 0, now_ns);
+        if tick.is_multiple_of(TICK_HZ * 5) {
+            gauge.tick_us.reset();
+        }
+        let players = std::mem::take(&mut self.list_players).then(|| self.players());
+        // Full: control is behind, and the next report says more.
+        drop(self.reports.push(ShardReport { drops: self.drops(), players, ..report }));
+    }
+
+    fn drops(&self) -> Vec<(&'static str, u64)> {
+        let (ring, link, world) = (self.ring.counters(), self.links.link_drops, self.core.world.counters);
+        let mut drops: Vec<_> = DropReason::NAMES.into_iter().zip(self.links.drops).collect();
+        drops.extend(BodyDrop::NAMES.into_iter().zip(self.core.drops));
+        drops.extend([
+            ("stream_malformed", link.stream_malformed),
+            ("silent", link.silent),
+            ("slow", link.slow),
+            ("full", link.full),
+            ("replies_over", link.replies_over),
+            ("datagrams_truncated", ring.datagrams_truncated),
+            ("send_would_block", ring.send_would_block),
+            ("send_unreachable", ring.send_unreachable),
+            ("tcp_full", ring.tcp_full),
+            ("tcp_backlog", ring.tcp_backlog),
+            ("buffers_empty", ring.buffers_empty),
+            ("late_edges", self.late_edges),
+            ("late_meetings", self.late_meetings),
+            ("inputs_refused", world.inputs_refused),
+            ("commands_over", world.commands_over),
+            ("effects_refused", world.effects_refused),
+            ("events_over", world.events_over),
+            ("keeper_full", self.core.keeper.len() as u64),
+        ]);
+        drops
+    }
+
+    fn players(&self) -> Vec<PlayerRow> {
+        let metres = |fine: i32| f64::from(fine) / f64::from(FINE_PER_M);
+        let rows = self.core.each_session().filter_map(|(session, client_id, told)| {
+            let state = told?.state;
+            let (x_m, y_m) = (metres(state.x()), metres(state.y()));
+            let tcp = self.links.is_tcp(session);
+            Some(PlayerRow { client_id, entity: state.entity(), lane: session.lane, tcp, x_m, y_m })
+        });
+        rows.collect()
+    }
+}
+
+impl Gauge {
+    fn note(&mut self, busy_ns: u64) {
+        // Beyond the histogram's range is beyond any use of the difference.
+        self.tick_us.saturating_record(busy_ns / 1_000);
+        self.busy_ns += busy_ns;
+        self.ticks += 1;
+    }
+}
+
+const _: () = assert!(STOP_TICKS > crate::limits::FAREWELL_TICKS, "every session hears why it ends");

@@ -1,0 +1,432 @@
+//! What a shard is without its kernel: sessions, world and the parcels between.
+//!
+//! Owns the sessions of the lanes that this shard serves and the shard's world. Promises: the same code under the ring
+//! host and the sim host; everything comes in by calls and goes out by `inputs`, `keeper` and `ended`. Never does I/O,
+//! reads a clock, waits.
+
+use crate::ids::{CELL_M, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
+use crate::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
+use crate::limits::{FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANES, TICK_HZ};
+use crate::net::handshake::Identity;
+use crate::net::interest::Radii;
+use crate::net::message::{Seam, ServerMessage, Welcome};
+use crate::net::messages::Close;
+use crate::net::session::{BodyDrop, Session, Sight};
+use crate::world::effect::Joining;
+use crate::world::frame::{Frame, Frames};
+use crate::world::land::LAND_M;
+use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel, Told};
+use crate::world::{Save, World};
+
+/// Where a session is on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// The keeper was asked.
+    Claiming,
+    /// The character was sent into the world, or stands there.
+    Playing,
+    /// It was told to go; the entry ends at this tick.
+    Closing { until: u64 },
+}
+
+struct Entry {
+    session: Session,
+    identity: Identity,
+    stage: Stage,
+}
+
+/// Sessions of one lane.
+#[derive(Default)]
+struct Lane {
+    entries: Vec<Option<Box<Entry>>>,
+    free: Vec<u16>,
+    generation: u32,
+    guests: u64,
+}
+
+/// How a session ended, for whoever owns its transport.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// Which.
+    pub session: SessionRef,
+    /// Why.
+    pub reason: Close,
+}
+
+/// Settings that are the same for all shards.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// How far clients see.
+    pub radii: Radii,
+    /// Snapshots a second and session.
+    pub send_hz: u32,
+    /// Development mode: a token may say where its character stands.
+    pub dev: bool,
+    /// Named in the Welcome, in development mode.
+    pub seam: Option<Seam>,
+}
+
+/// Whom [`Core::send_due`] serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whom {
+    /// Sessions whose entity is this shard's own.
+    Here,
+    /// All that were not served in this tick.
+    Rest,
+}
+
+/// Sessions and world of one shard.
+pub struct Core {
+    /// The entities.
+    pub world: World,
+    /// What all shards show.
+    pub frames: Frames,
+    /// Inputs for the coming tick, by owner.
+    pub inputs: Vec<InputParcel>,
+    /// What the keeper must hear, in order.
+    pub keeper: Vec<KeeperCommand>,
+    /// Sessions that ended and whose transport may go.
+    pub ended: Vec<Ended>,
+    /// Bodies dropped, by reason.
+    pub drops: [u64; BodyDrop::COUNT],
+    /// Outcome parcels that came after their tick.
+    pub late_parcels: u64,
+    rules: Rules,
+    lanes: Vec<Lane>,
+    active: Vec<SessionRef>,
+    joins: Vec<Joining>,
+}
+
+impl Core {
+    /// A shard that nobody is connected to.
+    pub fn new(world: World, shards: usize, rules: Rules) -> Core {
+        Core {
+            world,
+            frames: Frames::new(shards),
+            inputs: (0..shards).map(|_| InputParcel::default()).collect(),
+            keeper: Vec::new(),
+            ended: Vec::new(),
+            drops: [0; BodyDrop::COUNT],
+            late_parcels: 0,
+            rules,
+            lanes: (0..LANES).map(|_| Lane::default()).collect(),
+            active: Vec::new(),
+            joins: Vec::new(),
+        }
+    }
+
+    /// Number of sessions.
+    pub fn sessions(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Number of sessions in a lane.
+    pub fn lane_sessions(&self, lane: u8) -> usize {
+        let lane = &self.lanes[usize::from(lane)];
+        lane.entries.len() - lane.free.len()
+    }
+
+    /// The sessions with their clients and the last that was told of them.
+    pub fn each_session(&self) -> impl Iterator<Item = (SessionRef, u64, Option<&Told>)> {
+        self.active.iter().filter_map(|&reference| {
+            let session = &self.entry(reference)?.session;
+            Some((reference, session.client_id, session.told.as_ref()))
+        })
+    }
+
+    fn entry(&self, reference: SessionRef) -> Option<&Entry> {
+        let lane = self.lanes.get(usize::from(reference.lane))?;
+        let entry = lane.entries.get(usize::from(reference.slot))?.as_deref()?;
+        (entry.session.reference == reference).then_some(entry)
+    }
+
+    fn entry_mut(&mut self, reference: SessionRef) -> Option<&mut Entry> {
+        let lane = self.lanes.get_mut(usize::from(reference.lane))?;
+        let entry = lane.entries.get_mut(usize::from(reference.slot))?.as_deref_mut()?;
+        (entry.session.reference == reference).then_some(entry)
+    }
+
+    /// Somebody proved who it is: gets a session, unless the lane is full or the keeper is behind.
+    pub fn admit(&mut self, lane: u8, identity: Identity, reliable_transport: bool) -> Option<SessionRef> {
+        if self.keeper.len() > KEEPER_WAITING_MAX {
+            return None;
+        }
+        let table = &mut self.lanes[usize::from(lane)];
+        let slot = match table.free.pop() {
+            Some(slot) => slot,
+            None if table.entries.len() < LANE_SESSIONS_MAX => {
+                table.entries.push(None);
+                (table.entries.len() - 1) as u16
+            }
+            None => return None,
+        };
+        table.generation += 1;
+        let reference = SessionRef { lane, slot, generation: table.generation };
+        let session = Session::new(reference, identity.client_id, reliable_transport);
+        let stage = if identity.user_data.reusable { Stage::Playing } else { Stage::Claiming };
+        table.entries[usize::from(slot)] = Some(Box::new(Entry { session, identity, stage }));
+        self.active.push(reference);
+        if identity.user_data.reusable {
+            table.guests += 1;
+            let id = EntityId::guest(lane, table.guests);
+            self.send_into_world(reference, identity, id, None);
+        } else {
+            let Identity { client_id, token_mac, expires_unix_s, .. } = identity;
+            let shard = self.world.shard;
+            self.keeper.push(KeeperCommand::Claim { shard, session: reference, client_id, token_mac, expires_unix_s });
+        }
+        Some(reference)
+    }
+
+    fn send_into_world(&mut self, session: SessionRef, identity: Identity, id: EntityId, row: Option<CharacterRow>) {
+        let land = self.world.land().clone();
+        let row = row.filter(|row| row.saved);
+        let wishes = identity.user_data;
+        let (x, y) = match (wishes.spawn_point.filter(|_| self.rules.dev), row) {
+            (Some((x, y)), _) => {
+                let fine = |v: i32| v.clamp(0, LAND_M * GRID_PER_M - 1) << FINE_SHIFT;
+                land.nearest_walkable(fine(x), fine(y))
+            }
+            (None, Some(row)) => land.nearest_walkable(row.x, row.y),
+            (None, None) => land.random_walkable(land.seed, id, 0),
+        };
+        let (yaw, epoch) = row.map_or((0, 1), |row| (row.yaw, row.epoch + 1));
+        let (client_id, guest, peaceful) = (identity.client_id, wishes.reusable, wishes.peaceful);
+        self.joins.push(Joining { id, session, client_id, x, y, yaw, epoch, guest, peaceful });
+    }
+
+    /// The keeper answers.
+    pub fn hear_keeper(&mut self, answer: KeeperAnswer) {
+        match answer {
+            KeeperAnswer::Claimed { session, row, .. } => {
+                // A session that ended meanwhile was released already.
+                let Some(entry) = self.entry_mut(session).filter(|entry| entry.stage == Stage::Claiming) else { return };
+                entry.stage = Stage::Playing;
+                let identity = entry.identity;
+                self.send_into_world(session, identity, row.entity(), Some(row));
+            }
+            KeeperAnswer::Refused { session, reason } => {
+                let reason = match reason {
+                    ClaimRefusal::TokenUsed => Close::TokenUsed,
+                    ClaimRefusal::NewerSession => Close::NewerSession,
+                    ClaimRefusal::TooMany => Close::Full,
+                    ClaimRefusal::Withdrawn => return,
+                };
+                self.close(session, reason);
+            }
+            KeeperAnswer::Cut { session } => self.close(session, Close::NewerSession),
+        }
+    }
+
+    /// A body of a session came.
+    pub fn handle_body(&mut self, reference: SessionRef, body: &[u8]) {
+        let Core { lanes, inputs, drops, .. } = self;
+        let entry = lanes.get_mut(usize::from(reference.lane)).and_then(|lane| lane.entries.get_mut(usize::from(reference.slot)));
+        let Some(entry) = entry.and_then(Option::as_deref_mut) else { return };
+        assert_eq!(entry.session.reference, reference, "a transport knows its session's end");
+        if let Err(reason) = entry.session.handle_body(body, inputs) {
+            drops[reason.index()] += 1;
+        }
+    }
+
+    /// Tells a session why it must go; its transport hears of it some ticks later.
+    pub fn close(&mut self, reference: SessionRef, reason: Close) {
+        let until = self.world.tick + FAREWELL_TICKS;
+        let Some(entry) = self.entry_mut(reference) else { return };
+        if entry.session.closing().is_some() {
+            return;
+        }
+        entry.session.close(reason);
+        let before = std::mem::replace(&mut entry.stage, Stage::Closing { until });
+        self.let_go(reference, before);
+    }
+
+    /// Tells every session why it must go.
+    pub fn close_all(&mut self, reason: Close) {
+        for at in 0..self.active.len() {
+            self.close(self.active[at], reason);
+        }
+    }
+
+    /// The transport of a session is gone.
+    pub fn hang_up(&mut self, reference: SessionRef) {
+        let Some(entry) = self.entry(reference) else { return };
+        let stage = entry.stage;
+        self.let_go(reference, stage);
+        self.forget(reference);
+    }
+
+    /// Frees what a session held: its claim, or its entity.
+    fn let_go(&mut self, reference: SessionRef, stage: Stage) {
+        let entry = self.entry(reference).expect("the caller found it");
+        let (client_id, told, guest) = (entry.session.client_id, entry.session.told, entry.identity.user_data.reusable);
+        match (stage, told) {
+            (Stage::Claiming, _) => self.keeper.push(KeeperCommand::Release { client_id, session: reference, row: None }),
+            (Stage::Playing, Some(told)) => self.push_leave(&told),
+            (Stage::Playing, None) => {
+                // Not sent into the world yet, or on its way there: then the first Told finds nobody, and it leaves.
+                let waiting = self.joins.len();
+                self.joins.retain(|joining| joining.session != reference);
+                if self.joins.len() < waiting && !guest {
+                    self.keeper.push(KeeperCommand::Release { client_id, session: reference, row: None });
+                }
+            }
+            (Stage::Closing { .. }, _) => (),
+        }
+    }
+
+    fn push_leave(&mut self, told: &Told) {
+        let input = Input { entity: EntityId(told.state.entity()), session: told.session, kind: InputKind::Leave };
+        self.inputs[told.next_owner.index()].inputs.push(input);
+    }
+
+    fn forget(&mut self, reference: SessionRef) {
+        let lane = &mut self.lanes[usize::from(reference.lane)];
+        lane.entries[usize::from(reference.slot)] = None;
+        lane.free.push(reference.slot);
+        self.active.retain(|&other| other != reference);
+    }
+
+    /// Before the input parcels leave: what sessions repeat until their entity named it.
+    pub fn give_actions(&mut self, tick: u64) {
+        let Core { lanes, inputs, active, rules, .. } = self;
+        for reference in active.iter() {
+            let entry = lanes[usize::from(reference.lane)].entries[usize::from(reference.slot)].as_deref_mut();
+            let session = &mut entry.expect("active sessions are in their lanes").session;
+            session.pass_tick(tick, rules.send_hz);
+            session.give_actions(inputs);
+        }
+    }
+
+    /// First part of the step.
+    pub fn begin(&mut self, tick: u64) {
+        self.world.begin(tick, &self.frames);
+        for joining in self.joins.drain(..) {
+            self.world.send_join(joining, &self.frames);
+        }
+    }
+
+    /// Takes the inputs of one shard.
+    pub fn take_inputs(&mut self, parcel: &InputParcel) {
+        self.world.take_inputs(parcel, &self.frames);
+    }
+
+    /// Second part of the step: players, and the rows that the keeper gets.
+    pub fn play(&mut self) {
+        self.world.play(self.keeper.len() < KEEPER_WAITING_MAX);
+        for save in self.world.saves.drain(..) {
+            self.keeper.extend(keeper_command(&save));
+        }
+    }
+
+    /// Takes the outcome of a tick from a shard, this one included.
+    pub fn hear(&mut self, parcel: &mut OutcomeParcel) {
+        self.late_parcels += u64::from(parcel.tick < self.world.tick);
+        self.world.arrive(parcel);
+        if let Some(frame) = parcel.frame.take() {
+            self.frames.push(frame);
+        }
+        for told in parcel.told.drain(..) {
+            self.hear_told(told, parcel.shard, parcel.tick);
+        }
+        for outcome in parcel.outcomes.drain(..) {
+            let kept = self.entry_mut(outcome.session).is_none_or(|entry| entry.session.hear_outcome(outcome));
+            if !kept {
+                self.close(outcome.session, Close::Slow);
+            }
+        }
+    }
+
+    fn hear_told(&mut self, told: Told, by: ShardId, tick: u64) {
+        let Some(entry) = self.entry_mut(told.session) else {
+            // Nobody is there any more for whom it would play.
+            self.push_leave(&told);
+            return;
+        };
+        if entry.session.hear(told, by, tick) {
+            let client_id = entry.session.client_id;
+            if entry.session.closing().is_some() {
+                self.push_leave(&told);
+                return;
+            }
+            let welcome = self.welcome(&told, client_id, tick);
+            let kept = self.entry_mut(told.session).is_some_and(|entry| entry.session.greet(&welcome));
+            assert!(kept, "the first message finds an empty channel");
+        } else if entry.session.closing().is_some() {
+            self.push_leave(&told);
+        }
+    }
+
+    fn welcome(&self, told: &Told, client_id: u64, tick: u64) -> ServerMessage {
+        let metres = |grid: i32| (grid / GRID_PER_M) as u32;
+        ServerMessage::Welcome(Welcome {
+            entity: EntityId(told.state.entity()),
+            client_id,
+            tick,
+            tick_hz: TICK_HZ as u16,
+            send_hz: self.rules.send_hz as u16,
+            land_seed: self.world.land().seed,
+            land_size_m: LAND_M as u32,
+            cell_size_m: CELL_M as u32,
+            enter_radius_m: metres(self.rules.radii.enter),
+            leave_radius_m: metres(self.rules.radii.leave),
+            seam: self.rules.seam,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    /// Serves the sessions that are due: calls `send` with each one and a function that writes its body.
+    pub fn send_due(&mut self, whom: Whom, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
+        let Some(tick) = self.frames.complete_tick() else { return };
+        let (now_tick, shard) = (self.world.tick, self.world.shard);
+        let Core { frames, lanes, active, rules, .. } = self;
+        let shown: Vec<&Frame> = frames.at(tick).collect();
+        let sight = Sight { frames, shown: &shown, tick, radii: rules.radii, send_hz: rules.send_hz };
+        for &reference in active.iter() {
+            let entry = lanes[usize::from(reference.lane)].entries[usize::from(reference.slot)].as_deref_mut();
+            let session = &mut entry.expect("active sessions are in their lanes").session;
+            let here = session.told_by == shard && session.told_tick == now_tick;
+            if (whom == Whom::Rest || here) && session.is_due() {
+                send(reference, &mut |out| session.write_body(now_tick, &sight, out));
+            }
+        }
+    }
+
+    /// After the sends: sessions whose farewell is over end.
+    pub fn end_tick(&mut self) {
+        let tick = self.world.tick;
+        for at in (0..self.active.len()).rev() {
+            let session = self.active[at];
+            let entry = self.entry(session).expect("active sessions are in their lanes");
+            if let (Stage::Closing { until }, Some(reason)) = (entry.stage, entry.session.closing())
+                && tick >= until
+            {
+                self.ended.push(Ended { session, reason });
+                self.forget(session);
+            }
+        }
+    }
+}
+
+/// What the keeper hears of a save.
+fn keeper_command(save: &Save) -> Option<KeeperCommand> {
+    let row = CharacterRow {
+        client_id: save.client_id,
+        character: save.id.0 & ((1 << 56) - 1),
+        owner: save.owner,
+        epoch: save.epoch,
+        tick: save.tick,
+        x: save.position.0,
+        y: save.position.1,
+        z: save.position.2,
+        yaw: save.yaw,
+        saved: true,
+    };
+    match (save.guest, save.released) {
+        (true, _) => None,
+        (false, None) => Some(KeeperCommand::Row(row)),
+        (false, Some(session)) => {
+            Some(KeeperCommand::Release { client_id: save.client_id, session, row: Some(row) })
+        }
+    }
+}

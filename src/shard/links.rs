@@ -1,0 +1,372 @@
+//! Links: between datagrams or streams and sessions.
+//!
+//! Owns the protocol state below the sessions: handshakes, UDP connections, TCP streams. Promises: nothing is allocated
+//! for an address that proved nothing; each byte that came counts once, as a body or as a drop with a reason; a peer
+//! that is silent or slow goes. Never does I/O: what must be sent waits in `replies`, what must be closed in `closes`.
+
+use std::collections::HashMap;
+use std::net::{Ipv6Addr, SocketAddr};
+
+use crate::ids::SessionRef;
+use crate::io::ConnectionId;
+use crate::limits::{BODY_BYTES_MAX, LANES, LANE_SESSIONS_MAX, REPLIES_PER_DRAIN_MAX, TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX};
+use crate::net::connection::{Connection, Packet};
+use crate::net::fast_hash::FastHash;
+use crate::net::handshake::{Arrival, Handshake, HandshakeConfig, HandshakeOutcome, Identity, REPLY_BYTES_MAX};
+use crate::net::packet::{CONTROL_BYTES_MAX, DISCONNECT_PACKETS, DropReason};
+use crate::net::stream::{LENGTH_BYTES, StreamReader, write_frame};
+use crate::shard::core::{Core, Ended};
+
+/// A datagram to send: bytes `from..from + length` of the reply bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply {
+    /// From which lane.
+    pub lane: u8,
+    /// To whom.
+    pub to: SocketAddr,
+    from: usize,
+    length: usize,
+}
+
+/// Drops that belong to no single packet rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LinkDrops {
+    /// Streams that do not speak our protocol.
+    pub stream_malformed: u64,
+    /// Peers that showed no token in time, or fell silent.
+    pub silent: u64,
+    /// TCP peers that do not read.
+    pub slow: u64,
+    /// Peers that could not be admitted.
+    pub full: u64,
+    /// Answers that found no place.
+    pub replies_over: u64,
+}
+
+enum Peer {
+    Udp { connection: Box<Connection>, address: SocketAddr },
+    Tcp { connection: ConnectionId },
+}
+
+struct LaneLinks {
+    handshake: Handshake,
+    by_address: HashMap<SocketAddr, SessionRef, FastHash>,
+    peers: Vec<Option<Peer>>,
+}
+
+struct Stream {
+    id: ConnectionId,
+    address: SocketAddr,
+    lane: u8,
+    reader: StreamReader,
+    session: Option<SessionRef>,
+    heard_tick: u64,
+    silence_ticks_max: u64,
+}
+
+/// All links of a shard.
+pub struct Links {
+    /// Datagrams that wait to be sent.
+    pub replies: Vec<Reply>,
+    /// TCP connections that wait to be closed.
+    pub closes: Vec<ConnectionId>,
+    /// Packets dropped, by reason.
+    pub drops: [u64; DropReason::COUNT],
+    /// Other drops.
+    pub link_drops: LinkDrops,
+    reply_bytes: Vec<u8>,
+    lanes: Vec<Option<LaneLinks>>,
+    served: Vec<u8>,
+    streams: Vec<Option<Stream>>,
+    accepted: usize,
+    dev: bool,
+}
+
+impl Links {
+    /// Links of the lanes that a shard serves.
+    pub fn new(handshakes: Vec<HandshakeConfig>, dev: bool) -> Links {
+        let mut lanes: Vec<Option<LaneLinks>> = (0..LANES).map(|_| None).collect();
+        let served = handshakes.iter().map(|config| config.lane).collect();
+        for config in handshakes {
+            let at = usize::from(config.lane);
+            let handshake = Handshake::new(config);
+            lanes[at] = Some(LaneLinks { handshake, by_address: HashMap::default(), peers: Vec::new() });
+        }
+        Links {
+            replies: Vec::with_capacity(REPLIES_PER_DRAIN_MAX),
+            closes: Vec::new(),
+            drops: [0; DropReason::COUNT],
+            link_drops: LinkDrops::default(),
+            reply_bytes: Vec::with_capacity(REPLIES_PER_DRAIN_MAX * REPLY_BYTES_MAX),
+            lanes,
+            served,
+            streams: Vec::new(),
+            accepted: 0,
+            dev,
+        }
+    }
+
+    /// The bytes of a reply.
+    pub fn reply_bytes(&self, reply: &Reply) -> &[u8] {
+        &self.reply_bytes[reply.from..reply.from + reply.length]
+    }
+
+    /// Forgets the replies that were sent.
+    pub fn clear_replies(&mut self) {
+        self.replies.clear();
+        self.reply_bytes.clear();
+    }
+
+    fn reply(&mut self, lane: u8, to: SocketAddr, bytes: &[u8]) {
+        if self.replies.len() == REPLIES_PER_DRAIN_MAX {
+            self.link_drops.replies_over += 1;
+            return;
+        }
+        self.replies.push(Reply { lane, to, from: self.reply_bytes.len(), length: bytes.len() });
+        self.reply_bytes.extend_from_slice(bytes);
+    }
+
+    /// A datagram came.
+    pub fn handle_datagram(&mut self, core: &mut Core, lane: u8, arrival: Arrival, datagram: &mut [u8]) {
+        let links = self.lanes[usize::from(lane)].as_mut().expect("the ring serves this shard's lanes only");
+        let Some(&session) = links.by_address.get(&arrival.from) else {
+            self.shake_hands(core, lane, arrival, datagram);
+            return;
+        };
+        let Some(Peer::Udp { connection, .. }) = &mut links.peers[usize::from(session.slot)] else {
+            unreachable!("addresses belong to UDP peers")
+        };
+        match connection.open(arrival.now_tick, datagram) {
+            Ok(Packet::Body(body)) => core.handle_body(session, body),
+            Ok(Packet::KeepAlive | Packet::Response) => (),
+            Ok(Packet::Disconnect) => {
+                self.unlink(session);
+                core.hang_up(session);
+            }
+            Err(reason) => self.drops[reason.index()] += 1,
+        }
+    }
+
+    fn shake_hands(&mut self, core: &mut Core, lane: u8, arrival: Arrival, datagram: &mut [u8]) {
+        let mut reply = [0; REPLY_BYTES_MAX];
+        let links = self.lanes[usize::from(lane)].as_mut().expect("checked by the caller");
+        match links.handshake.handle(&arrival, datagram, &mut reply) {
+            HandshakeOutcome::Drop(reason) => self.drops[reason.index()] += 1,
+            HandshakeOutcome::Reply(length) => self.reply(lane, arrival.from, &reply[..length]),
+            HandshakeOutcome::Denied(length) => {
+                self.link_drops.full += 1;
+                self.reply(lane, arrival.from, &reply[..length]);
+            }
+            HandshakeOutcome::Accepted { mut connection, identity } => {
+                let Some(session) = core.admit(lane, identity, false) else {
+                    self.link_drops.full += 1;
+                    return;
+                };
+                let mut alive = [0; CONTROL_BYTES_MAX];
+                let length = keep_alive(&mut connection, session, arrival.now_tick, &mut alive);
+                let peer = Peer::Udp { connection: Box::new(connection), address: arrival.from };
+                links.by_address.insert(arrival.from, session);
+                self.link(session, peer);
+                self.reply(lane, arrival.from, &alive[..length]);
+            }
+        }
+    }
+
+    fn link(&mut self, session: SessionRef, peer: Peer) {
+        let peers = &mut self.lanes[usize::from(session.lane)].as_mut().expect("a served lane").peers;
+        let slot = usize::from(session.slot);
+        if peers.len() <= slot {
+            peers.resize_with(slot + 1, || None);
+        }
+        assert!(peers[slot].is_none(), "a session has one link");
+        peers[slot] = Some(peer);
+    }
+
+    fn unlink(&mut self, session: SessionRef) -> Option<Peer> {
+        let links = self.lanes[usize::from(session.lane)].as_mut().expect("a served lane");
+        let peer = links.peers.get_mut(usize::from(session.slot))?.take()?;
+        if let Peer::Udp { address, .. } = &peer {
+            links.by_address.remove(address);
+        }
+        Some(peer)
+    }
+
+    /// A TCP peer came; the lanes take turns.
+    pub fn handle_accepted(&mut self, id: ConnectionId, tick: u64) {
+        let slot = usize::from(id.slot);
+        if self.streams.len() <= slot {
+            self.streams.resize_with(slot + 1, || None);
+        }
+        self.accepted += 1;
+        let lane = self.served[self.accepted % self.served.len()];
+        // A token is used up by one connection, whatever address that has: so each has an address of its own here.
+        let address = SocketAddr::from((Ipv6Addr::from(u128::from(id.generation)), id.slot));
+        let (reader, session, silence_ticks_max) = (StreamReader::default(), None, TCP_TOKEN_TICKS_MAX);
+        self.streams[slot] = Some(Stream { id, address, lane, reader, session, heard_tick: tick, silence_ticks_max });
+    }
+
+    /// Bytes of a TCP peer came.
+    pub fn handle_bytes(&mut self, core: &mut Core, id: ConnectionId, now: (u64, u64), bytes: &[u8]) {
+        let slot = usize::from(id.slot);
+        let Some(mut stream) = self.streams[slot].take_if(|stream| stream.id == id) else { return };
+        stream.heard_tick = now.0;
+        let mut reader = std::mem::take(&mut stream.reader);
+        let mut refused = false;
+        let fed = reader.feed(bytes, |frame| {
+            match stream.session {
+                Some(session) => core.handle_body(session, frame),
+                None => refused = !self.accept_token(core, &mut stream, now, frame),
+            }
+            !refused
+        });
+        stream.reader = reader;
+        if fed.is_err() {
+            self.link_drops.stream_malformed += 1;
+        }
+        if fed.is_err() || refused {
+            self.drop_stream(core, &stream);
+        } else {
+            self.streams[slot] = Some(stream);
+        }
+    }
+
+    fn accept_token(&mut self, core: &mut Core, stream: &mut Stream, now: (u64, u64), token: &[u8]) -> bool {
+        let links = self.lanes[usize::from(stream.lane)].as_mut().expect("a served lane");
+        let identity: Identity = match links.handshake.accept_stream_token(now.1, stream.address, token, self.dev) {
+            Ok(identity) => identity,
+            Err(reason) => {
+                self.drops[reason.index()] += 1;
+                return false;
+            }
+        };
+        let Some(session) = core.admit(stream.lane, identity, true) else {
+            self.link_drops.full += 1;
+            return false;
+        };
+        stream.session = Some(session);
+        let timeout_s = if identity.timeout_s > 0 { identity.timeout_s as u64 } else { u64::MAX / 128 };
+        stream.silence_ticks_max = timeout_s * crate::limits::TICK_HZ;
+        self.link(session, Peer::Tcp { connection: stream.id });
+        true
+    }
+
+    fn drop_stream(&mut self, core: &mut Core, stream: &Stream) {
+        self.closes.push(stream.id);
+        if let Some(session) = stream.session {
+            self.unlink(session);
+            core.hang_up(session);
+        }
+    }
+
+    /// A TCP connection is gone.
+    pub fn handle_closed(&mut self, core: &mut Core, id: ConnectionId) {
+        let slot = usize::from(id.slot);
+        if let Some(session) = self.streams[slot].take_if(|stream| stream.id == id).and_then(|stream| stream.session) {
+            self.unlink(session);
+            core.hang_up(session);
+        }
+    }
+
+    /// A session ended: its peer is told, as often as its protocol wants, and forgotten.
+    pub fn end(&mut self, ended: Ended) {
+        match self.unlink(ended.session) {
+            Some(Peer::Udp { mut connection, address }) => {
+                let mut out = [0; CONTROL_BYTES_MAX];
+                for _ in 0..DISCONNECT_PACKETS {
+                    let length = connection.write_disconnect(&mut out);
+                    self.reply(ended.session.lane, address, &out[..length]);
+                }
+            }
+            Some(Peer::Tcp { connection }) => {
+                self.streams[usize::from(connection.slot)] = None;
+                self.closes.push(connection);
+            }
+            None => (),
+        }
+    }
+
+    /// Seals the body that `write` makes for a session, and says where it goes. `None`: nothing is to be sent.
+    pub fn outgoing(&mut self, session: SessionRef) -> Option<Outgoing<'_>> {
+        let lane = self.lanes[usize::from(session.lane)].as_mut().expect("a served lane");
+        match lane.peers[usize::from(session.slot)].as_mut()? {
+            Peer::Udp { connection, address } => Some(Outgoing::Udp { connection, address: *address }),
+            Peer::Tcp { connection } => Some(Outgoing::Tcp { connection: *connection }),
+        }
+    }
+
+    /// Now and then: keep-alives, and the end of peers that are silent or do not read.
+    pub fn sweep(&mut self, core: &mut Core, tick: u64, stalled_ticks: impl Fn(ConnectionId) -> u64) {
+        let sessions: Vec<SessionRef> = core.each_session().map(|(session, ..)| session).collect();
+        for session in sessions {
+            let Some(Outgoing::Udp { connection, address }) = self.outgoing(session) else { continue };
+            if connection.timed_out(tick) {
+                self.link_drops.silent += 1;
+                self.unlink(session);
+                core.hang_up(session);
+            } else if connection.keep_alive_due(tick) {
+                let mut out = [0; CONTROL_BYTES_MAX];
+                let length = keep_alive(connection, session, tick, &mut out);
+                self.reply(session.lane, address, &out[..length]);
+            }
+        }
+        for slot in 0..self.streams.len() {
+            let Some(stream) = &self.streams[slot] else { continue };
+            let silent = tick.saturating_sub(stream.heard_tick) > stream.silence_ticks_max;
+            let slow = stalled_ticks(stream.id) > TCP_STALL_TICKS_MAX;
+            if silent || slow {
+                self.link_drops.silent += u64::from(silent);
+                self.link_drops.slow += u64::from(slow && !silent);
+                let stream = self.streams[slot].take().expect("seen above");
+                self.drop_stream(core, &stream);
+            }
+        }
+    }
+
+    /// Whether a lane has room for one more session.
+    pub fn has_room(&self, core: &Core, lane: u8) -> bool {
+        core.lane_sessions(lane) < LANE_SESSIONS_MAX
+    }
+
+    /// Whether a session came by TCP.
+    pub fn is_tcp(&self, session: SessionRef) -> bool {
+        let lane = self.lanes[usize::from(session.lane)].as_ref();
+        matches!(lane.and_then(|lane| lane.peers.get(usize::from(session.slot))?.as_ref()), Some(Peer::Tcp { .. }))
+    }
+}
+
+/// Where a session's bodies go.
+pub enum Outgoing<'a> {
+    /// Sealed, as a datagram.
+    Udp {
+        /// Seals it.
+        connection: &'a mut Connection,
+        /// The peer.
+        address: SocketAddr,
+    },
+    /// Framed, on a stream.
+    Tcp {
+        /// The stream.
+        connection: ConnectionId,
+    },
+}
+
+/// Seals a body into a datagram's space, a keep-alive having gone before if the peer needs it; gives back the length.
+pub fn seal(connection: &mut Connection, tick: u64, space: &mut [u8], write: &mut dyn FnMut(&mut [u8]) -> usize) -> usize {
+    let offset = connection.body_offset();
+    let length = write(&mut space[offset..offset + BODY_BYTES_MAX]);
+    connection.seal_body(tick, space, length)
+}
+
+/// Writes a keep-alive for a session; gives back the length.
+pub fn keep_alive(connection: &mut Connection, session: SessionRef, tick: u64, out: &mut [u8; CONTROL_BYTES_MAX]) -> usize {
+    let index = u32::from(session.lane) * LANE_SESSIONS_MAX as u32 + u32::from(session.slot);
+    connection.write_keep_alive(tick, index, (LANES * LANE_SESSIONS_MAX) as u32, out)
+}
+
+/// Frames a body for a stream; gives back the bytes.
+pub fn frame<'a>(space: &'a mut [u8; LENGTH_BYTES + BODY_BYTES_MAX], write: &mut dyn FnMut(&mut [u8]) -> usize) -> &'a [u8] {
+    let mut body = [0; BODY_BYTES_MAX];
+    let length = write(&mut body);
+    let used = write_frame(&body[..length], space);
+    &space[..used]
+}

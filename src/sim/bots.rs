@@ -1,0 +1,323 @@
+//! Bots: what a player would do, and a check of everything that the server tells.
+//!
+//! Owns one client session and the will of its player. Promises: the same brain and the same checks in the sim host and
+//! in the swarm over real sockets; what a bot wants is a function of its seed, its client tick and its own state alone,
+//! never of what else it sees, so that a run repeats. Never does I/O.
+
+use std::sync::Arc;
+
+use crate::ids::{EntityId, FINE_PER_M, FINE_SHIFT, GRID_PER_M};
+use crate::net::body::BodyError;
+use crate::net::client::{BodySummary, ClientOptions, ClientSession};
+use crate::net::message::{ClientMessage, ServerMessage, Welcome};
+use crate::net::messages::{Close, Refusal};
+use crate::net::view::Errors;
+use crate::net::wire;
+use crate::world::land::{LAND_M, Land};
+use crate::world::movement::{BUTTON_JUMP, BUTTON_RUN, Command, Motion};
+use crate::world::random::{below, random};
+use crate::world::trig::{cos_sin, direction};
+
+/// Client ticks without half a metre of progress after which a bot tries another way.
+const STUCK_TICKS: u32 = 60;
+/// Client ticks that it then tries.
+const DETOUR_TICKS: u32 = 45;
+/// Client ticks between two actions.
+const ACTION_TICKS: u32 = 64;
+
+/// What the bots of a run do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scenario {
+    /// Wander over all of the land.
+    Spread,
+    /// All in one disc of 30 m.
+    Crowd,
+    /// Across a border, all the time.
+    Seam,
+}
+
+/// A piece of border that a bot crosses: positions in 1/256 m.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Crossing {
+    /// The border runs north.
+    pub upright: bool,
+    /// Where the border is, east (or north).
+    pub line: i32,
+    /// Where the bot stands along it.
+    pub along: i32,
+    /// How far to each side it goes.
+    pub reach: i32,
+}
+
+impl Crossing {
+    /// A position `across` the border, east and north.
+    pub fn position(&self, across: i32) -> (i32, i32) {
+        let (a, b) = (self.line + across, self.along);
+        if self.upright { (a, b) } else { (b, a) }
+    }
+}
+
+/// Where a bot lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Haunt {
+    /// Anywhere.
+    Land,
+    /// A disc: middle and radius, 1/256 m.
+    Disc {
+        /// East and north.
+        centre: (i32, i32),
+        /// Radius.
+        radius: i32,
+    },
+    /// A border.
+    Border(Crossing),
+}
+
+/// What became of a bot, for the report.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct BotCounts {
+    /// Own states that did not match the movement code.
+    pub own_position: u64,
+    /// Rises of the owner epoch.
+    pub handoffs: u64,
+    /// Horizontal way, metres.
+    pub moved_m: f64,
+    /// Bodies taken.
+    pub bodies: u64,
+    /// Bodies that do not parse.
+    pub malformed: u64,
+    /// Actions that were done.
+    pub acted: u64,
+    /// Actions that were refused.
+    pub refused: u64,
+    /// Public events seen.
+    pub events: u64,
+}
+
+/// One player.
+pub struct Bot {
+    /// Its session.
+    pub session: ClientSession,
+    /// What became of it.
+    pub counts: BotCounts,
+    /// Why the server ended the session, if it did.
+    pub closed: Option<Close>,
+    /// Whom it waves at.
+    pub friend: Option<EntityId>,
+    seed: u64,
+    number: u64,
+    land: Option<Arc<Land>>,
+    haunt: Haunt,
+    state: Option<wire::OwnState>,
+    goal: (i32, i32),
+    side: i32,
+    tick: u32,
+    progress: (u32, (i32, i32)),
+    detour_until: u32,
+}
+
+impl Bot {
+    /// The `number`-th bot of a run. Without a land it does not check its position.
+    pub fn new(seed: u64, number: u64, haunt: Haunt, land: Option<Arc<Land>>, options: ClientOptions) -> Bot {
+        Bot {
+            session: ClientSession::new(options),
+            counts: BotCounts::default(),
+            closed: None,
+            friend: None,
+            seed,
+            number,
+            land,
+            haunt,
+            state: None,
+            goal: (0, 0),
+            side: if number.is_multiple_of(2) { 1 } else { -1 },
+            tick: 0,
+            progress: (0, (0, 0)),
+            detour_until: 0,
+        }
+    }
+
+    fn draw(&self, n: u64, bound: u32) -> u32 {
+        below(random(self.seed, EntityId(self.number), u64::from(self.tick), n), bound)
+    }
+
+    /// Where its character shall stand at first, 1/256 m; nowhere special when it wanders over the land.
+    pub fn spawn_point(&self) -> Option<(i32, i32)> {
+        match self.haunt {
+            Haunt::Land => None,
+            Haunt::Disc { .. } => Some(self.point_in_haunt(1)),
+            Haunt::Border(crossing) => Some(crossing.position(self.side * crossing.reach / 2)),
+        }
+    }
+
+    /// Gives it another place to live.
+    pub fn settle(&mut self, haunt: Haunt) {
+        self.haunt = haunt;
+    }
+
+    fn point_in_haunt(&self, n: u64) -> (i32, i32) {
+        match self.haunt {
+            Haunt::Land => {
+                let coordinate = |k: u64| self.draw(n * 16 + k, (LAND_M * GRID_PER_M) as u32) as i32;
+                (coordinate(0), coordinate(1))
+            }
+            Haunt::Disc { centre, radius } => {
+                let (cos, sin) = cos_sin(self.draw(n * 16 + 2, 65_536) as u16);
+                let far = self.draw(n * 16 + 3, radius as u32) as i64;
+                let part = |axis: i32| (far * i64::from(axis) >> 15) as i32;
+                (centre.0 + part(cos), centre.1 + part(sin))
+            }
+            Haunt::Border(crossing) => crossing.position(self.side * crossing.reach),
+        }
+    }
+
+    /// Its own entity, once it is known.
+    pub fn entity(&self) -> Option<EntityId> {
+        self.session.welcome().map(|welcome| welcome.entity)
+    }
+
+    /// Whether it stands in the world.
+    pub fn plays(&self) -> bool {
+        self.state.is_some() && self.session.welcome().is_some()
+    }
+
+    /// What it wants in its next client tick; `intended_ns` is when the body with it is to leave.
+    pub fn want(&mut self, intended_ns: u64) {
+        self.tick += 1;
+        let command = self.decide();
+        let Command { yaw, forward, right, buttons } = command;
+        self.session.push_command(wire::Command::new(yaw, forward, right, buttons, 0, 0), intended_ns);
+    }
+
+    /// Acts now and then, once it plays.
+    pub fn act(&mut self) {
+        if !self.tick.wrapping_add(self.number as u32).is_multiple_of(ACTION_TICKS) {
+            return;
+        }
+        let message = match self.friend {
+            Some(target) if self.draw(7, 8) > 0 => ClientMessage::WaveAt { target },
+            _ => ClientMessage::Emote { kind: self.draw(8, 5) as u16 },
+        };
+        // A full channel is the server's slowness; the next try comes soon.
+        let _ = self.session.send(message);
+    }
+
+    fn decide(&mut self) -> Command {
+        let Some(state) = self.state else { return Command::default() };
+        let (x, y) = (state.x() >> FINE_SHIFT, state.y() >> FINE_SHIFT);
+        let (dx, dy) = (self.goal.0 - x, self.goal.1 - y);
+        let arrived = i64::from(dx).pow(2) + i64::from(dy).pow(2) < i64::from(2 * GRID_PER_M).pow(2);
+        if arrived || self.goal == (0, 0) {
+            self.side = -self.side;
+            self.goal = self.point_in_haunt(2);
+        }
+        self.notice_stuck((x, y));
+        let yaw = match self.tick < self.detour_until {
+            true => random(self.seed, EntityId(self.number), u64::from(self.detour_until), 3) as u16,
+            false => direction(self.goal.0 - x, self.goal.1 - y),
+        };
+        let runs = self.number % 4 != 3;
+        let jumps = self.draw(4, 240) == 0;
+        let buttons = if runs { BUTTON_RUN } else { 0 } | if jumps { BUTTON_JUMP } else { 0 };
+        Command { yaw, forward: 127, right: 0, buttons }
+    }
+
+    fn notice_stuck(&mut self, here: (i32, i32)) {
+        let (since, from) = self.progress;
+        if (here.0 - from.0).abs().max((here.1 - from.1).abs()) > GRID_PER_M / 2 {
+            self.progress = (self.tick, here);
+        } else if self.tick.wrapping_sub(since) > STUCK_TICKS {
+            self.progress = (self.tick, here);
+            self.detour_until = self.tick + DETOUR_TICKS;
+            self.side = -self.side;
+            self.goal = self.point_in_haunt(2);
+        }
+    }
+
+    /// Takes a body from the server and checks it. `on_applied` hears the intended send time of each command that the
+    /// body newly names as applied.
+    pub fn hear(&mut self, body: &[u8], mut on_applied: impl FnMut(u64)) -> Result<BodySummary, BodyError> {
+        let summary = self.session.handle_body(body).inspect_err(|_| self.counts.malformed += 1)?;
+        self.counts.bodies += 1;
+        if summary.own_state {
+            let state = *self.session.own_state().expect("it came just now");
+            self.check_own_state(state, &mut on_applied);
+        }
+        while let Some(message) = self.session.poll_message() {
+            match message {
+                ServerMessage::ActionResult { refusal: Refusal::None, .. } => self.counts.acted += 1,
+                ServerMessage::ActionResult { .. } => self.counts.refused += 1,
+                ServerMessage::Closing { reason } => self.closed = Some(reason),
+                ServerMessage::Welcome(_) => (),
+            }
+        }
+        while self.session.poll_event().is_some() {
+            self.counts.events += 1;
+        }
+        Ok(summary)
+    }
+
+    /// Runs the movement code over the commands that the state names, and compares.
+    fn check_own_state(&mut self, state: wire::OwnState, on_applied: &mut impl FnMut(u64)) {
+        let before = self.state.replace(state);
+        let mut predicted = before.map(motion);
+        let mut expected_tick = before.map_or(0, |before| before.applied());
+        let mut whole = true;
+        while let Some(sent) = self.session.pop_applied() {
+            on_applied(sent.intended_ns);
+            expected_tick = expected_tick.wrapping_add(1);
+            whole &= sent.tick == expected_tick;
+            let wire = sent.command;
+            let (yaw, forward, right, buttons) = (wire.yaw(), wire.forward(), wire.right(), wire.buttons());
+            if let (Some(predicted), Some(land)) = (&mut predicted, &self.land) {
+                predicted.advance(land, Command { yaw, forward, right, buttons });
+            }
+        }
+        let Some(before) = before else { return };
+        self.counts.handoffs += u64::from(state.epoch().saturating_sub(before.epoch()));
+        let metre = f64::from(FINE_PER_M);
+        let (dx, dy) = (f64::from(state.x()) - f64::from(before.x()), f64::from(state.y()) - f64::from(before.y()));
+        self.counts.moved_m += dx.hypot(dy) / metre;
+        // What the server ran in the client's stead it ran somewhere between the commands: nothing to compare.
+        let same_will = before.neutral() == state.neutral() && whole && expected_tick == state.applied();
+        if same_will && self.land.is_some() && predicted != Some(motion(state)) {
+            self.counts.own_position += 1;
+        }
+    }
+
+    /// Looks for what never leaves, about once a second.
+    pub fn check_view(&mut self, now_tick: u32) {
+        self.session.check_view(now_tick);
+    }
+
+    /// Contradictions that the view found.
+    pub fn errors(&self) -> Errors {
+        self.session.errors()
+    }
+
+    /// What the server said at the join.
+    pub fn welcome(&self) -> Option<&Welcome> {
+        self.session.welcome()
+    }
+
+    /// Waves at whoever stands nearest in its view; for swarms, whose bots do not know each other.
+    pub fn befriend_nearest(&mut self) {
+        let Some(state) = self.state else { return };
+        let (x, y) = (state.x() >> FINE_SHIFT, state.y() >> FINE_SHIFT);
+        let own = self.entity();
+        let others = self.session.view().entities().filter(|seen| Some(seen.id) != own);
+        let nearest = others.min_by_key(|seen| (i64::from(seen.x - x).pow(2) + i64::from(seen.y - y).pow(2), seen.id));
+        self.friend = nearest.map(|seen| seen.id);
+    }
+}
+
+fn motion(state: wire::OwnState) -> Motion {
+    Motion {
+        x: state.x(),
+        y: state.y(),
+        z: state.z(),
+        velocity_z: state.velocity_z(),
+        yaw: state.yaw(),
+        grounded: state.flags() & 1 == 1,
+    }
+}

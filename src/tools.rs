@@ -1,0 +1,187 @@
+//! The short commands: tokens, ready frames, a look into a data folder, the simulator.
+//!
+//! Owns nothing. Promises: what a person reads has a `--json` twin; a wrong argument is one clear sentence.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::json;
+
+use crate::cli::{Faults, FrameArgs, FrameKind, InspectArgs, InspectWhat, SimArgs, TokenArgs};
+use crate::clock::unix_s;
+use crate::config;
+use crate::exit::{Code, Failure, say};
+use crate::keeper::{CharacterView, inspect_characters};
+use crate::limits::{SHARDS_MAX, TOKEN_BYTES};
+use crate::net::body::{BodyWriter, kind};
+use crate::net::stream::{LENGTH_BYTES, write_frame};
+use crate::net::token::{ConnectToken, DEV_KEY, TokenGrant, TokenSecrets, UserData};
+use crate::net::wire;
+use crate::sim::{Sim, SimConfig, SimReport};
+use crate::sys;
+
+/// Seconds of silence after which a session ends.
+pub const TIMEOUT_S: i32 = 10;
+/// Where a development server listens unless told otherwise.
+const DEV_SERVER: ([u8; 4], u16) = ([127, 0, 0, 1], 7_777);
+/// Seconds for which the token inside `frame hello` is good: a year, so that a script's frames last.
+const FRAME_TTL_S: u64 = 365 * 86_400;
+
+/// A development token: good for a server on this machine that runs with `--dev`.
+pub fn dev_token(servers: &[SocketAddr], client_id: u64, ttl_s: u64, user_data: UserData) -> Result<Vec<u8>, Failure> {
+    issue(&DEV_KEY, servers, client_id, ttl_s, user_data)
+}
+
+fn issue(key: &[u8; 32], servers: &[SocketAddr], client_id: u64, ttl_s: u64, user_data: UserData) -> Result<Vec<u8>, Failure> {
+    let now = unix_s();
+    let expire_unix_s = now + ttl_s;
+    let grant = TokenGrant { client_id, create_unix_s: now, expire_unix_s, timeout_s: TIMEOUT_S, servers, user_data };
+    let token = ConnectToken::issue(&grant, &TokenSecrets::random(), key);
+    token.map(|token| token.write().to_vec()).map_err(|error| Failure::new(Code::Usage, error.to_string()))
+}
+
+/// `token`: connect tokens, one base64 line each.
+pub fn token(args: &TokenArgs, json: bool) -> Result<(), Failure> {
+    let (key, mut servers) = if args.dev {
+        (DEV_KEY, vec![SocketAddr::from(DEV_SERVER)])
+    } else {
+        let config = config::load(args.config.as_deref(), &[], false, &sys::cpus_allowed())?;
+        let Some(file) = &config.net.private_key_file else {
+            return Err(Failure::new(Code::Usage, "no private key: name a configuration with --config, or use --dev"));
+        };
+        (config::read_private_key(file)?, config.net.server_addresses.clone())
+    };
+    if let Some(server) = args.server {
+        servers = vec![server];
+    }
+    let user_data = UserData { spawn_point: None, peaceful: false, reusable: args.reusable };
+    let mut lines = Vec::new();
+    for client_id in args.client_id..args.client_id.saturating_add(args.count.into()) {
+        let token = issue(&key, &servers, client_id, args.ttl.into(), user_data)?;
+        if args.raw {
+            write_bytes(&token)?;
+        }
+        lines.push(BASE64.encode(token));
+    }
+    match args.raw {
+        true => Ok(()),
+        false => say(json, &(lines.join("\n") + "\n"), || json!({ "tokens": lines })),
+    }
+}
+
+/// `frame`: the bytes of one TCP frame, length included.
+pub fn frame(args: &FrameArgs, json: bool) -> Result<(), Failure> {
+    let body = match args.kind {
+        FrameKind::Hello => match &args.token {
+            Some(path) => read_token(path)?,
+            None => {
+                let user_data = UserData { spawn_point: None, peaceful: true, reusable: true };
+                dev_token(&[SocketAddr::from(DEV_SERVER)], 1, FRAME_TTL_S, user_data)?
+            }
+        },
+        kind => constant_body(kind),
+    };
+    let mut frame = vec![0; LENGTH_BYTES + body.len()];
+    write_frame(&body, &mut frame);
+    match json {
+        true => say(true, "", || json!({ "base64": BASE64.encode(&frame), "bytes": frame.len() })),
+        false => write_bytes(&frame),
+    }
+}
+
+/// A body that can be repeated for ever: its command is for "the next tick".
+fn constant_body(kind: FrameKind) -> Vec<u8> {
+    let mut out = [0; 64];
+    let mut body = BodyWriter::client(&mut out, wire::ClientHeader::new(0, 0, 0, 0, 0));
+    let written = match kind {
+        FrameKind::Ping => body.section(kind::PING, &[]),
+        _ => body.commands(0, [wire::Command::new(0, 127, 0, 0, 0, 0)].into_iter()),
+    };
+    assert!(written, "one small section fits");
+    let length = body.finish();
+    out[..length].to_vec()
+}
+
+fn read_token(path: &Path) -> Result<Vec<u8>, Failure> {
+    let bytes = std::fs::read(path).map_err(|error| Failure::of_file("read", path, &error))?;
+    if bytes.len() == TOKEN_BYTES {
+        return Ok(bytes);
+    }
+    let decoded = BASE64.decode(bytes.trim_ascii()).ok().filter(|token| token.len() == TOKEN_BYTES);
+    decoded.ok_or_else(|| {
+        let text = format!("{} is no connect token: expected 2,048 bytes or their base64; make one with `ringshard token`", path.display());
+        Failure::new(Code::Usage, text)
+    })
+}
+
+fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let written = std::io::stdout().lock().write_all(bytes);
+    written.map_err(|error| Failure::new(Code::Io, format!("cannot write to standard output: {error}")))
+}
+
+/// `inspect`: what a stopped server's data folder holds.
+pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
+    let InspectWhat::Characters = args.what;
+    let rows = inspect_characters(&args.data).map_err(|error| crate::server::store_failure(&error))?;
+    let views: Vec<CharacterView> = rows.iter().map(CharacterView::from).collect();
+    let mut text = format!("{:>20} {:>12} {:>10} {:>10} {:>8} {:>10} {:>5}\n", "id", "client", "x m", "y m", "z m", "tick", "shard");
+    for view in &views {
+        let CharacterView { id, client_id, x_m, y_m, z_m, tick, shard, .. } = view;
+        text.push_str(&format!("{id:>20} {client_id:>12} {x_m:>10.2} {y_m:>10.2} {z_m:>8.2} {tick:>10} {shard:>5}\n"));
+    }
+    say(json, &text, || json!({ "characters": views }))
+}
+
+/// `sim`: runs of the deterministic host. Fails when anything was violated.
+pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
+    if args.faults != Faults::None {
+        return Err(Failure::new(Code::Usage, "this version simulates no faults; use --faults none"));
+    }
+    if args.scenario != "seam" {
+        return Err(Failure::new(Code::Usage, format!("no scenario {:?}; this version has: seam", args.scenario)));
+    }
+    let shards = usize::from(args.shards);
+    if !(1..=SHARDS_MAX).contains(&shards) {
+        return Err(Failure::new(Code::Usage, format!("--shards is 1 to {SHARDS_MAX}, not {shards}")));
+    }
+    let (from, to) = args.seeds.unwrap_or_else(|| args.seed.map_or((0, 0), |seed| (seed, seed + 1)));
+    let started = std::time::Instant::now();
+    let mut reports: Vec<SimReport> = Vec::new();
+    for seed in from..to {
+        let config = SimConfig { seed, ticks: args.ticks, shards, bots: args.bots.into(), npcs: args.npcs };
+        reports.push(Sim::new(config).run());
+        if to - from > 1 {
+            let bad = reports.iter().filter(|report| report.violations > 0).count();
+            eprintln!("seed {seed}: {} of {} seeds done, {bad} with violations", reports.len(), to - from);
+        }
+    }
+    let violations: u64 = reports.iter().map(|report| report.violations).sum();
+    let seeds_per_s = reports.len() as f64 / started.elapsed().as_secs_f64();
+    let text: String = reports.iter().map(sim_line).collect();
+    let detail = json!({ "violations": violations, "seeds_per_s": seeds_per_s, "runs": reports });
+    let value = match &reports[..] {
+        [report] => {
+            let mut value = serde_json::to_value(report).expect("a report is JSON");
+            value["seeds_per_s"] = json!(seeds_per_s);
+            value
+        }
+        _ => detail,
+    };
+    if violations == 0 {
+        return say(json, &text, || value);
+    }
+    eprint!("{text}");
+    let words = reports.iter().flat_map(|report| &report.violation_texts).next().cloned().unwrap_or_default();
+    let failure = Failure::new(Code::Failed, format!("{violations} violations; the first: {words}"));
+    Err(Failure { detail: Some(value), ..failure })
+}
+
+fn sim_line(report: &SimReport) -> String {
+    let SimReport { seed, ticks, shards, hash, bots, handoffs, effects_across, violations, .. } = report;
+    format!(
+        "seed {seed}: {ticks} ticks on {shards} shards, hash {hash}, {bots} bots, {handoffs} handoffs, {effects_across} effects across, {violations} violations\n"
+    )
+}

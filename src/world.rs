@@ -1,0 +1,575 @@
+//! The world of one shard: its entities and the step.
+//!
+//! Owns the entities that this shard owns, `&mut`; sees all others through frames. Promises: the same inputs give the
+//! same world whatever the number of shards; what one entity wants of another is an effect, applied in the next tick by
+//! its owner. Never does I/O, reads a clock, takes a lock, or iterates anything whose order could differ.
+
+pub mod cut;
+pub mod effect;
+pub mod entity;
+pub mod frame;
+pub mod land;
+pub mod movement;
+pub mod npc;
+pub mod parcel;
+pub mod player;
+pub mod random;
+pub mod slices;
+pub mod table;
+pub mod trig;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
+use crate::limits::{EVENTS_PER_FRAME_MAX, LANES};
+use crate::net::{messages::Refusal, wire};
+use cut::CutMap;
+use effect::{ActionOutcome, Birth, Effect, EffectKind, Joining, Target};
+use entity::{Archetype, Body, Leaving, Npc, Player, Spawner};
+use frame::{Frame, Frames, PublicEvent};
+use land::Land;
+use movement::Motion;
+use parcel::{Handoffs, Input, InputKind, InputParcel, OutcomeParcel, Told};
+use player::EVENT_WAVE;
+use random::{Digest, mix};
+use slices::{Bodies, Slices};
+use table::Table;
+use trig::direction;
+
+/// Ticks that somebody looks at who waved.
+const ATTENTION_TICKS: u64 = 60;
+
+/// What a world is made from, the same for all shards of a realm.
+#[derive(Clone)]
+pub struct WorldConfig {
+    /// The realm's secret: decides every random number.
+    pub seed: u64,
+    /// The ground.
+    pub land: Arc<Land>,
+    /// Who owns which cell at the start.
+    pub cut: Arc<CutMap>,
+    /// Wildlife in all of the land.
+    pub npcs: u32,
+    /// Least ticks that a piece of wildlife lives; it lives at most twice as long.
+    pub npc_life_ticks: u32,
+    /// First tick of this run.
+    pub start_tick: u64,
+}
+
+/// A change that no entity owns, the same for all shards, in force from a tick on.
+#[derive(Clone, Debug)]
+pub struct Decree {
+    /// First tick under it.
+    pub tick: u64,
+    /// What changes.
+    pub kind: DecreeKind,
+}
+
+/// What a decree changes.
+#[derive(Clone, Debug)]
+pub enum DecreeKind {
+    /// Who owns which cell.
+    Cut(Arc<CutMap>),
+    /// Every character goes, with its last row.
+    Stop,
+}
+
+/// A character as it shall be kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Save {
+    /// Whose.
+    pub client_id: u64,
+    /// Its id.
+    pub id: EntityId,
+    /// Who owns its home cell.
+    pub owner: ShardId,
+    /// Owner epoch.
+    pub epoch: u32,
+    /// When.
+    pub tick: u64,
+    /// Position in fine steps: east, north, up.
+    pub position: (i32, i32, i32),
+    /// Direction, 1/65,536 turn.
+    pub yaw: u16,
+    /// Its session ended and this is its last row.
+    pub released: Option<SessionRef>,
+    /// Never written; only its release counts.
+    pub guest: bool,
+}
+
+/// Totals since the start, for the invariants and for status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Entities that began here.
+    pub spawned: u64,
+    /// Entities that ended here.
+    pub despawned: u64,
+    /// Entities that came from other shards.
+    pub handed_in: u64,
+    /// Entities that went to other shards.
+    pub handed_out: u64,
+    /// Effects sent.
+    pub effects_sent: u64,
+    /// Of these, to other shards.
+    pub effects_across: u64,
+    /// Effects applied.
+    pub effects_applied: u64,
+    /// Effects refused by name.
+    pub effects_refused: u64,
+    /// Refusals whose source was gone as well.
+    pub refusals_lost: u64,
+    /// Inputs for an entity that is not here or obeys another session.
+    pub inputs_refused: u64,
+    /// Commands beyond what an entity holds.
+    pub commands_over: u64,
+    /// Public events beyond what a frame holds.
+    pub events_over: u64,
+}
+
+/// One shard's world.
+pub struct World {
+    /// Whose.
+    pub shard: ShardId,
+    /// The tick being stepped, or the last one.
+    pub tick: u64,
+    /// Totals since the start.
+    pub counters: Counters,
+    /// Rows to keep; whoever runs the world takes them.
+    pub saves: Vec<Save>,
+    config: WorldConfig,
+    cut: Arc<CutMap>,
+    decrees: Vec<Decree>,
+    lanes: [ShardId; LANES],
+    players: Table<Player>,
+    npcs: Table<Npc>,
+    spawners: Table<Spawner>,
+    slices: Slices,
+    arrived: Vec<Effect>,
+    sent: Vec<(ShardId, Effect)>,
+    outcomes: Vec<ActionOutcome>,
+    events: Vec<PublicEvent>,
+    gone: Vec<EntityId>,
+}
+
+impl World {
+    /// The part of a fresh world that a shard owns.
+    pub fn new(config: WorldConfig, shard: ShardId) -> World {
+        let mut spawners = Table::default();
+        for number in 0..config.npcs.div_ceil(npc::NPCS_PER_SPAWNER) {
+            let wanted = (config.npcs - number * npc::NPCS_PER_SPAWNER).min(npc::NPCS_PER_SPAWNER);
+            if config.cut.owner(Spawner::home_of(EntityId::spawner(number))) == shard {
+                spawners.insert(Spawner::new(config.seed, number, wanted, config.start_tick, &config.land));
+            }
+        }
+        let shards = config.cut.shards();
+        World {
+            shard,
+            tick: config.start_tick,
+            counters: Counters { spawned: spawners.len() as u64, ..Counters::default() },
+            saves: Vec::new(),
+            cut: config.cut.clone(),
+            config,
+            decrees: Vec::new(),
+            lanes: std::array::from_fn(|lane| ShardId((lane % shards) as u8)),
+            players: Table::default(),
+            npcs: Table::default(),
+            spawners,
+            slices: Slices::default(),
+            arrived: Vec::new(),
+            sent: Vec::new(),
+            outcomes: Vec::new(),
+            events: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
+
+    /// The shard that serves a lane.
+    pub fn lane_owner(&self, lane: u8) -> ShardId {
+        self.lanes[usize::from(lane)]
+    }
+
+    /// The ground.
+    pub fn land(&self) -> &Arc<Land> {
+        &self.config.land
+    }
+
+    /// Number of entities here: characters, wildlife, actors.
+    pub fn entities(&self) -> (usize, usize, usize) {
+        (self.players.len(), self.npcs.len(), self.spawners.len())
+    }
+
+    /// The characters here, in no order that means anything.
+    pub fn players(&self) -> impl Iterator<Item = &Player> {
+        self.players.iter()
+    }
+
+    /// Ids of all entities here.
+    pub fn ids(&self) -> impl Iterator<Item = (EntityId, u32)> + '_ {
+        let players = self.players.iter().map(|player| (player.body.id, player.body.epoch));
+        let npcs = self.npcs.iter().map(|npc| (npc.body.id, npc.body.epoch));
+        players.chain(npcs).chain(self.spawners.iter().map(|spawner| (spawner.id, spawner.epoch)))
+    }
+
+    /// Hears a decree; every shard must hear it before its tick.
+    pub fn decree(&mut self, decree: Decree) {
+        assert!(decree.tick > self.tick, "a decree comes before its tick");
+        self.decrees.push(decree);
+        self.decrees.sort_by_key(|decree| decree.tick);
+    }
+
+    /// Takes what another shard, or this one, gave in an earlier tick.
+    pub fn arrive(&mut self, parcel: &mut OutcomeParcel) {
+        self.arrived.append(&mut parcel.effects);
+        let Handoffs { players, npcs, spawners } = &mut parcel.handoffs;
+        self.counters.handed_in += (players.len() + npcs.len() + spawners.len()) as u64;
+        players.drain(..).for_each(|player| self.players.insert(player));
+        npcs.drain(..).for_each(|npc| self.npcs.insert(npc));
+        spawners.drain(..).for_each(|spawner| self.spawners.insert(spawner));
+    }
+
+    /// First part of a tick: everything that needs no input of this tick.
+    pub fn begin(&mut self, tick: u64, frames: &Frames) {
+        assert!(tick > self.tick, "ticks rise");
+        self.tick = tick;
+        self.obey_decrees();
+        self.apply_effects(frames);
+        self.act(frames);
+    }
+
+    fn obey_decrees(&mut self) {
+        while self.decrees.first().is_some_and(|decree| decree.tick <= self.tick) {
+            match self.decrees.remove(0).kind {
+                DecreeKind::Cut(cut) => self.cut = cut,
+                DecreeKind::Stop => self.players.iter_mut().for_each(|player| player.released = true),
+            }
+        }
+    }
+
+    fn apply_effects(&mut self, frames: &Frames) {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        let (seed, tick) = (self.config.seed, self.tick);
+        arrived.sort_by_cached_key(|effect| effect.order(seed, tick));
+        for effect in arrived.drain(..) {
+            if self.apply(&effect) {
+                self.counters.effects_applied += 1;
+            } else {
+                self.counters.effects_refused += 1;
+                self.refuse(&effect, frames);
+            }
+        }
+        self.arrived = arrived;
+    }
+
+    /// Applies one effect; false when its target is not here.
+    fn apply(&mut self, effect: &Effect) -> bool {
+        match (effect.kind, effect.target) {
+            (EffectKind::Join(joining), _) => self.join(&joining),
+            (EffectKind::Birth(birth), _) => self.bear(&birth),
+            (EffectKind::Wave { x, y, .. }, Target::Entity(target)) => {
+                return self.turn_to(effect.source, target, x, y);
+            }
+            (EffectKind::Refused { action, refusal }, Target::Entity(target)) => {
+                let Some(player) = self.players.get_mut(target) else { return false };
+                self.outcomes.extend(player.refuse_wave(action, refusal));
+            }
+            (EffectKind::Gone, Target::Actor(target)) => {
+                let Some(spawner) = self.spawners.get_mut(target) else { return false };
+                spawner.alive -= 1;
+            }
+            _ => unreachable!("an effect has the target that its kind needs"),
+        }
+        true
+    }
+
+    fn join(&mut self, joining: &Joining) {
+        let motion = Motion::standing(&self.config.land, joining.x, joining.y, joining.yaw);
+        let mut body = Body::new(joining.id, Archetype::Human, motion);
+        body.epoch = joining.epoch;
+        self.players.insert(Player::new(body, joining.session, joining.client_id, joining.guest, joining.peaceful));
+        self.counters.spawned += 1;
+    }
+
+    fn bear(&mut self, birth: &Birth) {
+        let motion = Motion::standing(&self.config.land, birth.x, birth.y, 0);
+        self.npcs.insert(Npc::born(birth, Body::new(birth.id, Archetype::Deer, motion), self.tick));
+        self.counters.spawned += 1;
+    }
+
+    fn turn_to(&mut self, source: EntityId, target: EntityId, x: i32, y: i32) -> bool {
+        let body = match self.npcs.get_mut(target) {
+            Some(npc) => &mut npc.body,
+            None => match self.players.get_mut(target) {
+                Some(player) => &mut player.body,
+                None => return false,
+            },
+        };
+        let (own_x, own_y) = body.grid();
+        body.attention = direction(x - own_x, y - own_y);
+        body.attention_until = self.tick + ATTENTION_TICKS;
+        let event = wire::Event::new(source.0, target.0, self.tick as u32, EVENT_WAVE, 0);
+        self.events.push(PublicEvent { cell: body.home, event });
+        true
+    }
+
+    /// Tells the source of an effect by name why it was refused.
+    fn refuse(&mut self, effect: &Effect, frames: &Frames) {
+        let EffectKind::Wave { action, .. } = effect.kind else {
+            self.counters.refusals_lost += 1;
+            return;
+        };
+        let Target::Entity(source) = effect.target else { unreachable!("waves have entities as targets") };
+        let kind = EffectKind::Refused { action, refusal: Refusal::Gone };
+        let answer = Effect { target: Target::Entity(effect.source), source, sequence: effect.sequence, kind };
+        self.send(answer, frames);
+    }
+
+    /// Sends an effect to whoever owns its target in the next tick.
+    fn send(&mut self, effect: Effect, frames: &Frames) {
+        let owner = match effect.target {
+            Target::Entity(id) => frames.find(id).map(|seen| seen.next_owner),
+            Target::Cell(cell) => Some(self.owner_at(cell, self.tick + 1)),
+            Target::Actor(id) => Some(self.owner_at(Spawner::home_of(id), self.tick + 1)),
+        };
+        match owner {
+            Some(owner) => {
+                self.counters.effects_sent += 1;
+                self.counters.effects_across += u64::from(owner != self.shard);
+                self.sent.push((owner, effect));
+            }
+            None => self.counters.refusals_lost += 1,
+        }
+    }
+
+    /// A character joins, seen from the next tick on.
+    pub fn send_join(&mut self, joining: Joining, frames: &Frames) {
+        let target = Target::Cell(CellKey::of_fine(joining.x, joining.y));
+        let sequence = joining.session.generation;
+        self.send(Effect { target, source: EntityId::JOIN, sequence, kind: EffectKind::Join(joining) }, frames);
+    }
+
+    /// The shard that owns a cell at a tick, as far as decrees are known.
+    fn owner_at(&self, cell: CellKey, tick: u64) -> ShardId {
+        let cuts = self.decrees.iter().rev().filter(|decree| decree.tick <= tick);
+        let mut cuts = cuts.filter_map(|decree| match &decree.kind {
+            DecreeKind::Cut(cut) => Some(cut),
+            DecreeKind::Stop => None,
+        });
+        cuts.next().unwrap_or(&self.cut).owner(cell)
+    }
+
+    fn act(&mut self, frames: &Frames) {
+        let (seed, tick, land) = (self.config.seed, self.tick, self.config.land.clone());
+        let mut npcs = std::mem::take(&mut self.npcs);
+        for npc in npcs.iter_mut() {
+            if tick >= npc.end_tick {
+                self.gone.push(npc.body.id);
+                self.send(npc.farewell(), frames);
+            } else if let Some(effect) = npc.act(seed, tick, &land, frames) {
+                self.send(effect, frames);
+            }
+        }
+        for id in self.gone.drain(..) {
+            let npc = npcs.remove(id).expect("it was just here");
+            npc.body.place.into_iter().for_each(|place| self.slices.leave(place));
+            self.counters.despawned += 1;
+        }
+        self.npcs = npcs;
+        let mut spawners = std::mem::take(&mut self.spawners);
+        for spawner in spawners.iter_mut() {
+            let birth = spawner.act(seed, tick, &land, self.config.npc_life_ticks);
+            birth.into_iter().for_each(|effect| self.send(effect, frames));
+        }
+        self.spawners = spawners;
+    }
+
+    /// Second part of a tick, once for each shard's inputs.
+    pub fn take_inputs(&mut self, parcel: &InputParcel, frames: &Frames) {
+        for &Input { entity, session, kind } in &parcel.inputs {
+            let Some(player) = self.players.get_mut(entity).filter(|player| player.session == session) else {
+                self.counters.inputs_refused += 1;
+                continue;
+            };
+            match kind {
+                InputKind::Commands { first_tick, first, count } => {
+                    let commands = &parcel.commands[first as usize..(first + count) as usize];
+                    self.counters.commands_over += player.hold(first_tick, commands);
+                }
+                InputKind::Emote { number, emote } => {
+                    if player.begins(number) {
+                        self.events.push(player.emote(emote, self.tick));
+                        self.outcomes.push(player.outcome(number, Refusal::None));
+                    }
+                }
+                InputKind::WaveAt { number, target } => {
+                    if player.begins(number) {
+                        match player.wave(number, target, self.tick, frames) {
+                            Ok(effect) => self.send(effect, frames),
+                            Err(refusal) => self.outcomes.push(player.outcome(number, refusal)),
+                        }
+                    }
+                }
+                InputKind::Leave => player.released = true,
+            }
+        }
+    }
+
+    /// Third part of a tick: the players move. Without `rows` changed characters stay dirty and only those that go are
+    /// saved.
+    pub fn play(&mut self, rows: bool) {
+        let tick = self.tick;
+        for player in self.players.iter_mut() {
+            player.run(&self.config.land);
+            self.outcomes.extend(player.settle_wave(tick));
+            if player.released {
+                self.gone.push(player.body.id);
+            } else if rows && player.row_is_due(tick) {
+                player.dirty = false;
+                player.row_tick = tick;
+                self.saves.push(save(player, self.shard, tick));
+            }
+        }
+        while let Some(id) = self.gone.pop() {
+            let player = self.players.remove(id).expect("it was just here");
+            player.body.place.into_iter().for_each(|place| self.slices.leave(place));
+            let released = Some(player.session);
+            self.saves.push(Save { released, ..save(&player, self.shard, tick) });
+            self.counters.despawned += 1;
+        }
+    }
+
+    /// Last part of a tick: homes, handoffs, the frame, and what each shard is told. `outs` has one parcel for each
+    /// shard, this one included; `frame` is filled and given back for all of them.
+    pub fn publish(&mut self, frame: &mut Frame, outs: &mut [&mut OutcomeParcel]) {
+        self.settle();
+        let World { players, npcs, slices, .. } = self;
+        let mut bodies = Bodies { players, npcs };
+        slices.turn(self.tick, &mut bodies);
+        (frame.shard, frame.tick) = (self.shard, self.tick);
+        slices.show(frame, self.shard, self.tick, &mut bodies);
+        frame.events.clear();
+        self.counters.events_over += self.events.len().saturating_sub(EVENTS_PER_FRAME_MAX) as u64;
+        frame.events.extend(self.events.drain(..).take(EVENTS_PER_FRAME_MAX));
+        for (owner, effect) in self.sent.drain(..) {
+            outs[owner.index()].effects.push(effect);
+        }
+        for outcome in self.outcomes.drain(..) {
+            outs[self.lanes[usize::from(outcome.session.lane)].index()].outcomes.push(outcome);
+        }
+        self.tell(outs);
+        self.hand_over(outs);
+    }
+
+    /// Gives everybody a home cell and a slot, and announces who will leave.
+    fn settle(&mut self) {
+        let (tick, shard) = (self.tick, self.shard);
+        let decreed = self.decrees.iter().any(|decree| decree.tick <= tick + 2);
+        let settle = |body: &mut Body, slices: &mut Slices, owner: &dyn Fn(CellKey) -> ShardId| {
+            let moved = body.settle();
+            if moved || body.place.is_none() {
+                body.place.take().into_iter().for_each(|place| slices.leave(place));
+                slices.join(body, tick);
+            }
+            if body.leaving.is_none() {
+                let to = owner(body.home);
+                body.leaving = (to != shard).then_some(Leaving { to, tick: tick + 2 });
+            }
+        };
+        let mut npcs = std::mem::take(&mut self.npcs);
+        let mut players = std::mem::take(&mut self.players);
+        let mut spawners = std::mem::take(&mut self.spawners);
+        let mut slices = std::mem::take(&mut self.slices);
+        let owner = |cell: CellKey| if decreed { self.owner_at(cell, tick + 2) } else { self.cut.owner(cell) };
+        npcs.iter_mut().for_each(|npc| settle(&mut npc.body, &mut slices, &owner));
+        players.iter_mut().for_each(|player| settle(&mut player.body, &mut slices, &owner));
+        for spawner in spawners.iter_mut().filter(|spawner| spawner.leaving.is_none()) {
+            let to = owner(spawner.home);
+            spawner.leaving = (to != shard).then_some(Leaving { to, tick: tick + 2 });
+        }
+        (self.npcs, self.players, self.spawners, self.slices) = (npcs, players, spawners, slices);
+    }
+
+    /// Tells each session about its entity.
+    fn tell(&mut self, outs: &mut [&mut OutcomeParcel]) {
+        for player in self.players.iter() {
+            let leaving = player.body.leaving.filter(|leaving| leaving.tick <= self.tick + 1);
+            outs[self.lanes[usize::from(player.session.lane)].index()].told.push(Told {
+                session: player.session,
+                state: player.own_state(self.tick),
+                home: player.body.home,
+                next_owner: leaving.map_or(self.shard, |leaving| leaving.to),
+            });
+        }
+    }
+
+    /// Gives away whose handoff is in force in the next tick.
+    fn hand_over(&mut self, outs: &mut [&mut OutcomeParcel]) {
+        let next = self.tick + 1;
+        let due = |leaving: &Option<Leaving>| leaving.is_some_and(|leaving| leaving.tick <= next);
+        let npcs = self.npcs.iter().filter(|npc| due(&npc.body.leaving)).map(|npc| npc.body.id);
+        let players = self.players.iter().filter(|player| due(&player.body.leaving)).map(|player| player.body.id);
+        let spawners = self.spawners.iter().filter(|spawner| due(&spawner.leaving)).map(|spawner| spawner.id);
+        self.gone.extend(npcs.chain(players).chain(spawners));
+        self.counters.handed_out += self.gone.len() as u64;
+        for id in self.gone.drain(..) {
+            if let Some(mut npc) = self.npcs.remove(id) {
+                let to = depart(&mut npc.body, &mut self.slices);
+                outs[to.index()].handoffs.npcs.push(npc);
+            } else if let Some(mut player) = self.players.remove(id) {
+                let to = depart(&mut player.body, &mut self.slices);
+                player.dirty = true;
+                outs[to.index()].handoffs.players.push(player);
+            } else {
+                let mut spawner = self.spawners.remove(id).expect("it was just here");
+                let to = spawner.leaving.take().expect("it leaves").to;
+                spawner.epoch += 1;
+                outs[to.index()].handoffs.spawners.push(spawner);
+            }
+        }
+    }
+
+    /// Effects that wait for the next tick.
+    pub fn effects_waiting(&self) -> usize {
+        self.arrived.len()
+    }
+
+    /// Digest of the effects that wait for the next tick.
+    pub fn effects_digest(&self) -> u64 {
+        self.arrived.iter().map(Effect::digest).fold(0, u64::wrapping_add)
+    }
+
+    /// Digest of everything this shard owns; the sum over all shards does not depend on how many there are.
+    pub fn digest(&self) -> u64 {
+        let players = self.players.iter().map(Player::digest).fold(0, u64::wrapping_add);
+        let npcs = self.npcs.iter().map(Npc::digest).fold(players, u64::wrapping_add);
+        self.spawners.iter().map(Spawner::digest).fold(npcs, u64::wrapping_add)
+    }
+}
+
+/// Rolls one tick into the world hash: the sum of all shards' digests and of all effects under way.
+pub fn roll_hash(hash: u64, tick: u64, entities: u64, effects: u64) -> u64 {
+    Digest::new(hash).add(tick).add(mix(entities)).add(mix(effects)).finish()
+}
+
+fn depart(body: &mut Body, slices: &mut Slices) -> ShardId {
+    body.place.take().into_iter().for_each(|place| slices.leave(place));
+    body.epoch += 1;
+    body.leaving.take().expect("it leaves").to
+}
+
+fn save(player: &Player, owner: ShardId, tick: u64) -> Save {
+    let Motion { x, y, z, yaw, .. } = player.body.motion;
+    Save {
+        client_id: player.client_id,
+        id: player.body.id,
+        owner,
+        epoch: player.body.epoch,
+        tick,
+        position: (x, y, z),
+        yaw,
+        released: None,
+        guest: player.guest,
+    }
+}

@@ -1,0 +1,325 @@
+//! What entities are made of.
+//!
+//! Owns the record of each kind: players, NPCs, spawners. Promises: everything that decides what an entity does is a
+//! field here and rolls into its digest; what depends on who owns it (epoch, leaving, place, dirty) does not.
+
+use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
+use crate::limits::COMMANDS_HELD_MAX;
+use crate::net::wire;
+use crate::world::land::LAND_CELLS;
+use crate::world::movement::{Command, Motion};
+use crate::world::random::{Digest, mix};
+use crate::world::table::Named;
+
+/// Wire grid steps that an entity may stand inside another cell before that becomes its home cell.
+pub const HOME_MARGIN: i32 = 4 * GRID_PER_M;
+/// Wire grid steps that the wire's coordinates begin outside their cell.
+pub const WIRE_MARGIN: i32 = 8 * GRID_PER_M;
+
+/// Kinds of bodies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Archetype {
+    /// A client's character.
+    Human = 1,
+    /// Wildlife that wanders.
+    Deer = 2,
+}
+
+/// A handoff that was announced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaving {
+    /// Owner from then on.
+    pub to: ShardId,
+    /// First tick that the new owner steps.
+    pub tick: u64,
+}
+
+/// Where an entity stands in its cell's slices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Slice, in the shard's own numbering.
+    pub slice: u32,
+    /// Slot of the slice.
+    pub slot: u8,
+}
+
+/// What everything with a position has.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// Who this is.
+    pub id: EntityId,
+    /// What kind.
+    pub archetype: Archetype,
+    /// Where, in fine steps.
+    pub motion: Motion,
+    /// Home cell: decides the owner.
+    pub home: CellKey,
+    /// Direction that it shows instead of its own until `attention_until`, because somebody waved.
+    pub attention: u16,
+    /// First tick without that attention.
+    pub attention_until: u64,
+    /// Owner epoch: rises by one with each handoff.
+    pub epoch: u32,
+    /// A handoff under way.
+    pub leaving: Option<Leaving>,
+    /// Where it stands in the slices; none before its first frame here.
+    pub place: Option<Place>,
+}
+
+impl Body {
+    /// A body that nobody has seen yet.
+    pub fn new(id: EntityId, archetype: Archetype, motion: Motion) -> Body {
+        let home = CellKey::of_fine(motion.x, motion.y);
+        Body { id, archetype, motion, home, attention: 0, attention_until: 0, epoch: 1, leaving: None, place: None }
+    }
+
+    /// Position on the wire grid, east and north.
+    pub fn grid(&self) -> (i32, i32) {
+        (self.motion.x >> FINE_SHIFT, self.motion.y >> FINE_SHIFT)
+    }
+
+    /// Moves the home cell when the body stands more than 4 m inside another; says whether it did.
+    pub fn settle(&mut self) -> bool {
+        let (x, y) = self.grid();
+        let outside = |v: i32, cell: i16| {
+            let low = i32::from(cell) * CELL_GRID;
+            v < low - HOME_MARGIN || v >= low + CELL_GRID + HOME_MARGIN
+        };
+        let moved = outside(x, self.home.x) || outside(y, self.home.y);
+        if moved {
+            self.home = CellKey { space: self.home.space, ..CellKey::of_fine(self.motion.x, self.motion.y) };
+        }
+        moved
+    }
+
+    /// What everybody sees of it in this tick.
+    pub fn plain(&self, tick: u64) -> wire::EntityPlain {
+        let (x, y) = self.grid();
+        let offset = |v: i32, cell: i16| (v - i32::from(cell) * CELL_GRID + WIRE_MARGIN).clamp(0, 65_535) as u16;
+        let z = (self.motion.z >> FINE_SHIFT).clamp(0, 65_535) as u16;
+        let yaw = if tick < self.attention_until { self.attention } else { self.motion.yaw };
+        let state = u8::from(!self.motion.grounded) | u8::from(tick < self.attention_until) << 1;
+        let look = self.archetype as u8 | state << 4;
+        wire::EntityPlain::new(self.id.0, offset(x, self.home.x), offset(y, self.home.y), z, (yaw >> 8) as u8, look)
+    }
+
+    fn digest(&self, digest: &mut Digest) {
+        let Motion { x, y, z, velocity_z, yaw, grounded } = self.motion;
+        digest.add(self.id.0).add(self.archetype as u64).add_i32(x).add_i32(y).add_i32(z).add_i32(velocity_z);
+        digest.add(u64::from(yaw) << 1 | u64::from(grounded));
+        digest.add(u64::from(self.home.space)).add(self.home.y as u64).add(self.home.x as u64);
+        digest.add(u64::from(self.attention)).add(self.attention_until);
+    }
+}
+
+/// A command that waits for time credit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Held {
+    /// The client's tick.
+    pub tick: u32,
+    /// What the client wants.
+    pub command: Command,
+}
+
+/// A client's character.
+#[derive(Clone, Debug)]
+pub struct Player {
+    /// Its body.
+    pub body: Body,
+    /// Who steers it.
+    pub session: SessionRef,
+    /// Whose character it is.
+    pub client_id: u64,
+    /// Never saved.
+    pub guest: bool,
+    /// Monsters ignore it.
+    pub peaceful: bool,
+    /// Ticks of commands that it may run now.
+    pub credit: u8,
+    /// Client tick of the newest command that ran.
+    pub applied: u32,
+    /// Commands that the server ran in the client's stead, wrapping.
+    pub neutral: u16,
+    /// Newest action done or refused.
+    pub action: u16,
+    /// First tick in which it may wave again.
+    pub wave_tick: u64,
+    /// A wave of this action, sent in this tick, that nobody refused yet.
+    pub waving: Option<(u16, u64)>,
+    /// Effects sent so far; orders them.
+    pub sequence: u32,
+    /// Commands waiting, oldest first: the first `held_count`.
+    pub held: [Held; COMMANDS_HELD_MAX],
+    /// How many wait.
+    pub held_count: u8,
+    /// The session ended: it goes in this tick.
+    pub released: bool,
+    /// Changed since its row was last written.
+    pub dirty: bool,
+    /// Tick of its last row.
+    pub row_tick: u64,
+}
+
+impl Player {
+    /// A character that just joined.
+    pub fn new(body: Body, session: SessionRef, client_id: u64, guest: bool, peaceful: bool) -> Player {
+        Player {
+            body,
+            session,
+            client_id,
+            guest,
+            peaceful,
+            credit: 0,
+            applied: 0,
+            neutral: 0,
+            action: 0,
+            wave_tick: 0,
+            waving: None,
+            sequence: 0,
+            held: [Held::default(); COMMANDS_HELD_MAX],
+            held_count: 0,
+            released: false,
+            dirty: true,
+            row_tick: 0,
+        }
+    }
+
+    /// The commands that wait, oldest first.
+    pub fn waiting(&self) -> &[Held] {
+        &self.held[..usize::from(self.held_count)]
+    }
+
+    /// Digest over everything that decides what it does.
+    pub fn digest(&self) -> u64 {
+        let mut digest = Digest::new(3);
+        self.body.digest(&mut digest);
+        let SessionRef { lane, slot, generation } = self.session;
+        digest.add(u64::from(lane) << 48 | u64::from(slot) << 32 | u64::from(generation)).add(self.client_id);
+        digest.add(u64::from(self.guest) | u64::from(self.peaceful) << 1 | u64::from(self.released) << 2);
+        digest.add(u64::from(self.credit)).add(u64::from(self.applied)).add(u64::from(self.neutral));
+        digest.add(u64::from(self.action)).add(self.wave_tick).add(u64::from(self.sequence));
+        if let Some((action, tick)) = self.waving {
+            digest.add(u64::from(action)).add(tick);
+        }
+        for held in self.waiting() {
+            let Command { yaw, forward, right, buttons } = held.command;
+            let command = u64::from(yaw) << 24 | u64::from(forward as u8) << 16 | u64::from(right as u8) << 8;
+            digest.add(u64::from(held.tick)).add(command | u64::from(buttons));
+        }
+        digest.finish()
+    }
+}
+
+/// Wildlife that wanders about its spawner.
+#[derive(Clone, Debug)]
+pub struct Npc {
+    /// Its body.
+    pub body: Body,
+    /// The spawner that made it.
+    pub spawner: u32,
+    /// Middle of its range in fine steps.
+    pub range_x: i32,
+    /// Likewise, northwards.
+    pub range_y: i32,
+    /// Walks until the next turn; otherwise stands.
+    pub walking: bool,
+    /// Tick in which it decides anew.
+    pub turn_tick: u64,
+    /// Tick in which it goes for good.
+    pub end_tick: u64,
+    /// Effects sent so far; orders them.
+    pub sequence: u32,
+}
+
+impl Npc {
+    /// Digest over everything that decides what it does.
+    pub fn digest(&self) -> u64 {
+        let mut digest = Digest::new(2);
+        self.body.digest(&mut digest);
+        digest.add(u64::from(self.spawner)).add_i32(self.range_x).add_i32(self.range_y);
+        digest.add(u64::from(self.walking)).add(self.turn_tick).add(self.end_tick).add(u64::from(self.sequence));
+        digest.finish()
+    }
+}
+
+/// An actor that keeps a patch of land populated. It has no body; its home cell is a hash of its id.
+#[derive(Clone, Debug)]
+pub struct Spawner {
+    /// Who this is.
+    pub id: EntityId,
+    /// Its number in the content.
+    pub number: u32,
+    /// Home cell: decides the owner.
+    pub home: CellKey,
+    /// Middle of its patch in fine steps.
+    pub x: i32,
+    /// Likewise, northwards.
+    pub y: i32,
+    /// How many it wants alive.
+    pub wanted: u32,
+    /// How many are.
+    pub alive: u32,
+    /// Ordinal of the next one; never used twice.
+    pub next_ordinal: u32,
+    /// Owner epoch.
+    pub epoch: u32,
+    /// A handoff under way.
+    pub leaving: Option<Leaving>,
+}
+
+impl Spawner {
+    /// Home cell of the actor with this id.
+    pub fn home_of(id: EntityId) -> CellKey {
+        let hash = mix(id.0);
+        let side = LAND_CELLS as u64;
+        CellKey { space: 0, y: (hash % side) as i16, x: (hash / side % side) as i16 }
+    }
+
+    /// Digest over everything that decides what it does.
+    pub fn digest(&self) -> u64 {
+        let mut digest = Digest::new(1);
+        digest.add(self.id.0).add_i32(self.x).add_i32(self.y).add(u64::from(self.wanted));
+        digest.add(u64::from(self.alive)).add(u64::from(self.next_ordinal));
+        digest.finish()
+    }
+}
+
+impl Named for Player {
+    fn id(&self) -> EntityId {
+        self.body.id
+    }
+}
+
+impl Named for Npc {
+    fn id(&self) -> EntityId {
+        self.body.id
+    }
+}
+
+impl Named for Spawner {
+    fn id(&self) -> EntityId {
+        self.id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{CELL_M, FINE_PER_M};
+
+    #[test]
+    fn the_home_cell_holds_on_for_four_metres() {
+        let x = |metres: i32| metres * FINE_PER_M;
+        let motion = Motion { x: x(10 * CELL_M + 60), y: x(100), ..Motion::default() };
+        let mut body = Body::new(EntityId::character(1), Archetype::Human, motion);
+        assert_eq!(body.home.x, 10);
+        body.motion.x = x(11 * CELL_M + 3);
+        assert!(!body.settle());
+        body.motion.x = x(11 * CELL_M + 5);
+        assert!(body.settle());
+        assert_eq!(body.home.x, 11);
+        body.motion.x = x(11 * CELL_M - 3);
+        assert!(!body.settle(), "going back has the same margin");
+    }
+}

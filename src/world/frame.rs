@@ -1,0 +1,222 @@
+//! Frames: what one shard shows of its entities at one tick.
+//!
+//! Owns flat columns without pointers between them. Promises: once published a frame never changes; an entity stands in
+//! exactly one frame of a tick. Everybody sees the world through frames, neighbours and sessions alike.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::ids::{CELL_GRID, CellKey, EntityId, ShardId};
+use crate::limits::FRAMES_KEPT;
+use crate::net::wire;
+use crate::world::entity::WIRE_MARGIN;
+
+/// One slice in a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SliceHead {
+    /// Home cell of its entities.
+    pub cell: CellKey,
+    /// Which slice of the cell, unique in the realm: owner and number.
+    pub part: u16,
+    /// Keyframe epoch, wrapping.
+    pub epoch: u8,
+    /// Slots, holes included.
+    pub slots: u8,
+    /// Entities.
+    pub live: u8,
+    /// First slot in the frame's columns.
+    pub first: u32,
+    /// Smallest box around its entities, wire grid: low corner.
+    pub low: (i32, i32),
+    /// High corner.
+    pub high: (i32, i32),
+    /// Where its packed bytes begin.
+    pub packed: u32,
+    /// How many there are.
+    pub packed_bytes: u16,
+}
+
+impl SliceHead {
+    /// The slice's slots in the frame's columns.
+    pub fn slots(&self) -> Range<usize> {
+        self.first as usize..self.first as usize + usize::from(self.slots)
+    }
+}
+
+/// A public event and the cell where it happened.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct PublicEvent {
+    /// Home cell of its source.
+    pub cell: CellKey,
+    /// As clients get it.
+    pub event: wire::Event,
+}
+
+/// What one shard shows at one tick.
+#[derive(Clone, Debug, Default)]
+pub struct Frame {
+    /// Whose.
+    pub shard: ShardId,
+    /// When.
+    pub tick: u64,
+    /// Slices, sorted by cell.
+    pub slices: Vec<SliceHead>,
+    /// Per slot: as it is now; id 0 is a hole.
+    pub now: Vec<wire::EntityPlain>,
+    /// Per slot: as it was when the keyframe was taken.
+    pub keyframe: Vec<wire::EntityPlain>,
+    /// Per slot: the owner two ticks on.
+    pub next_owner: Vec<ShardId>,
+    /// Slices encoded against their keyframes, one after the other.
+    pub packed: Vec<u8>,
+    /// Slot and slice of each entity, sorted by id.
+    pub index: Vec<Indexed>,
+    /// What happened.
+    pub events: Vec<PublicEvent>,
+}
+
+/// Where a frame shows an entity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Indexed {
+    /// Who.
+    pub id: EntityId,
+    /// Slot in the columns.
+    pub slot: u32,
+    /// Slice.
+    pub slice: u32,
+}
+
+/// What a frame shows of one entity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Who.
+    pub id: EntityId,
+    /// Wire grid position, east and north.
+    pub position: (i32, i32),
+    /// Who owns it when an effect sent now arrives.
+    pub next_owner: ShardId,
+}
+
+impl Frame {
+    /// Places in `slices` of the cells `x` (first to last) of one row of a space.
+    pub fn row(&self, space: u32, y: i16, x: (i16, i16)) -> Range<usize> {
+        let from = self.slices.partition_point(|slice| slice.cell < CellKey { space, y, x: x.0 });
+        let count = self.slices[from..].iter().take_while(|slice| slice.cell <= CellKey { space, y, x: x.1 }).count();
+        from..from + count
+    }
+
+    /// What this frame shows of an entity.
+    pub fn find(&self, id: EntityId) -> Option<Seen> {
+        let at = self.index.binary_search_by_key(&id, |indexed| indexed.id).ok()?;
+        let Indexed { slot, slice, .. } = self.index[at];
+        Some(self.seen(&self.slices[slice as usize], slot as usize))
+    }
+
+    fn seen(&self, slice: &SliceHead, slot: usize) -> Seen {
+        let plain = &self.now[slot];
+        let position = position(slice.cell, plain);
+        Seen { id: EntityId(plain.id()), position, next_owner: self.next_owner[slot] }
+    }
+}
+
+/// Wire grid position of an entity in a slice of a cell.
+pub fn position(cell: CellKey, plain: &wire::EntityPlain) -> (i32, i32) {
+    let absolute = |offset: u16, cell: i16| i32::from(cell) * CELL_GRID + i32::from(offset) - WIRE_MARGIN;
+    (absolute(plain.x(), cell.x), absolute(plain.y(), cell.y))
+}
+
+/// The newest frames of all shards, as one shard holds them.
+#[derive(Clone, Debug)]
+pub struct Frames {
+    kept: Vec<VecDeque<Arc<Frame>>>,
+}
+
+impl Frames {
+    /// No frames yet of any of `shards` shards.
+    pub fn new(shards: usize) -> Frames {
+        Frames { kept: (0..shards).map(|_| VecDeque::with_capacity(FRAMES_KEPT + 1)).collect() }
+    }
+
+    /// Takes a newer frame in; gives back the one that is too old to keep.
+    pub fn push(&mut self, frame: Arc<Frame>) -> Option<Arc<Frame>> {
+        let kept = &mut self.kept[frame.shard.index()];
+        assert!(kept.back().is_none_or(|last| last.tick < frame.tick), "frames of a shard come in order");
+        kept.push_back(frame);
+        if kept.len() > FRAMES_KEPT { kept.pop_front() } else { None }
+    }
+
+    /// The newest frame of each shard that published one.
+    pub fn newest(&self) -> impl Iterator<Item = &Frame> {
+        self.kept.iter().filter_map(|kept| kept.back()).map(|frame| &**frame)
+    }
+
+    /// The newest tick of which every shard's frame is here.
+    pub fn complete_tick(&self) -> Option<u64> {
+        self.kept.iter().map(|kept| kept.back().map(|frame| frame.tick)).min().flatten()
+    }
+
+    /// Each shard's frame of a tick, or its newest older one (a shard skips ticks that it was too late for).
+    pub fn at(&self, tick: u64) -> impl Iterator<Item = &Frame> {
+        self.kept
+            .iter()
+            .filter_map(move |kept| kept.iter().rev().find(|frame| frame.tick <= tick))
+            .map(|frame| &**frame)
+    }
+
+    /// All frames of the ticks after `from` up to `to`, in order of shard and tick.
+    pub fn between(&self, from: u64, to: u64) -> impl Iterator<Item = &Frame> {
+        let frames = self.kept.iter().flatten().map(|frame| &**frame);
+        frames.filter(move |frame| frame.tick > from && frame.tick <= to)
+    }
+
+    /// What the newest frames show of an entity.
+    pub fn find(&self, id: EntityId) -> Option<Seen> {
+        // While a late parcel is awaited two frames of different ticks may show one entity: the newest one counts.
+        let shown = self.newest().filter_map(|frame| frame.find(id).map(|seen| (frame.tick, seen)));
+        shown.max_by_key(|&(tick, _)| tick).map(|(_, seen)| seen)
+    }
+
+    /// Calls `see` for each entity within `radius` (wire grid steps) of a position on the land.
+    pub fn near(&self, centre: (i32, i32), radius: i32, mut see: impl FnMut(Seen, i64)) {
+        let reach = radius + HOME_REACH;
+        let low = |v: i32| (v - reach).div_euclid(CELL_GRID) as i16;
+        let high = |v: i32| (v + reach).div_euclid(CELL_GRID) as i16;
+        for frame in self.newest() {
+            for y in low(centre.1)..=high(centre.1) {
+                for at in frame.row(0, y, (low(centre.0), high(centre.0))) {
+                    frame.near_in(&frame.slices[at], centre, radius, &mut see);
+                }
+            }
+        }
+    }
+}
+
+/// Wire grid steps that an entity may stand outside its home cell.
+const HOME_REACH: i32 = WIRE_MARGIN;
+
+impl Frame {
+    fn near_in(&self, slice: &SliceHead, centre: (i32, i32), radius: i32, see: &mut impl FnMut(Seen, i64)) {
+        if slice.live == 0 || distance_to_box(centre, slice.low, slice.high) > i64::from(radius) * i64::from(radius) {
+            return;
+        }
+        for slot in slice.slots().filter(|&slot| self.now[slot].id() != 0) {
+            let seen = self.seen(slice, slot);
+            let squared = distance(centre, seen.position);
+            if squared <= i64::from(radius) * i64::from(radius) {
+                see(seen, squared);
+            }
+        }
+    }
+}
+
+/// Squared distance of two positions, wire grid steps.
+pub fn distance(a: (i32, i32), b: (i32, i32)) -> i64 {
+    let (dx, dy) = (i64::from(a.0) - i64::from(b.0), i64::from(a.1) - i64::from(b.1));
+    dx * dx + dy * dy
+}
+
+/// Squared distance of a position to a box, wire grid steps; 0 inside.
+pub fn distance_to_box(from: (i32, i32), low: (i32, i32), high: (i32, i32)) -> i64 {
+    distance(from, (from.0.clamp(low.0, high.0), from.1.clamp(low.1, high.1)))
+}

@@ -1,0 +1,146 @@
+//! What one shard gives another in one tick, whole or not at all.
+//!
+//! Owns buffers that are emptied and filled again: a parcel goes back to its writer once it was read. Promises: two
+//! parcels a tick and pair of shards, even empty ones; nothing in them points into a shard.
+
+use std::sync::Arc;
+
+use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
+use crate::net::wire;
+use crate::world::effect::{ActionOutcome, Effect};
+use crate::world::entity::{Npc, Player, Spawner};
+use crate::world::frame::Frame;
+use crate::world::movement::Command;
+
+/// What a session passes on to its entity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InputKind {
+    /// Commands for consecutive client ticks.
+    Commands {
+        /// Client tick of the first; 0 means "the next ones".
+        first_tick: u32,
+        /// Where they begin among the parcel's commands.
+        first: u32,
+        /// How many they are.
+        count: u32,
+    },
+    /// An emote.
+    Emote {
+        /// Number of the action.
+        number: u16,
+        /// Which one.
+        emote: u16,
+    },
+    /// Wave at an entity.
+    WaveAt {
+        /// Number of the action.
+        number: u16,
+        /// At whom.
+        target: EntityId,
+    },
+    /// The session ended.
+    Leave,
+}
+
+/// One input for one entity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Input {
+    /// For whom.
+    pub entity: EntityId,
+    /// From whom; an entity obeys its own session alone.
+    pub session: SessionRef,
+    /// What.
+    pub kind: InputKind,
+}
+
+/// First parcel of a tick: what this shard's sessions want of the other shard's entities.
+#[derive(Clone, Debug, Default)]
+pub struct InputParcel {
+    /// When.
+    pub tick: u64,
+    /// Inputs in the order in which they came.
+    pub inputs: Vec<Input>,
+    /// Commands that the inputs refer to.
+    pub commands: Vec<Command>,
+}
+
+impl InputParcel {
+    /// Empties it for another tick.
+    pub fn reset(&mut self, tick: u64) {
+        self.tick = tick;
+        self.inputs.clear();
+        self.commands.clear();
+    }
+
+    /// Adds commands of a session for its entity.
+    pub fn push_commands(
+        &mut self,
+        entity: EntityId,
+        session: SessionRef,
+        first_tick: u32,
+        commands: impl Iterator<Item = Command>,
+    ) {
+        let first = self.commands.len() as u32;
+        self.commands.extend(commands);
+        let count = self.commands.len() as u32 - first;
+        self.inputs.push(Input { entity, session, kind: InputKind::Commands { first_tick, first, count } });
+    }
+}
+
+/// What the owner tells a session about its entity after a tick.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Told {
+    /// To whom.
+    pub session: SessionRef,
+    /// The entity as it is now.
+    pub state: wire::OwnState,
+    /// Its home cell.
+    pub home: CellKey,
+    /// Who steps it in the next tick: inputs go there.
+    pub next_owner: ShardId,
+}
+
+/// Entities that change their owner between this tick and the next.
+#[derive(Clone, Debug, Default)]
+pub struct Handoffs {
+    /// Characters.
+    pub players: Vec<Player>,
+    /// Wildlife.
+    pub npcs: Vec<Npc>,
+    /// Actors.
+    pub spawners: Vec<Spawner>,
+}
+
+/// Second parcel of a tick: what became of it, as far as the other shard needs to know.
+#[derive(Clone, Debug, Default)]
+pub struct OutcomeParcel {
+    /// When.
+    pub tick: u64,
+    /// From whom.
+    pub shard: ShardId,
+    /// What this shard shows.
+    pub frame: Option<Arc<Frame>>,
+    /// Effects on entities of the other shard.
+    pub effects: Vec<Effect>,
+    /// Entities that are the other shard's from the next tick on.
+    pub handoffs: Handoffs,
+    /// Own states of the entities that the other shard's sessions steer.
+    pub told: Vec<Told>,
+    /// What became of those sessions' actions.
+    pub outcomes: Vec<ActionOutcome>,
+}
+
+impl OutcomeParcel {
+    /// Empties it for another tick.
+    pub fn reset(&mut self, shard: ShardId, tick: u64) {
+        self.tick = tick;
+        self.shard = shard;
+        self.frame = None;
+        self.effects.clear();
+        self.handoffs.players.clear();
+        self.handoffs.npcs.clear();
+        self.handoffs.spawners.clear();
+        self.told.clear();
+        self.outcomes.clear();
+    }
+}

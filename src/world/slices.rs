@@ -1,0 +1,272 @@
+//! Slices: how the entities of a cell are grouped, shown and encoded.
+//!
+//! Owns, per slice, who stands in which slot and what the keyframe showed. Promises: within a keyframe epoch members and
+//! slots stay; who joins is appended, who leaves leaves a hole; a crowded cell is cut along a Morton curve, so that its
+//! slices are small in space.
+
+use crate::ids::{CellKey, EntityId, ShardId};
+use crate::limits::{KEYFRAME_TICKS, SLICE_SLOTS_MAX};
+use crate::net::{slice::encode_delta, wire};
+use crate::world::entity::{Body, Npc, Place, Player};
+use crate::world::frame::{Frame, Indexed, SliceHead, position};
+use crate::world::table::Table;
+
+/// Members that a slice begins an epoch with at the most: the rest of the slots is for those who join.
+const SLICE_FILL: usize = 56;
+
+/// One group of entities of one cell.
+#[derive(Clone, Debug)]
+struct Slice {
+    number: u8,
+    epoch: u8,
+    live: u8,
+    ids: Vec<EntityId>,
+    keyframe: Vec<wire::EntityPlain>,
+}
+
+/// A slice in the order of cells.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Ordered {
+    cell: CellKey,
+    number: u8,
+    slice: u32,
+}
+
+/// All slices of a shard.
+#[derive(Clone, Debug, Default)]
+pub struct Slices {
+    slab: Vec<Slice>,
+    free: Vec<u32>,
+    order: Vec<Ordered>,
+    /// Scratch: members of the cell that turns, with their places on the Morton curve.
+    members: Vec<(u32, EntityId)>,
+    /// Scratch: per slice of the slab, its head in the frame.
+    heads: Vec<u32>,
+}
+
+/// The bodies of a shard, players and wildlife.
+pub struct Bodies<'a> {
+    /// Characters.
+    pub players: &'a mut Table<Player>,
+    /// Wildlife.
+    pub npcs: &'a mut Table<Npc>,
+}
+
+impl Bodies<'_> {
+    fn get_mut(&mut self, id: EntityId) -> Option<&mut Body> {
+        if let Some(npc) = self.npcs.get_mut(id) {
+            return Some(&mut npc.body);
+        }
+        self.players.get_mut(id).map(|player| &mut player.body)
+    }
+
+    fn each(&mut self, mut visit: impl FnMut(&mut Body)) {
+        self.npcs.iter_mut().for_each(|npc| visit(&mut npc.body));
+        self.players.iter_mut().for_each(|player| visit(&mut player.body));
+    }
+}
+
+/// The keyframe epoch of a cell at a tick; cells take turns.
+fn epoch(cell: CellKey, tick: u64) -> u64 {
+    let stagger = (i64::from(cell.x) * 7 + i64::from(cell.y) * 13).rem_euclid(KEYFRAME_TICKS as i64) as u64;
+    (tick + stagger) / KEYFRAME_TICKS
+}
+
+impl Slices {
+    /// Takes an entity out of its slot.
+    pub fn leave(&mut self, place: Place) {
+        let slice = &mut self.slab[place.slice as usize];
+        assert!(slice.ids[usize::from(place.slot)] != EntityId::NONE, "who leaves a slot stood in it");
+        slice.ids[usize::from(place.slot)] = EntityId::NONE;
+        slice.live -= 1;
+    }
+
+    /// Gives an entity a slot in its home cell.
+    pub fn join(&mut self, body: &mut Body, tick: u64) {
+        let slice = self.with_room(body.home, tick);
+        let target = &mut self.slab[slice as usize];
+        body.place = Some(Place { slice, slot: target.ids.len() as u8 });
+        target.ids.push(body.id);
+        target.keyframe.push(body.plain(tick));
+        target.live += 1;
+    }
+
+    /// Places of a cell's slices in the order.
+    fn range(&self, cell: CellKey) -> std::ops::Range<usize> {
+        let from = self.order.partition_point(|ordered| ordered.cell < cell);
+        let count = self.order[from..].iter().take_while(|ordered| ordered.cell == cell).count();
+        from..from + count
+    }
+
+    fn with_room(&mut self, cell: CellKey, tick: u64) -> u32 {
+        let range = self.range(cell);
+        let roomy = |ordered: &&Ordered| self.slab[ordered.slice as usize].ids.len() < SLICE_SLOTS_MAX;
+        match self.order[range.clone()].iter().find(roomy) {
+            Some(ordered) => ordered.slice,
+            None => self.add(cell, range.end, range.len(), tick),
+        }
+    }
+
+    fn add(&mut self, cell: CellKey, at: usize, number: usize, tick: u64) -> u32 {
+        assert!(number < 256, "a cell has at most 256 slices");
+        let slice = self.free.pop().unwrap_or_else(|| {
+            let ids = Vec::with_capacity(SLICE_SLOTS_MAX);
+            self.slab.push(Slice { number: 0, epoch: 0, live: 0, ids, keyframe: Vec::with_capacity(SLICE_SLOTS_MAX) });
+            self.slab.len() as u32 - 1
+        });
+        let number = number as u8;
+        let fresh = &mut self.slab[slice as usize];
+        (fresh.number, fresh.epoch, fresh.live) = (number, epoch(cell, tick) as u8, 0);
+        fresh.ids.clear();
+        fresh.keyframe.clear();
+        self.order.insert(at, Ordered { cell, number, slice });
+        slice
+    }
+
+    /// Begins a new keyframe epoch for the cells whose turn it is.
+    pub fn turn(&mut self, tick: u64, bodies: &mut Bodies<'_>) {
+        let mut at = 0;
+        while at < self.order.len() {
+            let cell = self.order[at].cell;
+            let range = self.range(cell);
+            at = range.end;
+            // A shard that was late skips ticks: the epoch counts, not the tick on which it changes.
+            if self.slab[self.order[range.start].slice as usize].epoch != epoch(cell, tick) as u8 {
+                at = self.turn_cell(cell, range, tick, bodies);
+            }
+        }
+    }
+
+    /// Groups a cell's members anew; gives back where the next cell begins in the order.
+    fn turn_cell(&mut self, cell: CellKey, range: std::ops::Range<usize>, tick: u64, bodies: &mut Bodies<'_>) -> usize {
+        let mut members = std::mem::take(&mut self.members);
+        members.clear();
+        for ordered in &self.order[range.clone()] {
+            let ids = self.slab[ordered.slice as usize].ids.iter();
+            members.extend(ids.filter(|&&id| id != EntityId::NONE).map(|&id| (0, id)));
+        }
+        if members.len() > SLICE_FILL {
+            for (place, id) in &mut members {
+                let plain = bodies.get_mut(*id).expect("members are here").plain(tick);
+                *place = morton(plain.x(), plain.y());
+            }
+            members.sort_unstable();
+        }
+        let wanted = members.len().div_ceil(SLICE_FILL);
+        while self.range(cell).len() > wanted {
+            let last = self.order.remove(self.range(cell).end - 1);
+            self.free.push(last.slice);
+        }
+        while self.range(cell).len() < wanted {
+            let present = self.range(cell);
+            self.add(cell, present.end, present.len(), tick);
+        }
+        let range = self.range(cell);
+        let mut rest = &members[..];
+        for (done, at) in range.clone().enumerate() {
+            let (mine, others) = rest.split_at(rest.len().div_ceil(wanted - done));
+            rest = others;
+            self.begin_epoch(self.order[at].slice, mine, epoch(cell, tick) as u8, tick, bodies);
+        }
+        self.members = members;
+        range.end
+    }
+
+    fn begin_epoch(&mut self, slice: u32, members: &[(u32, EntityId)], epoch: u8, tick: u64, bodies: &mut Bodies<'_>) {
+        let target = &mut self.slab[slice as usize];
+        target.ids.clear();
+        target.keyframe.clear();
+        (target.epoch, target.live) = (epoch, members.len() as u8);
+        for (slot, &(_, id)) in members.iter().enumerate() {
+            let body = bodies.get_mut(id).expect("members are here");
+            body.place = Some(Place { slice, slot: slot as u8 });
+            target.ids.push(id);
+            target.keyframe.push(body.plain(tick));
+        }
+    }
+
+    /// Fills a frame with all slices as they are now, and encodes them.
+    pub fn show(&mut self, frame: &mut Frame, shard: ShardId, tick: u64, bodies: &mut Bodies<'_>) {
+        frame.slices.clear();
+        frame.keyframe.clear();
+        self.heads.resize(self.slab.len(), u32::MAX);
+        for ordered in &self.order {
+            let slice = &self.slab[ordered.slice as usize];
+            if slice.live == 0 {
+                continue;
+            }
+            self.heads[ordered.slice as usize] = frame.slices.len() as u32;
+            let (first, slots) = (frame.keyframe.len() as u32, slice.ids.len() as u8);
+            frame.slices.push(SliceHead {
+                cell: ordered.cell,
+                part: u16::from(shard.0) << 8 | u16::from(slice.number),
+                epoch: slice.epoch,
+                slots,
+                live: slice.live,
+                first,
+                low: (i32::MAX, i32::MAX),
+                high: (i32::MIN, i32::MIN),
+                packed: 0,
+                packed_bytes: 0,
+            });
+            frame.keyframe.extend_from_slice(&slice.keyframe);
+        }
+        frame.now.clear();
+        frame.now.resize(frame.keyframe.len(), wire::EntityPlain::default());
+        frame.next_owner.clear();
+        frame.next_owner.resize(frame.keyframe.len(), shard);
+        bodies.each(|body| self.show_body(frame, body, tick));
+        self.index(frame, bodies);
+        encode(frame);
+    }
+
+    fn show_body(&self, frame: &mut Frame, body: &Body, tick: u64) {
+        let place = body.place.expect("everybody has a place before the frame");
+        let head = &mut frame.slices[self.heads[place.slice as usize] as usize];
+        let slot = head.first as usize + usize::from(place.slot);
+        let plain = body.plain(tick);
+        let (x, y) = position(head.cell, &plain);
+        head.low = (head.low.0.min(x), head.low.1.min(y));
+        head.high = (head.high.0.max(x), head.high.1.max(y));
+        frame.now[slot] = plain;
+        if let Some(leaving) = body.leaving {
+            frame.next_owner[slot] = leaving.to;
+        }
+    }
+
+    fn index(&self, frame: &mut Frame, bodies: &Bodies<'_>) {
+        frame.index.clear();
+        let indexed = |body: &Body| {
+            let place = body.place.expect("everybody has a place before the frame");
+            let slice = self.heads[place.slice as usize];
+            let slot = frame.slices[slice as usize].first + u32::from(place.slot);
+            Indexed { id: body.id, slot, slice }
+        };
+        // Wildlife has the lower ids, so that two sorted lists behind each other are one.
+        let npcs = bodies.npcs.order().iter().map(|&(_, at)| indexed(&bodies.npcs.at(at as usize).body));
+        frame.index.extend(npcs);
+        let players = bodies.players.order().iter().map(|&(_, at)| indexed(&bodies.players.at(at as usize).body));
+        frame.index.extend(players);
+    }
+}
+
+fn encode(frame: &mut Frame) {
+    frame.packed.clear();
+    for head in &mut frame.slices {
+        head.packed = frame.packed.len() as u32;
+        encode_delta(&frame.now[head.slots()], &frame.keyframe[head.slots()], &mut frame.packed);
+        head.packed_bytes = (frame.packed.len() as u32 - head.packed) as u16;
+    }
+}
+
+/// Place of a position on the Morton curve: the bits of both coordinates, interleaved.
+fn morton(x: u16, y: u16) -> u32 {
+    let spread = |v: u16| {
+        let v = u32::from(v);
+        let v = (v | v << 8) & 0x00ff_00ff;
+        let v = (v | v << 4) & 0x0f0f_0f0f;
+        let v = (v | v << 2) & 0x3333_3333;
+        (v | v << 1) & 0x5555_5555
+    };
+    spread(x) | spread(y) << 1
+}
