@@ -35,3 +35,5 @@ pub use wire_generated::ringshard::wire;
 
 #[cfg(test)]
 mod netcode_tests;
+#[cfg(test)]
+mod tests;

@@ -52,15 +52,8 @@ impl BodyDrop {
     pub const COUNT: usize = 7;
 
     /// Label of each reason's counter, by [`BodyDrop::index`].
-    pub const NAMES: [&'static str; BodyDrop::COUNT] = [
-        "body_malformed",
-        "body_repeated",
-        "message_bad",
-        "ack_bad",
-        "channel_full",
-        "pings_over",
-        "too_early",
-    ];
+    pub const NAMES: [&'static str; BodyDrop::COUNT] =
+        ["body_malformed", "body_repeated", "message_bad", "ack_bad", "channel_full", "pings_over", "too_early"];
 
     /// Place in tables of counters.
     pub fn index(self) -> usize {
@@ -199,7 +192,7 @@ impl Session {
             kind::RELIABLE_UNORDERED => return self.handle_fragment(ChannelKind::Unordered, section.bytes),
             _ => (),
         }
-        Ok(Receipt::Taken)
+        Ok(Receipt::Accepted)
     }
 
     fn handle_fragment(&mut self, channel: ChannelKind, bytes: &[u8]) -> Result<Receipt, BodyDrop> {

@@ -58,7 +58,11 @@ impl StreamReader {
             *place = byte;
         }
         let length = u32::from_le_bytes(head);
-        let fits = if self.past_token { (1..=BODY_BYTES_MAX).contains(&(length as usize)) } else { length as usize == TOKEN_BYTES };
+        let fits = if self.past_token {
+            (1..=BODY_BYTES_MAX).contains(&(length as usize))
+        } else {
+            length as usize == TOKEN_BYTES
+        };
         if fits { Ok(Some(length as usize)) } else { Err(BadLength(length)) }
     }
 }
