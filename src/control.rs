@@ -78,8 +78,8 @@ pub struct PlayerRow {
 /// What control asks of a shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ControlCommand {
-    /// Take no more joins; the host ends the process when everybody is saved.
-    Drain,
+    /// Every character goes at this tick, and the shard ends soon after.
+    StopAt(u64),
     /// Put the players into the next report.
     ListPlayers,
 }

@@ -15,11 +15,12 @@ const IO_MEMORY_BYTES: usize = 256 << 10;
 ///
 /// Errors name what the kernel refused.
 pub fn run_pinned<T>(cpu: usize, name: &str, future: impl Future<Output = T>) -> Result<T, String> {
-    let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
-        .name(name)
-        .io_memory(IO_MEMORY_BYTES)
-        .make()
-        .map_err(|error| format!("the executor of core {cpu} did not start: {error}; `ringshard doctor` says what is missing"))?;
+    let executor =
+        LocalExecutorBuilder::new(Placement::Fixed(cpu)).name(name).io_memory(IO_MEMORY_BYTES).make().map_err(
+            |error| {
+                format!("the executor of core {cpu} did not start: {error}; `ringshard doctor` says what is missing")
+            },
+        )?;
     Ok(executor.run(future))
 }
 

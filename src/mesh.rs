@@ -164,7 +164,12 @@ impl MeshEnd {
     }
 
     /// Meets the others' inputs of a tick, waiting while `may_wait`. Gives back how many did not come in time.
-    pub fn take_inputs(&mut self, tick: u64, may_wait: impl Fn() -> bool, mut take: impl FnMut(&mut InputParcel)) -> u64 {
+    pub fn take_inputs(
+        &mut self,
+        tick: u64,
+        may_wait: impl Fn() -> bool,
+        mut take: impl FnMut(&mut InputParcel),
+    ) -> u64 {
         meet(&mut self.peers, may_wait, |peer| peer.inputs_in.take(tick, &mut take))
     }
 
@@ -201,7 +206,12 @@ mod tests {
 
     fn input(shard: u8, tick: u64) -> InputParcel {
         let mut parcel = InputParcel::default();
-        parcel.push_commands(EntityId(u64::from(shard)), SessionRef::default(), tick as u32, [Command::default()].into_iter());
+        parcel.push_commands(
+            EntityId(u64::from(shard)),
+            SessionRef::default(),
+            tick as u32,
+            [Command::default()].into_iter(),
+        );
         parcel
     }
 
@@ -216,9 +226,13 @@ mod tests {
                     for tick in 1..=TICKS {
                         let mut inputs: Vec<_> = (0..3).map(|_| input(end.shard.0, tick)).collect();
                         end.give_inputs(tick, &mut inputs);
-                        let missing = end.take_inputs(tick, || true, |parcel| {
-                            got[parcel.inputs[0].entity.0 as usize].push(parcel.tick);
-                        });
+                        let missing = end.take_inputs(
+                            tick,
+                            || true,
+                            |parcel| {
+                                got[parcel.inputs[0].entity.0 as usize].push(parcel.tick);
+                            },
+                        );
                         assert_eq!(missing, 0);
                     }
                     (end.shard.index(), got)

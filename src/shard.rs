@@ -13,6 +13,8 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use hdrhistogram::Histogram;
 
+use self::core::{Core, Rules, Whom};
+use self::links::{Links, Outgoing, frame, keep_alive, seal};
 use crate::clock::{Clock, unix_s};
 use crate::control::{ControlCommand, PlayerRow, ShardReport};
 use crate::executor;
@@ -30,8 +32,6 @@ use crate::sys;
 use crate::world::frame::Frame;
 use crate::world::parcel::{InputParcel, OutcomeParcel};
 use crate::world::{Decree, DecreeKind, World};
-use self::core::{Core, Rules, Whom};
-use self::links::{Links, Outgoing, frame, keep_alive, seal};
 
 /// Nice level that shards ask for.
 pub const SHARD_NICE: i32 = -10;

@@ -189,13 +189,9 @@ impl Board {
         }
     }
 
-    /// Starts the end of the node: the host sees the flag, each shard its command.
+    /// Starts the end of the node: the host sees the flag and tells the shards the tick.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-        for queue in &self.commands {
-            // A full queue loses nothing: the flag alone ends the node.
-            let _ = queue.push(ControlCommand::Drain);
-        }
     }
 
     /// Asks every shard for its players. Gives how often each had listed them before, for [`Board::players_since`].

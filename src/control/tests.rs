@@ -130,15 +130,12 @@ fn a_folder_that_another_node_serves_is_refused() {
 }
 
 #[test]
-fn drain_reaches_the_host_and_every_shard() {
+fn drain_reaches_the_host() {
     let folder = Folder::new();
     let (config, handle) = spawn(&folder);
     handle.set_ready().unwrap();
     assert!(client::admin(&folder.0, "drain").unwrap().ok);
     assert!(config.draining.load(Ordering::Acquire));
-    for queue in &config.commands {
-        assert_eq!(queue.pop(), Some(ControlCommand::Drain));
-    }
     assert!(!client::status(handle.address()).unwrap().ready, "a draining node is not ready");
     handle.stop().unwrap();
 }

@@ -228,6 +228,11 @@ impl Connections {
         }
     }
 
+    /// Whether so many bytes more would be taken for a connection.
+    pub(super) fn has_room(&mut self, id: ConnectionId, bytes: usize) -> bool {
+        self.open_mut(id).is_some_and(|connection| connection.unsent_bytes() + bytes <= TCP_BACKLOG_BYTES_MAX)
+    }
+
     /// Adds bytes to what waits for a connection's peer.
     pub(super) fn append(&mut self, id: ConnectionId, bytes: &[u8]) -> Result<(), TcpSendError> {
         let connection = self.open_mut(id).ok_or(TcpSendError::Gone)?;

@@ -267,6 +267,13 @@ impl PacketRing {
         self.push(send, Operation::LaneSend);
     }
 
+    /// Whether [`PacketRing::tcp_send`] would take so many bytes; no is counted like a refusal.
+    pub fn tcp_has_room(&mut self, connection: ConnectionId, bytes: usize) -> bool {
+        let has_room = self.connections.has_room(connection, bytes);
+        self.counters.tcp_backlog += u64::from(!has_room);
+        has_room
+    }
+
     /// Queues bytes for a connection: all or none of them. They leave with [`PacketRing::submit`].
     pub fn tcp_send(&mut self, connection: ConnectionId, bytes: &[u8]) -> Result<(), TcpSendError> {
         let result = self.connections.append(connection, bytes);

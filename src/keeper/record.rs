@@ -35,7 +35,7 @@ pub enum RecordError {
 /// What is durable about the realm as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RealmRecord {
-    /// Secret seed of all that is random, fixed at the first start.
+    /// Seed of the land, fixed at the first start.
     pub seed: u64,
     /// Newest tick known; no row is from a later one. A process that was killed may have been a second or more ahead.
     pub tick: u64,

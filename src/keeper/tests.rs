@@ -33,6 +33,9 @@ impl Drop for Folder {
     }
 }
 
+const COMMIT: std::time::Duration = std::time::Duration::from_millis(10);
+const COMMIT_BYTES: usize = 4 << 20;
+
 fn no_move(row: &CharacterRow) -> ShardId {
     panic!("{row:?} need not move");
 }
@@ -43,7 +46,7 @@ fn open(data: &Path, shards: usize) -> Result<DiskStore, StoreError> {
 
 fn start(data: &Path, shards: usize) -> (KeeperHandle, KeeperQueues) {
     let queues = KeeperQueues::new(shards);
-    (KeeperHandle::spawn(open(data, shards).unwrap(), queues.clone()).unwrap(), queues)
+    (KeeperHandle::spawn(open(data, shards).unwrap(), queues.clone(), COMMIT, COMMIT_BYTES).unwrap(), queues)
 }
 
 fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
@@ -174,7 +177,7 @@ fn a_full_answer_queue_loses_nothing() {
     let data = Folder::new();
     let mut queues = KeeperQueues::new(1);
     queues.answers[0] = std::sync::Arc::new(crossbeam_queue::ArrayQueue::new(2));
-    let keeper = KeeperHandle::spawn(open(&data.0, 1).unwrap(), queues.clone()).unwrap();
+    let keeper = KeeperHandle::spawn(open(&data.0, 1).unwrap(), queues.clone(), COMMIT, COMMIT_BYTES).unwrap();
     for number in 0..20 {
         queues.commands.push(claim(number, u64::from(number), ShardId(0))).unwrap();
     }

@@ -13,9 +13,7 @@ use crossbeam_queue::ArrayQueue;
 
 use super::{Claims, DiskStore, KeeperAnswer, KeeperCommand, StoreError, StoreErrorKind};
 use crate::ids::ShardId;
-use crate::limits::{
-    KEEPER_ANSWERS_MAX, KEEPER_COMMANDS_MAX, KEEPER_COMMIT_BYTES_MAX, KEEPER_COMMIT_MS, KEEPER_POLL_US,
-};
+use crate::limits::{KEEPER_ANSWERS_MAX, KEEPER_COMMANDS_MAX, KEEPER_POLL_US};
 
 /// The queues between the keeper and the shards.
 #[derive(Clone, Debug)]
@@ -80,7 +78,12 @@ impl KeeperHandle {
     ///
     /// # Errors
     /// The system has no thread left.
-    pub fn spawn(store: DiskStore, queues: KeeperQueues) -> std::io::Result<KeeperHandle> {
+    pub fn spawn(
+        store: DiskStore,
+        queues: KeeperQueues,
+        commit: Duration,
+        commit_bytes: usize,
+    ) -> std::io::Result<KeeperHandle> {
         assert_eq!(store.shards(), queues.answers.len(), "each shard has an answer queue");
         let shared = Arc::new(Shared::default());
         let writer = Writer {
@@ -89,6 +92,8 @@ impl KeeperHandle {
             shared: Arc::clone(&shared),
             claims: Claims::default(),
             answers: Vec::new(),
+            commit,
+            commit_bytes,
             group_began: None,
             group_commands: 0,
         };
@@ -151,6 +156,8 @@ struct Writer {
     shared: Arc<Shared>,
     claims: Claims,
     answers: Vec<(ShardId, KeeperAnswer)>,
+    commit: Duration,
+    commit_bytes: usize,
     group_began: Option<Instant>,
     group_commands: usize,
 }
@@ -194,11 +201,11 @@ impl Writer {
     }
 
     fn is_group_full(&self) -> bool {
-        self.group_commands >= KEEPER_COMMANDS_MAX || self.store.group_bytes() >= KEEPER_COMMIT_BYTES_MAX
+        self.group_commands >= KEEPER_COMMANDS_MAX || self.store.group_bytes() >= self.commit_bytes
     }
 
     fn is_group_due(&self) -> bool {
-        let has_waited = |began: Instant| began.elapsed() >= Duration::from_millis(KEEPER_COMMIT_MS);
+        let has_waited = |began: Instant| began.elapsed() >= self.commit;
         // Answers that no row stands behind need not wait.
         self.is_group_full() || !self.store.has_group() || self.group_began.is_some_and(has_waited)
     }

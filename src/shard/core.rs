@@ -200,7 +200,9 @@ impl Core {
         match answer {
             KeeperAnswer::Claimed { session, row, .. } => {
                 // A session that ended meanwhile was released already.
-                let Some(entry) = self.entry_mut(session).filter(|entry| entry.stage == Stage::Claiming) else { return };
+                let Some(entry) = self.entry_mut(session).filter(|entry| entry.stage == Stage::Claiming) else {
+                    return;
+                };
                 entry.stage = Stage::Playing;
                 let identity = entry.identity;
                 self.send_into_world(session, identity, row.entity(), Some(row));
@@ -221,7 +223,9 @@ impl Core {
     /// A body of a session came.
     pub fn handle_body(&mut self, reference: SessionRef, body: &[u8]) {
         let Core { lanes, inputs, drops, .. } = self;
-        let entry = lanes.get_mut(usize::from(reference.lane)).and_then(|lane| lane.entries.get_mut(usize::from(reference.slot)));
+        let entry = lanes
+            .get_mut(usize::from(reference.lane))
+            .and_then(|lane| lane.entries.get_mut(usize::from(reference.slot)));
         let Some(entry) = entry.and_then(Option::as_deref_mut) else { return };
         assert_eq!(entry.session.reference, reference, "a transport knows its session's end");
         if let Err(reason) = entry.session.handle_body(body, inputs) {
@@ -261,7 +265,9 @@ impl Core {
         let entry = self.entry(reference).expect("the caller found it");
         let (client_id, told, guest) = (entry.session.client_id, entry.session.told, entry.identity.user_data.reusable);
         match (stage, told) {
-            (Stage::Claiming, _) => self.keeper.push(KeeperCommand::Release { client_id, session: reference, row: None }),
+            (Stage::Claiming, _) => {
+                self.keeper.push(KeeperCommand::Release { client_id, session: reference, row: None })
+            }
             (Stage::Playing, Some(told)) => self.push_leave(&told),
             (Stage::Playing, None) => {
                 // Not sent into the world yet, or on its way there: then the first Told finds nobody, and it leaves.
@@ -425,8 +431,6 @@ fn keeper_command(save: &Save) -> Option<KeeperCommand> {
     match (save.guest, save.released) {
         (true, _) => None,
         (false, None) => Some(KeeperCommand::Row(row)),
-        (false, Some(session)) => {
-            Some(KeeperCommand::Release { client_id: save.client_id, session, row: Some(row) })
-        }
+        (false, Some(session)) => Some(KeeperCommand::Release { client_id: save.client_id, session, row: Some(row) }),
     }
 }

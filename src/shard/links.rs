@@ -9,7 +9,9 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use crate::ids::SessionRef;
 use crate::io::ConnectionId;
-use crate::limits::{BODY_BYTES_MAX, LANES, LANE_SESSIONS_MAX, REPLIES_PER_DRAIN_MAX, TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX};
+use crate::limits::{
+    BODY_BYTES_MAX, LANE_SESSIONS_MAX, LANES, REPLIES_PER_DRAIN_MAX, TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX,
+};
 use crate::net::connection::{Connection, Packet};
 use crate::net::fast_hash::FastHash;
 use crate::net::handshake::{Arrival, Handshake, HandshakeConfig, HandshakeOutcome, Identity, REPLY_BYTES_MAX};
@@ -351,20 +353,33 @@ pub enum Outgoing<'a> {
 }
 
 /// Seals a body into a datagram's space, a keep-alive having gone before if the peer needs it; gives back the length.
-pub fn seal(connection: &mut Connection, tick: u64, space: &mut [u8], write: &mut dyn FnMut(&mut [u8]) -> usize) -> usize {
+pub fn seal(
+    connection: &mut Connection,
+    tick: u64,
+    space: &mut [u8],
+    write: &mut dyn FnMut(&mut [u8]) -> usize,
+) -> usize {
     let offset = connection.body_offset();
     let length = write(&mut space[offset..offset + BODY_BYTES_MAX]);
     connection.seal_body(tick, space, length)
 }
 
 /// Writes a keep-alive for a session; gives back the length.
-pub fn keep_alive(connection: &mut Connection, session: SessionRef, tick: u64, out: &mut [u8; CONTROL_BYTES_MAX]) -> usize {
+pub fn keep_alive(
+    connection: &mut Connection,
+    session: SessionRef,
+    tick: u64,
+    out: &mut [u8; CONTROL_BYTES_MAX],
+) -> usize {
     let index = u32::from(session.lane) * LANE_SESSIONS_MAX as u32 + u32::from(session.slot);
     connection.write_keep_alive(tick, index, (LANES * LANE_SESSIONS_MAX) as u32, out)
 }
 
 /// Frames a body for a stream; gives back the bytes.
-pub fn frame<'a>(space: &'a mut [u8; LENGTH_BYTES + BODY_BYTES_MAX], write: &mut dyn FnMut(&mut [u8]) -> usize) -> &'a [u8] {
+pub fn frame<'a>(
+    space: &'a mut [u8; LENGTH_BYTES + BODY_BYTES_MAX],
+    write: &mut dyn FnMut(&mut [u8]) -> usize,
+) -> &'a [u8] {
     let mut body = [0; BODY_BYTES_MAX];
     let length = write(&mut body);
     let used = write_frame(&body[..length], space);

@@ -218,11 +218,11 @@ fn more_datagrams_than_completions_are_not_lost() {
     for number in 0..COUNT {
         peer.send_to(&number.to_le_bytes(), lanes.address).unwrap();
     }
-    let received = receive(&mut ring, COUNT.into());
+    let received = receive(&mut ring, usize::from(COUNT));
     for (number, (.., bytes)) in (0..COUNT).zip(&received) {
         assert_eq!(bytes, &number.to_le_bytes());
     }
-    assert_eq!(received.len(), COUNT.into());
+    assert_eq!(received.len(), usize::from(COUNT));
     assert!(ring.counters().completions_overflowed > 0, "{:?}", ring.counters());
 }
 
