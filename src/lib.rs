@@ -2,15 +2,28 @@
 //!
 //! The modules in reading order; `src/ARCHITECTURE.md` is the map.
 
-pub mod cli;
-pub mod config;
-pub mod control;
-pub mod exit;
-pub mod folder;
 pub mod ids;
+pub mod limits;
+
+pub mod world;
+
+pub mod net;
+
+pub mod clock;
+pub mod executor;
 pub mod io;
 pub mod keeper;
-pub mod limits;
-pub mod net;
+pub mod mesh;
+pub mod shard;
+pub mod sim;
+
+pub mod control;
+pub mod server;
+pub mod tools;
+
+pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod folder;
 pub mod preflight;
 pub mod sys;

@@ -8,7 +8,11 @@ use ringshard::cli::{self, AdminArgs, Asked, Cli, Command, DoctorArgs, ServeArgs
 use ringshard::config::{self, Flag, Raw};
 use ringshard::control::client;
 use ringshard::exit::{Code, Failure, say};
-use ringshard::{preflight, sys};
+use ringshard::{preflight, server, sys, tools};
+
+/// Each shard's thread has a heap of its own.
+#[global_allocator]
+static HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
@@ -39,9 +43,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Status(args) => status(&args, json),
         Command::Admin(args) => admin(&args, json),
-        Command::Token(_) | Command::Frame(_) | Command::Inspect(_) | Command::Sim(_) => {
-            Err(Failure::new(Code::Usage, "this command is not in this build"))
-        }
+        Command::Token(args) => tools::token(&args, json),
+        Command::Frame(args) => tools::frame(&args, json),
+        Command::Inspect(args) => tools::inspect(&args, json),
+        Command::Sim(args) => tools::sim(&args, json),
     }
 }
 
@@ -50,8 +55,7 @@ fn serve(args: &ServeArgs, json: bool) -> Result<(), Failure> {
     if args.print_config {
         return say(json, &config.print_config(), || config.to_json());
     }
-    preflight::require(&preflight::examine(&plan(&config)))?;
-    Err(Failure::new(Code::Usage, "this command is not in this build"))
+    server::serve(config, args.no_tui)
 }
 
 fn plan(config: &config::Config) -> preflight::Plan {

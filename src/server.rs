@@ -75,7 +75,8 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
     let cut = Arc::new(CutMap::equal(shards));
     let queues = KeeperQueues::new(shards);
     let keeper = open_keeper(&config, folder, &cut, &queues)?;
-    let mut commands = ControlConfig::new(config.net.control, folder.path().to_path_buf(), cpus.clone(), content_version());
+    let mut commands =
+        ControlConfig::new(config.net.control, folder.path().to_path_buf(), cpus.clone(), content_version());
     commands.live = LiveForm::for_terminal(no_tui);
     let control = Control::spawn(commands.clone())?;
     let land = Arc::new(Land::new(keeper.land_seed));
@@ -137,7 +138,12 @@ struct OpenKeeper {
 }
 
 /// Opens the store on a thread that keeps off the shards' cores, so that the store's own threads do as well.
-fn open_keeper(config: &Config, folder: &DataFolder, cut: &Arc<CutMap>, queues: &KeeperQueues) -> Result<OpenKeeper, Failure> {
+fn open_keeper(
+    config: &Config,
+    folder: &DataFolder,
+    cut: &Arc<CutMap>,
+    queues: &KeeperQueues,
+) -> Result<OpenKeeper, Failure> {
     let (path, cpus, shards) = (folder.path().to_path_buf(), config.node.cpus.clone(), config.node.shards);
     let wanted = config.world.land_seed;
     let (cut, queues, keeper) = (cut.clone(), queues.clone(), config.keeper.clone());
@@ -146,7 +152,8 @@ fn open_keeper(config: &Config, folder: &DataFolder, cut: &Arc<CutMap>, queues: 
             eprintln!("ringshard: the keeper shares its CPU with shards: {error}");
         }
         let owner = |row: &crate::keeper::CharacterRow| cut.owner(CellKey::of_fine(row.x, row.y));
-        let store = DiskStore::open(&path, shards, wanted.unwrap_or(LAND_SEED), owner).map_err(|error| store_failure(&error))?;
+        let store = DiskStore::open(&path, shards, wanted.unwrap_or(LAND_SEED), owner)
+            .map_err(|error| store_failure(&error))?;
         let (recovered, realm) = (store.recovered_characters(), *store.realm());
         if let Some(wanted) = wanted.filter(|&wanted| wanted != realm.seed) {
             let text = format!(
@@ -161,7 +168,9 @@ fn open_keeper(config: &Config, folder: &DataFolder, cut: &Arc<CutMap>, queues: 
             .map_err(|error| Failure::new(Code::Machine, format!("cannot start the keeper's thread: {error}")))?;
         Ok(OpenKeeper { handle, recovered, land_seed: realm.seed, tick: realm.tick })
     });
-    opener.join().unwrap_or_else(|_| Err(Failure::new(Code::Failed, "opening the store failed; the message stands above")))
+    opener
+        .join()
+        .unwrap_or_else(|_| Err(Failure::new(Code::Failed, "opening the store failed; the message stands above")))
 }
 
 fn spawn_shard(setup: ShardSetup, ready: Arc<AtomicUsize>) -> Result<JoinHandle<Result<(), String>>, Failure> {
@@ -180,7 +189,10 @@ fn await_ready(node: &Node, ready: &AtomicUsize) -> Result<(), Failure> {
     while ready.load(Ordering::Acquire) < node.shards.len() {
         if let Some(at) = node.shards.iter().position(JoinHandle::is_finished) {
             // The other shards wait for nobody else: the process ends with the reason of this one.
-            return Err(Failure::new(Code::Machine, format!("shard {at} did not start; `ringshard doctor` says what is missing")));
+            return Err(Failure::new(
+                Code::Machine,
+                format!("shard {at} did not start; `ringshard doctor` says what is missing"),
+            ));
         }
         std::thread::sleep(Duration::from_millis(1));
     }

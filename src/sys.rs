@@ -16,6 +16,17 @@ pub fn open_files() -> u64 {
     soft_limit(libc::RLIMIT_NOFILE)
 }
 
+/// Raises the soft limit of open files to the hard one; without the right to it nothing changes.
+pub fn raise_open_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live, writable rlimit, and nothing keeps the pointer after the call.
+    let read = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    assert_eq!(read, 0, "getrlimit of a known resource cannot fail");
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is a live rlimit, and nothing keeps the pointer after the call.
+    let _ = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+}
+
 fn soft_limit(resource: libc::__rlimit_resource_t) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a live, writable rlimit, and nothing keeps the pointer after the call.

@@ -35,7 +35,13 @@ pub fn dev_token(servers: &[SocketAddr], client_id: u64, ttl_s: u64, user_data: 
     issue(&DEV_KEY, servers, client_id, ttl_s, user_data)
 }
 
-fn issue(key: &[u8; 32], servers: &[SocketAddr], client_id: u64, ttl_s: u64, user_data: UserData) -> Result<Vec<u8>, Failure> {
+fn issue(
+    key: &[u8; 32],
+    servers: &[SocketAddr],
+    client_id: u64,
+    ttl_s: u64,
+    user_data: UserData,
+) -> Result<Vec<u8>, Failure> {
     let now = unix_s();
     let expire_unix_s = now + ttl_s;
     let grant = TokenGrant { client_id, create_unix_s: now, expire_unix_s, timeout_s: TIMEOUT_S, servers, user_data };
@@ -112,7 +118,10 @@ fn read_token(path: &Path) -> Result<Vec<u8>, Failure> {
     }
     let decoded = BASE64.decode(bytes.trim_ascii()).ok().filter(|token| token.len() == TOKEN_BYTES);
     decoded.ok_or_else(|| {
-        let text = format!("{} is no connect token: expected 2,048 bytes or their base64; make one with `ringshard token`", path.display());
+        let text = format!(
+            "{} is no connect token: expected 2,048 bytes or their base64; make one with `ringshard token`",
+            path.display()
+        );
         Failure::new(Code::Usage, text)
     })
 }
@@ -127,7 +136,10 @@ pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
     let InspectWhat::Characters = args.what;
     let rows = inspect_characters(&args.data).map_err(|error| crate::server::store_failure(&error))?;
     let views: Vec<CharacterView> = rows.iter().map(CharacterView::from).collect();
-    let mut text = format!("{:>20} {:>12} {:>10} {:>10} {:>8} {:>10} {:>5}\n", "id", "client", "x m", "y m", "z m", "tick", "shard");
+    let mut text = format!(
+        "{:>20} {:>12} {:>10} {:>10} {:>8} {:>10} {:>5}\n",
+        "id", "client", "x m", "y m", "z m", "tick", "shard"
+    );
     for view in &views {
         let CharacterView { id, client_id, x_m, y_m, z_m, tick, shard, .. } = view;
         text.push_str(&format!("{id:>20} {client_id:>12} {x_m:>10.2} {y_m:>10.2} {z_m:>8.2} {tick:>10} {shard:>5}\n"));
