@@ -388,6 +388,7 @@ impl Shard {
             ("tcp_full", ring.tcp_full),
             ("tcp_backlog", ring.tcp_backlog),
             ("buffers_empty", ring.buffers_empty),
+            ("claims_refused", self.core.claims_refused),
             ("late_edges", self.late_edges),
             ("late_meetings", self.late_meetings),
             ("inputs_refused", world.inputs_refused),
