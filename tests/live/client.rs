@@ -76,7 +76,7 @@ impl Player {
         socket.connect(server.game).expect("loopback");
         socket.set_nonblocking(true).expect("a socket");
         let haunt = spawn.map_or(Haunt::Land, |centre| Haunt::Disc { centre, radius: 20 * 256 });
-        let options = ClientOptions { packed: client_id % 2 == 0, decode: true, reliable_transport: false };
+        let options = ClientOptions { packed: client_id.is_multiple_of(2), decode: true, reliable_transport: false };
         let bot = Bot::new(1, client_id, haunt, Some(land()), options);
         let netcode = NetcodeClient::new(&token, Duration::ZERO).expect("a good token");
         Player { client_id, bot, socket, netcode, started: Instant::now(), ticks: 0, newest: 0 }
@@ -183,7 +183,7 @@ impl TcpTool {
     }
 
     /// Whether the server closes when it sees this token.
-    pub fn is_refused(mut self, token: &[u8]) -> bool {
+    pub fn sees_refusal(mut self, token: &[u8]) -> bool {
         self.send_frame(token);
         self.read_until(Duration::from_secs(3), |_| false)
     }

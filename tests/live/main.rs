@@ -104,14 +104,14 @@ fn what_is_no_good_token_never_joins() {
     let mut altered = good.clone();
     altered[100] ^= 1;
     for bad in [&foreign, &elsewhere, &altered] {
-        assert!(TcpTool::open(server.game).is_refused(bad), "TCP");
+        assert!(TcpTool::open(server.game).sees_refusal(bad), "TCP");
     }
     let expired = dev_token(server.game, 1, 0, user_data);
-    assert!(TcpTool::open(server.game).is_refused(&expired), "expired");
+    assert!(TcpTool::open(server.game).sees_refusal(&expired), "expired");
     let mut first = TcpTool::open(server.game);
     first.send_frame(&good);
     first.ping(3, Duration::from_secs(5));
-    assert!(TcpTool::open(server.game).is_refused(&good), "a token is used up by one connection");
+    assert!(TcpTool::open(server.game).sees_refusal(&good), "a token is used up by one connection");
     let status = server.status();
     let drops = &status["shards"][0]["drops"];
     for reason in ["token_seal", "other_server", "token_expired"] {

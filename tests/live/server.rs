@@ -66,7 +66,8 @@ impl Server {
                 return Server { child, data, game, control, recovered: recovered.expect("said before") };
             }
         }
-        panic!("the daemon did not get ready: {said}");
+        let ended = child.wait();
+        panic!("the daemon did not get ready: {said}{ended:?}");
     }
 
     /// Runs the daemon's program with other arguments.
