@@ -361,7 +361,7 @@ fn client(seed: u64, number: u64, haunts: &[Crossing], land: &Arc<Land>) -> Clie
 }
 
 fn identity(number: usize, bot: &Bot) -> Identity {
-    let user_data = UserData { spawn_point: bot.spawn_point(), peaceful: true, reusable: false };
+    let user_data = UserData { spawn_point: Some(bot.spawn_point()), peaceful: true, reusable: false };
     let mut token_mac = [0; 16];
     token_mac[..8].copy_from_slice(&(number as u64).to_le_bytes());
     Identity { client_id: number as u64 + 1, user_data, token_mac, expires_unix_s: u64::MAX, timeout_s: 10 }

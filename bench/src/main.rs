@@ -1,3 +1,45 @@
 //! `ringshard-bench`: load tools and baselines; never installed with the daemon.
 
-fn main() {}
+mod machine;
+mod swarm;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ringshard::exit::{Code, Failure, say};
+
+/// Load tools and baselines for a ringshard server. Every result is also one JSON object, with --json.
+#[derive(Parser)]
+#[command(name = "ringshard-bench", version)]
+struct Cli {
+    /// One JSON object on standard output, nothing else there.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Players over real sockets against a running server: an open loop, every snapshot checked.
+    Swarm(swarm::SwarmArgs),
+}
+
+fn main() -> ExitCode {
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    let done = match Cli::try_parse() {
+        Ok(Cli { command: Command::Swarm(args), .. }) => swarm::run(&args, json),
+        Err(error) if error.use_stderr() => Err(usage_failure(&error, json)),
+        Err(text) => {
+            let text = text.to_string();
+            say(json, &text, || serde_json::json!({ "text": text })).map(|()| ExitCode::SUCCESS)
+        }
+    };
+    done.unwrap_or_else(|failure| failure.report(json))
+}
+
+fn usage_failure(error: &clap::Error, json: bool) -> Failure {
+    let text = error.to_string();
+    let text = text.trim_start_matches("error: ").trim_end();
+    Failure::new(Code::Usage, if json { text.replace('\n', " ") } else { text.to_owned() })
+}

@@ -20,6 +20,11 @@ pub struct StreamReader {
 }
 
 impl StreamReader {
+    /// A reader of what a server sends: no token comes first.
+    pub fn of_server() -> StreamReader {
+        StreamReader { rest: Vec::new(), past_token: true }
+    }
+
     /// Takes bytes and calls `on_frame` for each frame that is whole; `on_frame` says whether to go on.
     pub fn feed(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(&[u8]) -> bool) -> Result<(), BadLength> {
         loop {

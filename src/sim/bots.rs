@@ -25,17 +25,6 @@ const DETOUR_TICKS: u32 = 45;
 /// Client ticks between two actions.
 const ACTION_TICKS: u32 = 64;
 
-/// What the bots of a run do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Scenario {
-    /// Wander over all of the land.
-    Spread,
-    /// All in one disc of 30 m.
-    Crowd,
-    /// Across a border, all the time.
-    Seam,
-}
-
 /// A piece of border that a bot crosses: positions in 1/256 m.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Crossing {
@@ -92,6 +81,8 @@ pub struct BotCounts {
     pub refused: u64,
     /// Public events seen.
     pub events: u64,
+    /// Commands that it forgot before it heard that they were applied.
+    pub forgotten: u64,
 }
 
 /// One player.
@@ -141,18 +132,12 @@ impl Bot {
         below(random(self.seed, EntityId(self.number), u64::from(self.tick), n), bound)
     }
 
-    /// Where its character shall stand at first, 1/256 m; nowhere special when it wanders over the land.
-    pub fn spawn_point(&self) -> Option<(i32, i32)> {
+    /// Where its character shall stand at first, 1/256 m; the ground there may be blocked.
+    pub fn spawn_point(&self) -> (i32, i32) {
         match self.haunt {
-            Haunt::Land => None,
-            Haunt::Disc { .. } => Some(self.point_in_haunt(1)),
-            Haunt::Border(crossing) => Some(crossing.position(self.side * crossing.reach / 2)),
+            Haunt::Land | Haunt::Disc { .. } => self.point_in_haunt(1),
+            Haunt::Border(crossing) => crossing.position(self.side * crossing.reach / 2),
         }
-    }
-
-    /// Gives it another place to live.
-    pub fn settle(&mut self, haunt: Haunt) {
-        self.haunt = haunt;
     }
 
     fn point_in_haunt(&self, n: u64) -> (i32, i32) {
@@ -266,7 +251,11 @@ impl Bot {
         while let Some(sent) = self.session.pop_applied() {
             on_applied(sent.intended_ns);
             expected_tick = expected_tick.wrapping_add(1);
-            whole &= sent.tick == expected_tick;
+            if before.is_some() && sent.tick != expected_tick {
+                self.counts.forgotten += u64::from(sent.tick.wrapping_sub(expected_tick));
+                expected_tick = sent.tick;
+                whole = false;
+            }
             let wire = sent.command;
             let (yaw, forward, right, buttons) = (wire.yaw(), wire.forward(), wire.right(), wire.buttons());
             if let (Some(predicted), Some(land)) = (&mut predicted, &self.land) {

@@ -1,0 +1,273 @@
+//! One load thread: its players' turns, and what their sockets bring.
+//!
+//! Owns its players, one epoll and one buffer. Promises: turns are taken in order and each one, at most half a
+//! millisecond late while there is time; it sleeps when nothing is due. Never shares a player with another thread.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use super::link::{RECEIVE_BYTES, Traffic};
+use super::player::{Common, Player, Stage, Told};
+use super::schedule::Schedule;
+use super::tally::{ErrorCounts, Tally};
+
+/// Turns that may fall due while the thread sleeps: it wakes once for all of them.
+const TOGETHER_NS: u64 = 250_000;
+/// Sockets read between two looks at the turns.
+const EVENTS_MAX: usize = 32;
+/// Turns taken between two looks at the sockets.
+const TURNS_MAX: usize = 64;
+/// Between two words to the main thread.
+const PULSE_NS: u64 = 200_000_000;
+/// From the last join to the first sample of what is visible.
+const VISIBLE_FROM_NS: u64 = 5_000_000_000;
+
+/// What the main thread tells all load threads.
+pub struct Control {
+    /// All times count from here.
+    pub origin: Instant,
+    /// When the last join was; the far future until then.
+    pub begin_ns: AtomicU64,
+    /// The run is over.
+    pub stop: AtomicBool,
+}
+
+impl Control {
+    /// Nanoseconds since the origin.
+    pub fn now_ns(&self) -> u64 {
+        self.origin.elapsed().as_nanos() as u64
+    }
+}
+
+/// What a load thread tells the main thread now and then.
+#[derive(Clone, Default, Debug)]
+pub struct Pulse {
+    /// Players that are in.
+    pub playing: usize,
+    /// Players that may still come in.
+    pub coming: usize,
+    /// Bodies with commands, so far.
+    pub inputs_sent: u64,
+    /// Snapshots so far.
+    pub snapshots_received: u64,
+    /// Of the latency so far.
+    pub latency_us_p99: u64,
+    /// Contradictions so far.
+    pub errors: ErrorCounts,
+    /// What the players were told.
+    pub told: Vec<Told>,
+}
+
+/// What a load thread leaves behind.
+pub struct Harvest {
+    /// Its players, gone from the server.
+    pub players: Vec<Player>,
+    /// Its counts.
+    pub tally: Tally,
+    /// CPU time of the thread since the last join.
+    pub cpu_s: f64,
+    /// Sum over the players' links since the last join.
+    pub traffic: Traffic,
+    /// Datagrams that its sockets lost.
+    pub socket_drops: u64,
+}
+
+/// See the module.
+pub struct LoadThread {
+    control: Arc<Control>,
+    pulse: Arc<Mutex<Pulse>>,
+    common: Common,
+    players: Vec<Player>,
+    schedule: Schedule,
+    epoll: std::os::fd::OwnedFd,
+    tally: Tally,
+    /// Newest tick that any player heard of, and when.
+    server_tick: (u32, u64),
+    pulsed_ns: u64,
+    /// CPU time and traffic at the last join.
+    at_begin: Option<(f64, Traffic)>,
+}
+
+impl LoadThread {
+    /// A thread for these players whose first turn is at `start_ns`.
+    pub fn new(
+        control: Arc<Control>,
+        pulse: Arc<Mutex<Pulse>>,
+        common: Common,
+        players: Vec<Player>,
+        start_ns: u64,
+    ) -> std::io::Result<LoadThread> {
+        let schedule = Schedule::new(start_ns, common.input_hz, players.len());
+        Ok(LoadThread {
+            control,
+            pulse,
+            common,
+            players,
+            schedule,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            tally: Tally::default(),
+            server_tick: (0, 0),
+            pulsed_ns: 0,
+            at_begin: None,
+        })
+    }
+
+    /// Plays until it is told to stop; then everybody leaves.
+    pub fn run(mut self) -> Harvest {
+        let mut buffer = vec![0; RECEIVE_BYTES].into_boxed_slice();
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        while !self.control.stop.load(Ordering::Relaxed) {
+            self.notice_begin();
+            self.take_turns();
+            self.wait(&mut events);
+            for event in events.drain(..) {
+                self.hear(event.data.u64() as usize, &mut buffer);
+            }
+            let now_ns = self.control.now_ns();
+            if now_ns >= self.pulsed_ns + PULSE_NS {
+                self.pulsed_ns = now_ns;
+                self.tell_main();
+            }
+        }
+        self.finish()
+    }
+
+    fn take_turns(&mut self) {
+        for _ in 0..TURNS_MAX {
+            let now_ns = self.control.now_ns();
+            let Some(turn) = self.schedule.take(now_ns) else { return };
+            let player = &mut self.players[turn.bot];
+            if player.turn(now_ns, turn.due_ns, &self.common, &mut self.tally) {
+                self.watch(turn.bot);
+            } else if player.is_full_second(&self.common) {
+                let (tick, at_ns) = self.server_tick;
+                let tick = tick.wrapping_add(((now_ns - at_ns) * 60 / 1_000_000_000) as u32);
+                let visible = player.look_around(tick);
+                let begin_ns = self.control.begin_ns.load(Ordering::Relaxed);
+                if now_ns >= begin_ns.saturating_add(VISIBLE_FROM_NS) {
+                    self.tally.visible.note(visible as u64);
+                }
+            }
+        }
+    }
+
+    fn watch(&mut self, at: usize) {
+        let link = self.players[at].link.as_ref().expect("it was opened just now");
+        let data = epoll::EventData::new_u64(at as u64);
+        if let Err(error) = epoll::add(&self.epoll, link.descriptor(), data, epoll::EventFlags::IN) {
+            self.players[at].stage = Stage::Refused(format!("its socket cannot be watched: {error}"));
+        }
+    }
+
+    /// Sleeps until a socket has something or turns are due.
+    fn wait(&self, events: &mut Vec<epoll::Event>) {
+        let until_due = self.schedule.next_due_ns().saturating_sub(self.control.now_ns());
+        let ns = if until_due == 0 { 0 } else { until_due.clamp(TOGETHER_NS, PULSE_NS) };
+        let timeout = Timespec { tv_sec: 0, tv_nsec: ns as i64 };
+        // Interrupted by a signal: nothing came, and the loop goes on.
+        let _ = epoll::wait(&self.epoll, spare_capacity(events), Some(&timeout));
+    }
+
+    fn hear(&mut self, at: usize, buffer: &mut [u8]) {
+        let now_ns = self.control.now_ns();
+        let player = &mut self.players[at];
+        if let Some(tick) = player.hear(now_ns, buffer, &mut self.tally) {
+            if tick.wrapping_sub(self.server_tick.0) as i32 > 0 || self.server_tick.1 == 0 {
+                self.server_tick = (tick, now_ns);
+            }
+        }
+        if let (false, Some(link)) = (player.is_alive(), &player.link) {
+            // Its end would be told again and again.
+            let _ = epoll::delete(&self.epoll, link.descriptor());
+        }
+    }
+
+    fn notice_begin(&mut self) {
+        let begin_ns = self.control.begin_ns.load(Ordering::Relaxed);
+        if begin_ns != u64::MAX && self.at_begin.is_none() {
+            self.tally.begin(begin_ns);
+            self.at_begin = Some((thread_cpu_s(), traffic(&self.players)));
+        }
+    }
+
+    fn tell_main(&mut self) {
+        let count = |wanted: fn(&Stage) -> bool| self.players.iter().filter(|player| wanted(&player.stage)).count();
+        let mut errors = ErrorCounts::default();
+        self.players.iter().for_each(|player| errors.add(player.errors()));
+        let pulse = Pulse {
+            playing: count(|stage| *stage == Stage::Playing),
+            coming: count(|stage| matches!(stage, Stage::Waiting | Stage::Joining)),
+            inputs_sent: self.tally.inputs_sent,
+            snapshots_received: self.tally.snapshots_received,
+            latency_us_p99: self.tally.latency_us.value_at_quantile(0.99),
+            errors,
+            told: self.players.iter().filter_map(Player::told).collect(),
+        };
+        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = pulse;
+    }
+
+    fn finish(mut self) -> Harvest {
+        self.tell_main();
+        let now_traffic = traffic(&self.players);
+        let (cpu_before_s, before) = self.at_begin.unwrap_or((thread_cpu_s(), now_traffic));
+        let cpu_s = thread_cpu_s() - cpu_before_s;
+        let ports = self.players.iter().filter_map(|player| player.link.as_ref()?.udp_port()).collect();
+        let table = std::fs::read_to_string("/proc/net/udp").unwrap_or_default()
+            + &std::fs::read_to_string("/proc/net/udp6").unwrap_or_default();
+        let now_ns = self.control.now_ns();
+        self.players.iter_mut().for_each(|player| player.leave(now_ns));
+        Harvest {
+            players: self.players,
+            tally: self.tally,
+            cpu_s,
+            traffic: Traffic {
+                bytes_in: now_traffic.bytes_in - before.bytes_in,
+                bytes_out: now_traffic.bytes_out - before.bytes_out,
+            },
+            socket_drops: drops_of(&table, &ports),
+        }
+    }
+}
+
+fn traffic(players: &[Player]) -> Traffic {
+    let links = players.iter().filter_map(|player| player.link.as_ref());
+    links.fold(Traffic::default(), |sum, link| Traffic {
+        bytes_in: sum.bytes_in + link.traffic.bytes_in,
+        bytes_out: sum.bytes_out + link.traffic.bytes_out,
+    })
+}
+
+/// CPU time of the calling thread.
+fn thread_cpu_s() -> f64 {
+    let spent = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(spent.tv_sec as u64, spent.tv_nsec as u32).as_secs_f64()
+}
+
+/// Sum of the last column of the kernel's table over the lines of some local ports.
+fn drops_of(table: &str, ports: &std::collections::HashSet<u16>) -> u64 {
+    let drops = |line: &str| {
+        let (_, port) = line.split_whitespace().nth(1)?.rsplit_once(':')?;
+        let mine = ports.contains(&u16::from_str_radix(port, 16).ok()?);
+        line.split_whitespace().next_back()?.parse::<u64>().ok().filter(|_| mine)
+    };
+    table.lines().filter_map(drops).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_summed_over_own_ports_only() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
+             1: 0100007F:1E61 0100007F:9C40 01 00000000:00000000 00:00000000 00000000 0 0 5 2 0000000000000000 7\n\
+             2: 0100007F:1E62 0100007F:9C40 01 00000000:00000000 00:00000000 00000000 0 0 6 2 0000000000000000 11\n";
+        assert_eq!(drops_of(table, &[7_777].into()), 7);
+        assert_eq!(drops_of(table, &[7_777, 7_778, 1].into()), 18);
+    }
+}

@@ -1,0 +1,171 @@
+//! Where the bots of a scenario live, from what the server says about its land.
+//!
+//! Owns nothing. Promises: a crossing is open ground from end to end; the same land and seam give the same places.
+
+use std::sync::Arc;
+
+use ringshard::ids::{FINE_PER_M, FINE_SHIFT, GRID_PER_M};
+use ringshard::net::message::{Seam, Welcome};
+use ringshard::sim::bots::{Crossing, Haunt};
+use ringshard::world::land::{LAND_M, Land};
+
+/// What the bots do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Scenario {
+    /// Everybody wanders over all of the land.
+    Spread,
+    /// Everybody in one disc of 30 m.
+    Crowd,
+    /// Everybody crosses the border between two shards, all the time.
+    Seam,
+}
+
+/// Radius of the crowd's disc, metres.
+const CROWD_RADIUS_M: i32 = 15;
+/// How far a bot goes to each side of the seam, metres.
+const REACH_M: std::ops::RangeInclusive<i32> = 8..=16;
+/// Ground that must be open beyond a bot's reach, and to its left and right, metres.
+const SPARE_M: i32 = 3;
+
+/// The places of a scenario on one land.
+pub struct Places {
+    /// The ground.
+    pub land: Arc<Land>,
+    scenario: Scenario,
+    centre: (i32, i32),
+    crossings: Vec<Crossing>,
+}
+
+impl Places {
+    /// Finds them; an error says what the server lacks.
+    pub fn find(scenario: Scenario, welcome: &Welcome) -> Result<Places, String> {
+        let land = Arc::new(Land::new(welcome.land_seed));
+        let mut places = Places { land, scenario, centre: (0, 0), crossings: Vec::new() };
+        match scenario {
+            Scenario::Spread => (),
+            Scenario::Crowd => places.centre = open_disc(&places.land).ok_or("the land has no open disc of 30 m")?,
+            Scenario::Seam => {
+                let Some(seam) = welcome.seam else {
+                    let text = "the server names no seam: start it with --dev and at least --shards 2";
+                    return Err(text.to_owned());
+                };
+                places.crossings = crossings(&places.land, seam);
+                if places.crossings.is_empty() {
+                    return Err("the seam that the server names cannot be crossed anywhere".to_owned());
+                }
+            }
+        }
+        Ok(places)
+    }
+
+    /// Where the `number`-th of `bots` bots lives.
+    pub fn haunt(&self, number: u64, bots: u64) -> Haunt {
+        match self.scenario {
+            Scenario::Spread => Haunt::Land,
+            Scenario::Crowd => Haunt::Disc { centre: self.centre, radius: CROWD_RADIUS_M * GRID_PER_M },
+            Scenario::Seam => {
+                let at = u128::from(number) * self.crossings.len() as u128 / u128::from(bots.max(1));
+                Haunt::Border(self.crossings[at as usize % self.crossings.len()])
+            }
+        }
+    }
+}
+
+fn is_open(land: &Land, (x, y): (i32, i32)) -> bool {
+    !land.is_blocked(x << FINE_SHIFT, y << FINE_SHIFT)
+}
+
+/// Middle of the open disc that is nearest to the land's middle, 1/256 m.
+fn open_disc(land: &Land) -> Option<(i32, i32)> {
+    let middle = LAND_M / 2 * FINE_PER_M;
+    let radius = CROWD_RADIUS_M + SPARE_M;
+    let open = |(cx, cy): (i32, i32)| {
+        (-radius..=radius).all(|dy| {
+            let mut row = (-radius..=radius).filter(|dx| dx * dx + dy * dy <= radius * radius);
+            row.all(|dx| !land.is_blocked(cx + dx * FINE_PER_M, cy + dy * FINE_PER_M))
+        })
+    };
+    let step = 8 * FINE_PER_M;
+    let square = |ring: i32| {
+        let edge = move |(dx, dy): &(i32, i32)| dx.abs().max(dy.abs()) == ring;
+        (-ring..=ring).flat_map(move |dy| (-ring..=ring).map(move |dx| (dx, dy))).filter(edge)
+    };
+    let centres = (0..LAND_M / 32).flat_map(square).map(|(dx, dy)| (middle + dx * step, middle + dy * step));
+    centres.into_iter().find(|&centre| open(centre)).map(|(x, y)| (x >> FINE_SHIFT, y >> FINE_SHIFT))
+}
+
+/// Every metre of the seam where a bot can go back and forth, with reaches that differ from one to the next.
+fn crossings(land: &Land, seam: Seam) -> Vec<Crossing> {
+    let upright = seam.x0 == seam.x1;
+    let (line, from, to) = if upright { (seam.x0, seam.y0, seam.y1) } else { (seam.y0, seam.x0, seam.x1) };
+    let (from, to) = (from.min(to), from.max(to));
+    let metres = (from / GRID_PER_M..=to / GRID_PER_M).map(|metre| metre * GRID_PER_M);
+    let crossing = |(at, along): (usize, i32)| {
+        let reach = REACH_M.start() + at as i32 * 5 % (REACH_M.end() - REACH_M.start() + 1);
+        Crossing { upright, line, along, reach: reach * GRID_PER_M }
+    };
+    let open = |crossing: &Crossing| {
+        let far = crossing.reach / GRID_PER_M + SPARE_M;
+        (-SPARE_M..=SPARE_M).all(|aside| {
+            let lane = Crossing { along: crossing.along + aside * GRID_PER_M, ..*crossing };
+            (-far..=far).all(|across| is_open(land, lane.position(across * GRID_PER_M)))
+        })
+    };
+    metres.enumerate().map(crossing).filter(open).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringshard::world::cut::CutMap;
+
+    fn welcome(shards: usize) -> Welcome {
+        let seam = CutMap::equal(shards).seam(&Land::new(42));
+        let seam = seam.map(|seam| Seam { x0: seam.from.0, y0: seam.from.1, x1: seam.to.0, y1: seam.to.1 });
+        Welcome {
+            entity: ringshard::ids::EntityId::NONE,
+            client_id: 1,
+            tick: 1,
+            tick_hz: 60,
+            send_hz: 30,
+            land_seed: 42,
+            land_size_m: LAND_M as u32,
+            cell_size_m: 64,
+            enter_radius_m: 96,
+            leave_radius_m: 128,
+            seam,
+            version: String::new(),
+        }
+    }
+
+    #[test]
+    fn crossings_cover_the_seam_and_stay_near_it() {
+        let places = Places::find(Scenario::Seam, &welcome(2)).expect("two shards have a seam");
+        assert!(places.crossings.len() > 100, "{} metres can be crossed", places.crossings.len());
+        let haunts: Vec<Haunt> = (0..50).map(|number| places.haunt(number, 50)).collect();
+        let along = |haunt: &Haunt| match haunt {
+            Haunt::Border(crossing) => crossing.along,
+            other => panic!("{other:?} is no border"),
+        };
+        assert!(haunts.windows(2).all(|pair| along(&pair[0]) < along(&pair[1])), "50 bots stand apart");
+        let reach = |crossing: &Crossing| crossing.reach / GRID_PER_M;
+        assert!(places.crossings.iter().all(|crossing| REACH_M.contains(&reach(crossing))));
+    }
+
+    #[test]
+    fn one_shard_has_no_seam() {
+        let error = Places::find(Scenario::Seam, &welcome(1)).err().expect("there is none");
+        assert!(error.contains("--shards 2"), "{error}");
+    }
+
+    #[test]
+    fn the_crowd_stands_on_open_ground_near_the_middle() {
+        let places = Places::find(Scenario::Crowd, &welcome(1)).expect("the land is mostly open");
+        let (x, y) = places.centre;
+        let middle = LAND_M / 2 * GRID_PER_M;
+        assert!((x - middle).abs().max((y - middle).abs()) < 400 * GRID_PER_M, "{x} {y}");
+        for (dx, dy) in [(0, 0), (15, 0), (-15, 0), (0, 15), (0, -15), (10, 10)] {
+            assert!(is_open(&places.land, (x + dx * GRID_PER_M, y + dy * GRID_PER_M)));
+        }
+    }
+}

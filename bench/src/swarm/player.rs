@@ -1,0 +1,257 @@
+//! One player of the swarm: a bot on a link.
+//!
+//! Owns both. Promises: what it wants leaves in its turn or never; everything it hears is checked. Never waits.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringshard::ids::FINE_PER_M;
+use ringshard::net::client::{BodySummary, ClientOptions};
+use ringshard::net::messages::Close;
+use ringshard::net::token::UserData;
+use ringshard::sim::bots::{Bot, Haunt};
+use ringshard::tools::dev_token;
+use ringshard::world::land::Land;
+use serde::Serialize;
+
+use super::link::{Link, Transport};
+use super::schedule::ticks_of_packet;
+use super::tally::{ErrorCounts, Tally};
+
+/// Seconds for which a bot's token is good.
+const TOKEN_TTL_S: u64 = 60;
+/// Ticks within which another entity counts as visible.
+const VISIBLE_TICKS: u32 = 120;
+
+/// What all players of a run have in common.
+#[derive(Clone)]
+pub struct Common {
+    /// The server.
+    pub server: SocketAddr,
+    /// How to talk to it.
+    pub transport: Transport,
+    /// Bodies a second of each player.
+    pub input_hz: u32,
+    /// The ground.
+    pub land: Arc<Land>,
+}
+
+/// Where a player stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Its join is still to come.
+    Waiting,
+    /// On the way in.
+    Joining,
+    /// In the world.
+    Playing,
+    /// Never got in: why.
+    Refused(String),
+    /// Was in, and lost the server before the swarm's end: why.
+    Lost(String),
+}
+
+/// What a player was told last about its character: it must be durable soon.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Told {
+    /// Client id of its token.
+    pub client_id: u64,
+    /// Its entity.
+    pub entity: u64,
+    /// East, metres.
+    pub x_m: f64,
+    /// North, metres.
+    pub y_m: f64,
+    /// Up, metres.
+    pub z_m: f64,
+    /// Realm tick of that state.
+    pub tick: u64,
+}
+
+/// See the module.
+pub struct Player {
+    /// The brain.
+    pub bot: Bot,
+    /// The connection, once it was opened; it stays after its end, for the counters.
+    pub link: Option<Link>,
+    /// Where it stands.
+    pub stage: Stage,
+    client_id: u64,
+    join_ns: u64,
+    packets: u64,
+    heard_ns: u64,
+}
+
+impl Player {
+    /// The `number`-th player; asks to join at `join_ns`.
+    pub fn new(number: u64, join_ns: u64, haunt: Haunt, common: &Common) -> Player {
+        let reliable_transport = common.transport == Transport::Tcp;
+        let options = ClientOptions { packed: true, decode: true, reliable_transport };
+        Player {
+            bot: Bot::new(1, number, haunt, Some(common.land.clone()), options),
+            link: None,
+            stage: Stage::Waiting,
+            client_id: number + 1,
+            join_ns,
+            packets: 0,
+            heard_ns: 0,
+        }
+    }
+
+    /// Its turn, which was due at `due_ns`. True: it opened its link, which wants to be watched.
+    pub fn turn(&mut self, now_ns: u64, due_ns: u64, common: &Common, tally: &mut Tally) -> bool {
+        let now = Duration::from_nanos(now_ns);
+        match (&self.stage, &mut self.link) {
+            (Stage::Waiting, _) if now_ns >= self.join_ns => return self.join(now, common),
+            (Stage::Joining | Stage::Playing, Some(link)) => {
+                link.tend(now);
+                if link.is_open() {
+                    self.send(now_ns, due_ns, common, tally);
+                }
+                self.note_end();
+            }
+            _ => (),
+        }
+        false
+    }
+
+    fn join(&mut self, now: Duration, common: &Common) -> bool {
+        let wishes = UserData { spawn_point: Some(self.bot.spawn_point()), peaceful: true, reusable: false };
+        let token = dev_token(&[common.server], self.client_id, TOKEN_TTL_S, wishes).expect("one server is named");
+        match Link::open(common.transport, common.server, &token, now) {
+            Ok(mut link) => {
+                link.tend(now);
+                self.link = Some(link);
+                self.stage = Stage::Joining;
+                true
+            }
+            Err(error) => {
+                self.stage = Stage::Refused(no_socket(&error));
+                false
+            }
+        }
+    }
+
+    fn send(&mut self, now_ns: u64, due_ns: u64, common: &Common, tally: &mut Tally) {
+        let Some(link) = &mut self.link else { return };
+        if self.stage == Stage::Playing {
+            for _ in 0..ticks_of_packet(self.packets, common.input_hz) {
+                self.bot.want(due_ns);
+                self.bot.act();
+            }
+            self.packets += 1;
+            tally.sent(due_ns, now_ns);
+        }
+        let session = &mut self.bot.session;
+        let tick = (u128::from(now_ns) * 60 / 1_000_000_000) as u32;
+        link.send(Duration::from_nanos(now_ns), |out| session.poll_body(tick, 0, out));
+    }
+
+    /// Reads what is there, once. Gives the newest tick that it heard of.
+    pub fn hear(&mut self, now_ns: u64, buffer: &mut [u8], tally: &mut Tally) -> Option<u32> {
+        let Player { bot, link, heard_ns, .. } = self;
+        let link = link.as_mut()?;
+        let mut tick = None;
+        link.receive(Duration::from_nanos(now_ns), buffer, |body| {
+            let summary = bot.hear(body, |intended_ns| tally.applied(intended_ns, now_ns));
+            if let Ok(BodySummary { late: false, tick: newest, .. }) = summary {
+                tally.snapshot(*heard_ns, now_ns);
+                *heard_ns = now_ns;
+                tick = Some(newest);
+            }
+        });
+        if self.stage == Stage::Joining && self.bot.plays() {
+            self.stage = Stage::Playing;
+        }
+        self.note_end();
+        tick
+    }
+
+    /// Takes note when the link ended or the server said good-bye.
+    fn note_end(&mut self) {
+        let farewell = self.bot.closed.map(|reason| format!("the server closed the session: {}", close_words(reason)));
+        let ended = self.link.as_ref().and_then(Link::end).map(|end| end.words());
+        let Some(why) = farewell.or(ended) else { return };
+        match self.stage {
+            Stage::Playing => self.stage = Stage::Lost(why),
+            Stage::Joining => self.stage = Stage::Refused(why),
+            _ => (),
+        }
+    }
+
+    /// About once a second while it plays: checks its view, looks for company; says how many others it sees.
+    pub fn look_around(&mut self, server_tick: u32) -> usize {
+        self.bot.check_view(server_tick);
+        self.bot.befriend_nearest();
+        self.bot.session.view().visible(server_tick, VISIBLE_TICKS)
+    }
+
+    /// Whether `packets` says that a second of its own has passed.
+    pub fn is_full_second(&self, common: &Common) -> bool {
+        self.stage == Stage::Playing && self.packets.is_multiple_of(common.input_hz.into())
+    }
+
+    /// Whether it is in, or may still come in.
+    pub fn is_alive(&self) -> bool {
+        matches!(self.stage, Stage::Waiting | Stage::Joining | Stage::Playing)
+    }
+
+    /// Whether it ever was in.
+    pub fn played(&self) -> bool {
+        matches!(self.stage, Stage::Playing | Stage::Lost(_))
+    }
+
+    /// Says good-bye.
+    pub fn leave(&mut self, now_ns: u64) {
+        if let (Stage::Joining | Stage::Playing, Some(link)) = (&self.stage, &mut self.link) {
+            link.leave(Duration::from_nanos(now_ns));
+        }
+    }
+
+    /// Contradictions that it found so far.
+    pub fn errors(&self) -> ErrorCounts {
+        let (view, counts) = (self.bot.errors(), &self.bot.counts);
+        ErrorCounts {
+            jump: view.jump,
+            twice: view.twice,
+            never_leaves: view.never_leaves,
+            own_position: counts.own_position,
+            other: view.other + counts.malformed,
+        }
+    }
+
+    /// What it was told last.
+    pub fn told(&self) -> Option<Told> {
+        let (welcome, state) = (self.bot.welcome()?, self.bot.session.own_state()?);
+        let metres = |fine: i32| f64::from(fine) / f64::from(FINE_PER_M);
+        let since_join = state.tick().wrapping_sub(welcome.tick as u32) as i32;
+        Some(Told {
+            client_id: self.client_id,
+            entity: welcome.entity.0,
+            x_m: metres(state.x()),
+            y_m: metres(state.y()),
+            z_m: metres(state.z()),
+            tick: welcome.tick.saturating_add_signed(since_join.into()),
+        })
+    }
+}
+
+fn no_socket(error: &io::Error) -> String {
+    format!("no socket: {error}; with very many players raise `ulimit -n`")
+}
+
+fn close_words(reason: Close) -> &'static str {
+    match reason {
+        Close::Drain => "it drains",
+        Close::NewerSession => "the same client joined again",
+        Close::TokenUsed => "the token was used before",
+        Close::Full => "it is full",
+        Close::Silent => "it heard nothing from us",
+        Close::Slow => "we were too slow",
+        Close::Protocol => "we broke the protocol",
+        Close::StoreRefused => "its store refused the character",
+        _ => "no reason given",
+    }
+}
