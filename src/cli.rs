@@ -231,7 +231,7 @@ pub struct SimArgs {
     pub shards: u8,
     /// How the bots behave.
     #[arg(long, value_name = "NAME", default_value = "seam")]
-    pub scenario: SimScenario,
+    pub scenario: crate::sim::SimScenario,
     /// Number of bots.
     #[arg(long, value_name = "N", default_value_t = 120)]
     pub bots: u32,
@@ -248,13 +248,6 @@ pub struct SimArgs {
 pub enum Faults {
     /// Nothing: the only choice of this version.
     None,
-}
-
-/// What the bots of the deterministic host do.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SimScenario {
-    /// In pairs across the borders of eight shards, waving at each other.
-    Seam,
 }
 
 fn parse_seeds(text: &str) -> Result<(u64, u64), String> {

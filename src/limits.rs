@@ -28,6 +28,8 @@ pub const TOKEN_BYTES: usize = 2_048;
 pub const COMMANDS_PER_BODY_MAX: usize = 32;
 /// Commands that an entity holds until its time credit allows them. The oldest gives way, counted `commands_over`.
 pub const COMMANDS_HELD_MAX: usize = 32;
+/// Ticks of time credit of a character that joins: what its packets may be early by without waiting for a tick.
+pub const CREDIT_TICKS_START: u8 = 6;
 /// Ticks of time credit that an entity can save.
 pub const CREDIT_TICKS_MAX: u8 = 15;
 /// Actions (reliable client messages) that a session holds until its entity named them. Full: the channel waits.
@@ -72,10 +74,10 @@ pub const VIEW_ENTITIES_MAX: usize = 65_536;
 /// Ticks without an update after which a client forgets an entity whose slice no longer shows it.
 pub const ORPHAN_TICKS_MAX: u32 = 60;
 
-/// Entities in one slice.
-pub const SLICE_SLOTS_MAX: usize = 64;
+/// Entities in one slice: as many as fit one body in plain form beside the own state and all events.
+pub const SLICE_SLOTS_MAX: usize = 60;
 /// Public events in one body. More are not shown to that client.
-pub const EVENTS_PER_BODY_MAX: usize = 12;
+pub const EVENTS_PER_BODY_MAX: usize = 6;
 /// Slices that one body tells its client to forget. More wait for the next body.
 pub const LEAVES_PER_BODY_MAX: usize = 32;
 /// Ticks between two keyframes of a cell's slices.
@@ -182,7 +184,10 @@ const _: () = assert!(MESSAGE_BYTES_MAX <= FRAGMENT_BYTES_MAX * FRAGMENTS_MAX, "
 const _: () = assert!(FRAGMENTS_MAX <= 64, "the fragments that arrived are one u64");
 const _: () = assert!(SENT_PACKETS_KEPT.is_power_of_two(), "a u16 sequence wraps to the same place");
 const _: () = assert!(CLIENT_BODY_BYTES_MAX.is_multiple_of(4), "a body is whole words");
-const _: () = assert!(SLICE_SLOTS_MAX * 16 + 32 <= BODY_BYTES_MAX, "a plain slice fits one body");
+const _: () = assert!(
+    16 + 52 + (4 + EVENTS_PER_BODY_MAX * 24) + (4 + 16 + SLICE_SLOTS_MAX * 16) <= BODY_BYTES_MAX,
+    "header, own state, events and a plain slice fit one body"
+);
 const _: () = assert!(SLICE_SLOTS_MAX <= 255, "a slot is a u8 on the wire");
 const _: () = assert!(TCP_CONNECTIONS_MAX <= 1 << 16, "a connection's slot is a u16");
 const _: () =

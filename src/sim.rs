@@ -39,6 +39,15 @@ const BORDERS_OF_SHARDS: usize = 8;
 /// Bots at one border.
 const BOTS_AT_A_BORDER: u64 = 8;
 
+/// What the bots of a run do.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SimScenario {
+    /// In pairs across the borders of eight shards, waving at each other.
+    Seam,
+    /// All in one disc of 30 m, every one of them looking at what it is shown.
+    Crowd,
+}
+
 /// What a run is made from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SimConfig {
@@ -52,6 +61,8 @@ pub struct SimConfig {
     pub bots: u64,
     /// Wildlife.
     pub npcs: u32,
+    /// What the bots do.
+    pub scenario: SimScenario,
 }
 
 /// What came of a run.
@@ -81,11 +92,15 @@ pub struct SimReport {
     pub acted: u64,
     /// Contradictions that bots found.
     pub bot_errors: u64,
+    /// Fewest other entities that a bot that looks saw updated within the last two seconds.
+    pub visible_min: usize,
 }
 
 /// One bot and its transport.
 struct Client {
     bot: Bot,
+    /// It decodes what it is shown.
+    looks: bool,
     lane: u8,
     session: Option<SessionRef>,
     /// Bodies from the server with their ticks of arrival.
@@ -135,7 +150,7 @@ impl Sim {
             claims: Claims::default(),
             store: MemoryStore::new(config.seed),
             answers: VecDeque::new(),
-            clients: (0..config.bots).map(|number| client(config.seed, number, &haunts, &land)).collect(),
+            clients: (0..config.bots).map(|number| client(config, number, &haunts, &land)).collect(),
             by_session: HashMap::new(),
             epochs: HashMap::new(),
             hash: config.seed,
@@ -329,6 +344,9 @@ impl Sim {
             kinds.iter().for_each(|(kind, count)| *errors.entry(*kind).or_insert(0u64) += count);
         }
         let bot_errors = errors.values().sum();
+        let looking = self.clients.iter().filter(|client| client.looks);
+        let visible = looking.map(|client| client.bot.session.view().visible(self.tick as u32, 120));
+        let visible_min = visible.min().unwrap_or(0);
         self.demand(bot_errors == 0, || format!("bots saw {errors:?}"));
         let total = |count: fn(&Core) -> u64| self.cores.iter().map(count).sum::<u64>();
         SimReport {
@@ -344,20 +362,24 @@ impl Sim {
             violation_texts: self.texts,
             acted: self.clients.iter().map(|client| client.bot.counts.acted).sum(),
             bot_errors,
+            visible_min,
         }
     }
 }
 
-fn client(seed: u64, number: u64, haunts: &[Crossing], land: &Arc<Land>) -> Client {
+fn client(config: SimConfig, number: u64, haunts: &[Crossing], land: &Arc<Land>) -> Client {
     let place = haunts[(number / BOTS_AT_A_BORDER) as usize % haunts.len()];
     let offset = (number % BOTS_AT_A_BORDER) as i32 / 2 * 3 * GRID_PER_M;
-    let haunt = Haunt::Border(Crossing { along: place.along + offset, ..place });
+    let haunt = match config.scenario {
+        SimScenario::Seam => Haunt::Border(Crossing { along: place.along + offset, ..place }),
+        SimScenario::Crowd => Haunt::Disc { centre: haunts[0].position(0), radius: 30 * GRID_PER_M },
+    };
     // One bot in eight looks at what it is shown; the others only make the server show it.
-    let options =
-        ClientOptions { packed: number % 16 != 8, decode: number.is_multiple_of(8), reliable_transport: false };
-    let bot = Bot::new(seed, number, haunt, Some(land.clone()), options);
+    let looks = number.is_multiple_of(8) || config.scenario == SimScenario::Crowd;
+    let options = ClientOptions { packed: number % 16 != 8, decode: looks, reliable_transport: false };
+    let bot = Bot::new(config.seed, number, haunt, Some(land.clone()), options);
     let lane = (number % LANES as u64) as u8;
-    Client { bot, lane, session: None, down: VecDeque::new(), up: VecDeque::new() }
+    Client { bot, looks, lane, session: None, down: VecDeque::new(), up: VecDeque::new() }
 }
 
 fn identity(number: usize, bot: &Bot) -> Identity {

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
-use crate::cli::{Faults, FrameArgs, FrameKind, InspectArgs, InspectWhat, SimArgs, SimScenario, TokenArgs};
+use crate::cli::{Faults, FrameArgs, FrameKind, InspectArgs, InspectWhat, SimArgs, TokenArgs};
 use crate::clock::unix_s;
 use crate::config;
 use crate::exit::{Code, Failure, say};
@@ -149,7 +149,7 @@ pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
 
 /// `sim`: runs of the deterministic host. Fails when anything was violated.
 pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
-    let (Faults::None, SimScenario::Seam) = (args.faults, args.scenario);
+    let Faults::None = args.faults;
     let shards = usize::from(args.shards);
     if !(1..=SHARDS_MAX).contains(&shards) {
         return Err(Failure::new(Code::Usage, format!("--shards is 1 to {SHARDS_MAX}, not {shards}")));
@@ -158,7 +158,14 @@ pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
     let started = std::time::Instant::now();
     let mut reports: Vec<SimReport> = Vec::new();
     for seed in from..to {
-        let config = SimConfig { seed, ticks: args.ticks, shards, bots: args.bots.into(), npcs: args.npcs };
+        let config = SimConfig {
+            seed,
+            ticks: args.ticks,
+            shards,
+            bots: args.bots.into(),
+            npcs: args.npcs,
+            scenario: args.scenario,
+        };
         reports.push(Sim::new(config).run());
         if to - from > 1 {
             let bad = reports.iter().filter(|report| report.violations > 0).count();

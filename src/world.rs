@@ -137,6 +137,8 @@ pub struct World {
     pub tick: u64,
     /// Totals since the start.
     pub counters: Counters,
+    /// Ticks from the last one stepped to this one: more than one after a late edge.
+    elapsed: u64,
     /// Rows to keep; whoever runs the world takes them.
     pub saves: Vec<Save>,
     config: WorldConfig,
@@ -168,6 +170,7 @@ impl World {
         World {
             shard,
             tick: config.start_tick,
+            elapsed: 1,
             counters: Counters { spawned: spawners.len() as u64, ..Counters::default() },
             saves: Vec::new(),
             cut: config.cut.clone(),
@@ -233,6 +236,7 @@ impl World {
     /// First part of a tick: everything that needs no input of this tick.
     pub fn begin(&mut self, tick: u64, frames: &Frames) {
         assert!(tick > self.tick, "ticks rise");
+        self.elapsed = tick - self.tick;
         self.tick = tick;
         self.obey_decrees();
         self.apply_effects(frames);
@@ -421,7 +425,7 @@ impl World {
     pub fn play(&mut self, rows: bool) {
         let tick = self.tick;
         for player in self.players.iter_mut() {
-            player.run(&self.config.land);
+            player.run(&self.config.land, self.elapsed);
             self.outcomes.extend(player.settle_wave(tick));
             if player.released {
                 self.gone.push(player.body.id);

@@ -5,7 +5,7 @@
 //! in reach. Never looks at a shard, only at frames of one tick.
 
 use crate::ids::{CELL_GRID, CellKey};
-use crate::limits::{EVENTS_PER_BODY_MAX, LEAVES_PER_BODY_MAX};
+use crate::limits::{EVENTS_PER_BODY_MAX, KEYFRAME_TICKS, LEAVES_PER_BODY_MAX};
 use crate::net::body::{BodyWriter, kind};
 use crate::net::wire;
 use crate::world::entity::WIRE_MARGIN;
@@ -13,6 +13,14 @@ use crate::world::frame::{Frame, SliceHead, distance, distance_to_box};
 
 /// Ticks after which a keyframe or a leave that was not acknowledged is sent again.
 const RESEND_TICKS: u64 = 20;
+/// Slices that a client can follow, or be leaving, at a time: as many as have different tickets.
+const TICKETS: u16 = 4_096;
+/// Ticks without an update after which a slice goes before all that are not late.
+const LATE_TICKS: u64 = 60;
+/// By how much.
+const LATE_FACTOR: u64 = 64;
+/// Ticks between two updates from which on a slice is sent without its keyframe.
+const RARE_TICKS: u64 = KEYFRAME_TICKS / 2;
 /// Slots that a partial keyframe is worth sending for.
 const KEYFRAME_SLOTS_MIN: usize = 8;
 /// Bytes of a slice section's header.
@@ -76,16 +84,25 @@ struct Left {
     sent_tick: u64,
 }
 
+impl Followed {
+    /// Ticks since the newest update was sent.
+    fn waited(&self, tick: u64) -> u64 {
+        tick.saturating_sub(self.shown_tick).min(1 << 12)
+    }
+}
+
 /// Something that a body carried and whose arrival matters here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Carried {
-    /// Slots of a keyframe, up to `slots`.
+    /// Slots of a keyframe, from `first` up to `slots`.
     Keyframe {
         /// Of the slice.
         ticket: u16,
-        /// Which keyframe.
+        /// Which keyframe: the low 6 bits of its epoch.
         epoch: u8,
-        /// Slots that the client holds now.
+        /// Slots that the client must hold before.
+        first: u8,
+        /// Slots that it holds now.
         slots: u8,
     },
     /// The order to forget a slice.
@@ -96,22 +113,25 @@ pub enum Carried {
 }
 
 impl Carried {
-    /// As 32 bits.
+    /// As 32 bits: ticket 12, epoch 6, first 7, slots 7.
     pub fn to_bits(self) -> u32 {
         match self {
-            Carried::Keyframe { ticket, epoch, slots } => {
-                u32::from(ticket) << 16 | u32::from(epoch) << 8 | u32::from(slots)
+            Carried::Keyframe { ticket, epoch, first, slots } => {
+                u32::from(ticket) << 20 | u32::from(epoch) << 14 | u32::from(first) << 7 | u32::from(slots)
             }
-            Carried::Leave { ticket } => u32::from(ticket) << 16,
+            Carried::Leave { ticket } => u32::from(ticket) << 20,
         }
     }
 
     /// From 32 bits; a keyframe has at least one slot.
     pub fn from_bits(bits: u32) -> Carried {
-        let ticket = (bits >> 16) as u16;
-        match bits as u8 {
+        let ticket = (bits >> 20) as u16;
+        match (bits & 127) as u8 {
             0 => Carried::Leave { ticket },
-            slots => Carried::Keyframe { ticket, epoch: (bits >> 8) as u8, slots },
+            slots => {
+                let (epoch, first) = ((bits >> 14 & 63) as u8, (bits >> 7 & 127) as u8);
+                Carried::Keyframe { ticket, epoch, first, slots }
+            }
         }
     }
 }
@@ -194,7 +214,7 @@ impl Interest {
 
     fn begin(&mut self, key: Key) -> Followed {
         self.left.retain(|left| left.key != key);
-        self.ticket = self.ticket.wrapping_add(1);
+        self.ticket = (self.ticket + 1) % TICKETS;
         let (ticket, epoch, known, sent, sent_tick, shown_tick) = (self.ticket, 0, 0, 0, 0, 0);
         Followed { key, ticket, epoch, known, sent, sent_tick, shown_tick, frame: 0, slice: 0, weight: 0 }
     }
@@ -210,9 +230,9 @@ impl Interest {
     pub fn arrived(&mut self, carried: Carried) {
         match carried {
             Carried::Leave { ticket } => self.left.retain(|left| left.ticket != ticket),
-            Carried::Keyframe { ticket, epoch, slots } => {
+            Carried::Keyframe { ticket, epoch, first, slots } => {
                 let followed = self.followed.iter_mut().find(|followed| followed.ticket == ticket);
-                if let Some(followed) = followed.filter(|followed| followed.epoch == epoch) {
+                if let Some(followed) = followed.filter(|f| f.epoch % 64 == epoch && f.known >= first) {
                     followed.known = followed.known.max(slots);
                     followed.sent = followed.sent.max(slots);
                 }
@@ -233,8 +253,10 @@ impl Interest {
         self.write_leaves(tick, body, note);
         self.order.clear();
         for (at, followed) in self.followed.iter().enumerate() {
-            let waited = tick - followed.shown_tick.min(tick).max(tick.saturating_sub(1 << 16));
-            self.order.push((waited * u64::from(followed.weight), at as u32));
+            let waited = followed.waited(tick);
+            // The square of the wait: rates follow the root of the weight, so that far slices are slower, not starved.
+            let late = if waited > LATE_TICKS { LATE_FACTOR } else { 1 };
+            self.order.push((waited * waited * late * u64::from(followed.weight), at as u32));
         }
         self.order.sort_unstable_by(|a, b| b.cmp(a));
         for at in 0..self.order.len() {
@@ -244,7 +266,9 @@ impl Interest {
             let followed = &mut self.followed[self.order[at].1 as usize];
             let frame = shown[usize::from(followed.frame)];
             let slice = &frame.slices[followed.slice as usize];
-            let written = if packed {
+            // What is shown so rarely that its keyframe would serve one delta or none costs less as it is.
+            let rare = followed.sent < slice.slots && followed.waited(tick) > RARE_TICKS;
+            let written = if packed && !rare {
                 write_packed(followed, frame, slice, tick, body, note)
             } else {
                 write_entities(body, kind::PLAIN, head(slice, 0, slice.slots), &frame.now[slice.slots()])
@@ -293,8 +317,9 @@ fn write_packed(
         let missing = usize::from(slice.slots - followed.sent);
         let room = body.remaining().saturating_sub(HEAD_BYTES) / ENTITY_BYTES;
         let count = missing.min(room);
-        let carried = |slots| Carried::Keyframe { ticket: followed.ticket, epoch: followed.epoch, slots };
-        if (count < missing && count < KEYFRAME_SLOTS_MIN) || !note(carried(followed.sent + count as u8)) {
+        let (ticket, epoch, first) = (followed.ticket, followed.epoch % 64, followed.sent);
+        let carried = Carried::Keyframe { ticket, epoch, first, slots: first + count as u8 };
+        if (count < missing && count < KEYFRAME_SLOTS_MIN) || !note(carried) {
             return false;
         }
         let first = slice.first as usize + usize::from(followed.sent);

@@ -169,6 +169,10 @@ impl Bot {
     /// What it wants in its next client tick; `intended_ns` is when the body with it is to leave.
     pub fn want(&mut self, intended_ns: u64) {
         self.tick += 1;
+        if self.state.is_none() {
+            // Commands from before its first tick would only use up its time credit.
+            return;
+        }
         let command = self.decide();
         let Command { yaw, forward, right, buttons } = command;
         self.session.push_command(wire::Command::new(yaw, forward, right, buttons, 0, 0), intended_ns);

@@ -3,7 +3,7 @@
 use super::*;
 
 fn run(seed: u64, shards: usize, ticks: u64) -> SimReport {
-    let report = Sim::new(SimConfig { seed, ticks, shards, bots: 80, npcs: 400 }).run();
+    let report = Sim::new(SimConfig { seed, ticks, shards, bots: 80, npcs: 400, scenario: SimScenario::Seam }).run();
     assert_eq!(report.violations, 0, "{:?}", report.violation_texts);
     report
 }

@@ -4,7 +4,7 @@
 //! field here and rolls into its digest; what depends on who owns it (epoch, leaving, place, dirty) does not.
 
 use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
-use crate::limits::COMMANDS_HELD_MAX;
+use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_START};
 use crate::net::wire;
 use crate::world::land::LAND_CELLS;
 use crate::world::movement::{Command, Motion};
@@ -170,7 +170,7 @@ impl Player {
             client_id,
             guest,
             peaceful,
-            credit: 0,
+            credit: CREDIT_TICKS_START,
             applied: 0,
             neutral: 0,
             action: 0,

@@ -45,10 +45,10 @@ impl Player {
         over
     }
 
-    /// Runs the commands that its time credit allows.
-    pub fn run(&mut self, land: &Land) {
+    /// Runs the commands that its time credit allows; `ticks` have passed since the last time.
+    pub fn run(&mut self, land: &Land, ticks: u64) {
         let before = self.body.motion;
-        self.credit = (self.credit + 1).min(CREDIT_TICKS_MAX);
+        self.credit = (u64::from(self.credit) + ticks).min(CREDIT_TICKS_MAX.into()) as u8;
         let count = self.credit.min(self.held_count);
         for at in 0..usize::from(count) {
             let Held { tick, command } = self.held[at];
@@ -169,12 +169,13 @@ mod tests {
     fn a_flood_of_commands_is_no_faster_than_time() {
         let land = Land::new(1);
         let (mut honest, mut cheat) = (player(&land), player(&land));
+        (honest.credit, cheat.credit) = (0, 0);
         let mut over = 0;
         for tick in 0..300u32 {
             honest.hold(tick + 1, &[FORWARD]);
-            honest.run(&land);
+            honest.run(&land, 1);
             over += cheat.hold(tick * 10 + 1, &[FORWARD; 10]);
-            cheat.run(&land);
+            cheat.run(&land, 1);
         }
         assert!(over > 0);
         assert_eq!(cheat.body.motion.x, honest.body.motion.x);
@@ -188,7 +189,7 @@ mod tests {
         player.hold(1, &[FORWARD; 4]);
         assert_eq!(player.held_count, 4);
         player.credit = 10;
-        player.run(&land);
+        player.run(&land, 1);
         player.hold(1, &[FORWARD; 4]);
         assert_eq!((player.applied, player.held_count), (4, 0));
         player.hold(0, &[FORWARD]);
@@ -201,7 +202,7 @@ mod tests {
         let mut player = player(&land);
         player.body.motion.z += 3 * FINE_PER_M;
         player.body.motion.grounded = false;
-        (0..120).for_each(|_| player.run(&land));
+        (0..120).for_each(|_| player.run(&land, 1));
         assert!(player.body.motion.grounded && player.neutral > 0);
     }
 }

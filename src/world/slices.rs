@@ -12,7 +12,7 @@ use crate::world::frame::{Frame, Indexed, SliceHead, position};
 use crate::world::table::Table;
 
 /// Members that a slice begins an epoch with at the most: the rest of the slots is for those who join.
-const SLICE_FILL: usize = 56;
+const SLICE_FILL: usize = 48;
 
 /// One group of entities of one cell.
 #[derive(Clone, Debug)]
