@@ -291,7 +291,10 @@ impl Draft {
             self.contradiction("world.leave_radius_m", "more than world.enter_radius_m", &found);
         }
         let either_any = net.bind.ip().is_unspecified() || net.control.ip().is_unspecified();
-        if net.bind.port() == net.control.port() && (either_any || net.bind.ip() == net.control.ip()) {
+        if net.bind.port() != 0
+            && net.bind.port() == net.control.port()
+            && (either_any || net.bind.ip() == net.control.ip())
+        {
             let found = format!("{} beside net.bind = {}", net.control, net.bind);
             self.contradiction("net.control", "another port than that of net.bind", &found);
         }

@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{Code, Failure};
 use crate::limits::{CONTROL_COMMANDS_MAX, CONTROL_POLL_MS, CONTROL_REPORTS_MAX};
@@ -206,6 +207,7 @@ fn run(
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     runtime.block_on(async {
+        tokio::spawn(end_on_signals(Arc::clone(board)));
         tokio::spawn(http::serve(listener, Arc::clone(board)));
         tokio::spawn(admin::serve(socket, Arc::clone(board)));
         watch(&config, board, stopping).await;
@@ -215,6 +217,23 @@ fn run(
 }
 
 /// Takes the shards' reports and shows them, until told to stop.
+/// The first TERM or INT drains the node; the second ends it where it stands.
+async fn end_on_signals(board: Arc<Board>) {
+    let mut terminate = signal(SignalKind::terminate()).expect("the kernel has signals");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("the kernel has signals");
+    for count in 0.. {
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+        }
+        if count > 0 {
+            eprintln!("ringshard: a second signal: the node ends now");
+            std::process::exit(Code::Failed as i32);
+        }
+        board.drain();
+    }
+}
+
 async fn watch(config: &ControlConfig, board: &Board, stopping: &AtomicBool) {
     let mut timer = tokio::time::interval(Duration::from_millis(CONTROL_POLL_MS));
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -15,15 +15,19 @@ pub struct DataFolder {
 }
 
 impl DataFolder {
-    /// Opens the folder, or makes it; `None` makes a temporary one. One that cannot be made is exit code 73, or 77 where
-    /// permission is what lacks.
+    /// Opens the folder, or makes it; `None` makes a temporary one. One that cannot be made is exit code 73; 77 where
+    /// permission is what lacks, 74 where the disk is full or read-only.
     pub fn open(path: Option<&Path>) -> Result<DataFolder, Failure> {
         let temporary = path.is_none();
         let name = || std::env::temp_dir().join(format!("ringshard-{}", std::process::id()));
         let path = path.map_or_else(name, Path::to_path_buf);
         let made = if temporary { std::fs::create_dir(&path) } else { std::fs::create_dir_all(&path) };
         made.map_err(|error| {
-            let code = if error.kind() == ErrorKind::PermissionDenied { Code::Permission } else { Code::DataFolder };
+            let code = match error.kind() {
+                ErrorKind::PermissionDenied => Code::Permission,
+                ErrorKind::ReadOnlyFilesystem | ErrorKind::StorageFull => Code::Io,
+                _ => Code::DataFolder,
+            };
             let text =
                 format!("cannot make the data folder {}: {error}; name another with `--data DIR`", path.display());
             Failure::new(code, text)

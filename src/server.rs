@@ -70,11 +70,12 @@ pub fn serve(config: Config, no_tui: bool) -> Result<(), Failure> {
 fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Failure> {
     let key = private_key(&config)?;
     let (shards, cpus) = (config.node.shards, config.node.cpus.clone());
-    let lanes = bind_lanes(config.net.bind, LANES).map_err(bind_failure)?;
-    let listeners = bind_tcp(lanes.address, shards).map_err(bind_failure)?;
     let cut = Arc::new(CutMap::equal(shards));
     let queues = KeeperQueues::new(shards);
+    // First the data folder: who starts a second node by mistake is told so, and not that its port is taken.
     let keeper = open_keeper(&config, folder, &cut, &queues)?;
+    let lanes = bind_lanes(config.net.bind, LANES).map_err(bind_failure)?;
+    let listeners = bind_tcp(lanes.address, shards).map_err(bind_failure)?;
     let mut commands =
         ControlConfig::new(config.net.control, folder.path().to_path_buf(), cpus.clone(), content_version());
     commands.live = LiveForm::for_terminal(no_tui);

@@ -353,7 +353,8 @@ fn client(seed: u64, number: u64, haunts: &[Crossing], land: &Arc<Land>) -> Clie
     let offset = (number % BOTS_AT_A_BORDER) as i32 / 2 * 3 * GRID_PER_M;
     let haunt = Haunt::Border(Crossing { along: place.along + offset, ..place });
     // One bot in eight looks at what it is shown; the others only make the server show it.
-    let options = ClientOptions { packed: number % 16 != 8, decode: number % 8 == 0, reliable_transport: false };
+    let options =
+        ClientOptions { packed: number % 16 != 8, decode: number.is_multiple_of(8), reliable_transport: false };
     let bot = Bot::new(seed, number, haunt, Some(land.clone()), options);
     let lane = (number % LANES as u64) as u8;
     Client { bot, lane, session: None, down: VecDeque::new(), up: VecDeque::new() }

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
-use crate::cli::{Faults, FrameArgs, FrameKind, InspectArgs, InspectWhat, SimArgs, TokenArgs};
+use crate::cli::{Faults, FrameArgs, FrameKind, InspectArgs, InspectWhat, SimArgs, SimScenario, TokenArgs};
 use crate::clock::unix_s;
 use crate::config;
 use crate::exit::{Code, Failure, say};
@@ -149,12 +149,7 @@ pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
 
 /// `sim`: runs of the deterministic host. Fails when anything was violated.
 pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
-    if args.faults != Faults::None {
-        return Err(Failure::new(Code::Usage, "this version simulates no faults; use --faults none"));
-    }
-    if args.scenario != "seam" {
-        return Err(Failure::new(Code::Usage, format!("no scenario {:?}; this version has: seam", args.scenario)));
-    }
+    let (Faults::None, SimScenario::Seam) = (args.faults, args.scenario);
     let shards = usize::from(args.shards);
     if !(1..=SHARDS_MAX).contains(&shards) {
         return Err(Failure::new(Code::Usage, format!("--shards is 1 to {SHARDS_MAX}, not {shards}")));

@@ -72,11 +72,11 @@ pub(super) const KEYS: [Key; 14] = [
     Key {
         section: "net",
         name: "bind",
-        expected: "an address with a port from 1 to 65535, as \"127.0.0.1:7777\"",
+        expected: "an address with a port, as \"127.0.0.1:7777\"",
         default: "\"127.0.0.1:7777\"",
         shown: "",
-        about: "Game address: UDP, and TCP on the same port.",
-        set: |draft, raw| put(&mut draft.config.net.bind, address(raw).filter(|address| address.port() != 0)),
+        about: "Game address: UDP, and TCP on the same port. Port 0 takes a free one, named when the node is ready.",
+        set: |draft, raw| put(&mut draft.config.net.bind, address(raw)),
         show: |config| Some(format!("\"{}\"", config.net.bind)),
     },
     Key {

@@ -91,6 +91,8 @@ pub struct Core {
     pub drops: [u64; BodyDrop::COUNT],
     /// Outcome parcels that came after their tick.
     pub late_parcels: u64,
+    /// Claims that the keeper refused.
+    pub claims_refused: u64,
     rules: Rules,
     lanes: Vec<Lane>,
     active: Vec<SessionRef>,
@@ -108,6 +110,7 @@ impl Core {
             ended: Vec::new(),
             drops: [0; BodyDrop::COUNT],
             late_parcels: 0,
+            claims_refused: 0,
             rules,
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
             active: Vec::new(),
@@ -208,6 +211,7 @@ impl Core {
                 self.send_into_world(session, identity, row.entity(), Some(row));
             }
             KeeperAnswer::Refused { session, reason } => {
+                self.claims_refused += 1;
                 let reason = match reason {
                     ClaimRefusal::TokenUsed => Close::TokenUsed,
                     ClaimRefusal::NewerSession => Close::NewerSession,

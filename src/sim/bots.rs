@@ -149,7 +149,7 @@ impl Bot {
             Haunt::Disc { centre, radius } => {
                 let (cos, sin) = cos_sin(self.draw(n * 16 + 2, 65_536) as u16);
                 let far = self.draw(n * 16 + 3, radius as u32) as i64;
-                let part = |axis: i32| (far * i64::from(axis) >> 15) as i32;
+                let part = |axis: i32| ((far * i64::from(axis)) >> 15) as i32;
                 (centre.0 + part(cos), centre.1 + part(sin))
             }
             Haunt::Border(crossing) => crossing.position(self.side * crossing.reach),

@@ -125,7 +125,7 @@ impl Player {
 
     /// Whether its row must be written now: it changed, and the last row is old. Characters take turns.
     pub fn row_is_due(&self, tick: u64) -> bool {
-        let turn = (tick + self.body.id.0) % (ROW_TICKS_MAX / 2) == 0;
+        let turn = (tick + self.body.id.0).is_multiple_of(ROW_TICKS_MAX / 2);
         !self.guest && self.dirty && (turn || tick >= self.row_tick + ROW_TICKS_MAX)
     }
 

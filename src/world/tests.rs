@@ -49,7 +49,11 @@ impl Lockstep {
         for player in (0..PLAYERS).filter(|&player| self.states[player as usize].entity() != 0) {
             let (id, owner) = (EntityId::character(player), self.owners[player as usize].index());
             let turn = random(SEED, id, tick / 240, 1) as u16;
-            let yaw = if tick / 240 % 2 == 0 { turn } else { (random(SEED, id, tick / 240 - 1, 1) as u16) ^ 0x8000 };
+            let yaw = if (tick / 240).is_multiple_of(2) {
+                turn
+            } else {
+                (random(SEED, id, tick / 240 - 1, 1) as u16) ^ 0x8000
+            };
             let command = Command { yaw, forward: 127, right: 0, buttons: BUTTON_RUN };
             parcels[owner].push_commands(id, session(player), tick as u32 * 2, [command; 2].into_iter());
             if tick % 40 == player % 40 {
