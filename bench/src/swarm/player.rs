@@ -22,6 +22,8 @@ use super::tally::{ErrorCounts, Tally};
 
 /// Seconds for which a bot's token is good.
 const TOKEN_TTL_S: u64 = 60;
+/// Ticks of time credit from which a player begins to steer: a packet that comes late must not make the next one wait.
+const CREDIT_TICKS: u8 = 6;
 /// Ticks within which another entity counts as visible.
 const VISIBLE_TICKS: u32 = 120;
 
@@ -162,7 +164,8 @@ impl Player {
                 tick = Some(newest);
             }
         });
-        if self.stage == Stage::Joining && self.bot.plays() {
+        let credit = self.bot.session.own_state().map_or(0, |state| state.credit());
+        if self.stage == Stage::Joining && self.bot.plays() && credit >= CREDIT_TICKS {
             self.stage = Stage::Playing;
         }
         self.note_end();
