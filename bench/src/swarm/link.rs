@@ -76,8 +76,6 @@ pub struct Traffic {
     pub bytes_out: u64,
 }
 
-// One per bot, in one table: a box would only add a hop.
-#[expect(clippy::large_enum_variant, reason = "all links of a run are of one kind")]
 enum Wire {
     Udp { socket: UdpSocket, netcode: NetcodeClient },
     Tcp { stream: TcpStream, reader: StreamReader, pending: Vec<u8>, heard: Duration },
