@@ -163,11 +163,12 @@ impl MeshEnd {
         own
     }
 
-    /// Meets the others' inputs of a tick, waiting while `may_wait`. Gives back how many did not come in time.
+    /// Meets the others' inputs of a tick, waiting while `may_wait`, which may let other threads run now and then. Gives
+    /// back how many did not come in time.
     pub fn take_inputs(
         &mut self,
         tick: u64,
-        may_wait: impl Fn() -> bool,
+        may_wait: impl FnMut() -> bool,
         mut take: impl FnMut(&mut InputParcel),
     ) -> u64 {
         meet(&mut self.peers, may_wait, |peer| peer.inputs_in.take(tick, &mut take))
@@ -177,14 +178,14 @@ impl MeshEnd {
     pub fn take_outcomes(
         &mut self,
         tick: u64,
-        may_wait: impl Fn() -> bool,
+        may_wait: impl FnMut() -> bool,
         mut take: impl FnMut(&mut OutcomeParcel),
     ) -> u64 {
         meet(&mut self.peers, may_wait, |peer| peer.outcomes_in.take(tick, &mut take))
     }
 }
 
-fn meet(peers: &mut [Peer], may_wait: impl Fn() -> bool, mut look: impl FnMut(&mut Peer) -> bool) -> u64 {
+fn meet(peers: &mut [Peer], mut may_wait: impl FnMut() -> bool, mut look: impl FnMut(&mut Peer) -> bool) -> u64 {
     let mut missing = 0;
     for peer in peers {
         while !look(peer) {

@@ -43,6 +43,8 @@ const SWEEP_TICKS: u64 = 6;
 const CLOCK_TICKS: u64 = 30;
 /// Ticks from a stop to the end: every character is saved and every session heard why.
 pub const STOP_TICKS: u64 = 30;
+/// Nanoseconds of waiting after which a shard lets other threads of its core run: at most three system calls a meeting.
+const MEETING_YIELD_NS: u64 = 1_000_000;
 /// Frames in the pool: those kept by every shard, those under way, and the one being filled.
 const FRAME_POOL: usize = crate::limits::FRAMES_KEPT + 8;
 /// System calls of one pass through the executor's reactor, as strace counts them on Linux 6.18: seven waits and submissions of its
@@ -245,10 +247,19 @@ impl Shard {
         self.late_meetings += mesh.take_inputs(tick, may_wait, |parcel: &mut InputParcel| core.take_inputs(parcel));
     }
 
-    fn may_wait(&self) -> impl Fn() -> bool + use<> {
+    /// The patience of one meeting. A peer that is this late was perhaps put off this very core: it gets a chance.
+    fn may_wait(&self) -> impl FnMut() -> bool + use<> {
         let clock = self.clock;
-        let deadline = clock.now_ns() + MEETING_WAIT_US * 1_000;
-        move || clock.now_ns() < deadline
+        let begin_ns = clock.now_ns();
+        let mut yield_ns = begin_ns + MEETING_YIELD_NS;
+        move || {
+            let now_ns = clock.now_ns();
+            if now_ns >= yield_ns {
+                yield_ns = now_ns + MEETING_YIELD_NS;
+                std::thread::yield_now();
+            }
+            now_ns < begin_ns + MEETING_WAIT_US * 1_000
+        }
     }
 
     /// Shows the tick and gives everybody its part.

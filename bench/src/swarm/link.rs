@@ -16,8 +16,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// Bytes that may wait for the server on a TCP connection. Full: the bot's next bodies wait until there is room.
 const PENDING_BYTES_MAX: usize = 64 * 1_024;
-/// Bytes of the buffer that all links of a thread read into.
-pub const RECEIVE_BYTES: usize = 64 * 1_024;
+/// Bytes of one read.
+pub const RECEIVE_BYTES: usize = 4 * 1_024;
 
 /// How bots talk to the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -214,26 +214,32 @@ impl Link {
         }
     }
 
-    /// Reads once, into `buffer`, and gives every body to `on_body`.
-    pub fn receive(&mut self, now: Duration, buffer: &mut [u8], mut on_body: impl FnMut(&[u8])) {
+    /// Reads once, into `buffer`: how many bytes, if any.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
         let result = match &mut self.wire {
             Wire::Udp { socket, .. } => socket.recv(buffer),
             Wire::Tcp { stream, .. } => stream.read(buffer),
         };
-        let length = match result {
-            Ok(length) => length,
+        match result {
+            Ok(length) => {
+                self.traffic.bytes_in += length as u64;
+                Some(length)
+            }
             Err(error) => {
                 if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) {
                     self.end = self.end.or(Some(End::of(&error)));
                 }
-                return;
+                None
             }
-        };
-        self.traffic.bytes_in += length as u64;
+        }
+    }
+
+    /// Takes what was read at `now`, in the order in which it was, and gives every body to `on_body`.
+    pub fn take(&mut self, now: Duration, bytes: &mut [u8], mut on_body: impl FnMut(&[u8])) {
         match &mut self.wire {
             Wire::Udp { netcode, .. } => {
                 // What does not open is not the server's, or came twice.
-                if let Ok(Some(body)) = netcode.handle_datagram(now, &mut buffer[..length]) {
+                if let Ok(Some(body)) = netcode.handle_datagram(now, bytes) {
                     on_body(body);
                 }
                 if netcode.state() != ClientState::Connected {
@@ -242,13 +248,13 @@ impl Link {
             }
             Wire::Tcp { reader, heard, .. } => {
                 *heard = now;
-                let fed = reader.feed(&buffer[..length], |body| {
+                let fed = reader.feed(bytes, |body| {
                     on_body(body);
                     true
                 });
                 if fed.is_err() {
                     self.end = Some(End::NotOurProtocol);
-                } else if length == 0 {
+                } else if bytes.is_empty() {
                     self.end = self.end.or(Some(End::Closed));
                 }
             }

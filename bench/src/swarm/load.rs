@@ -3,6 +3,7 @@
 //! Owns its players, one epoll and one buffer. Promises: turns are taken in order and each one, at most half a
 //! millisecond late while there is time; it sleeps when nothing is due. Never shares a player with another thread.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,7 +23,11 @@ const TOGETHER_NS: u64 = 250_000;
 const NICE: i32 = -10;
 const SLICE_NS: u64 = 300_000;
 /// Sockets read between two looks at the turns.
-const EVENTS_MAX: usize = 32;
+const EVENTS_MAX: usize = 64;
+/// Reads that wait to be taken. Full: the sockets wait.
+const BACKLOG_MAX: usize = 2_048;
+/// Reads taken between two looks at the sockets.
+const TAKEN_MAX: usize = 8;
 /// Turns taken between two looks at the sockets.
 const TURNS_MAX: usize = 64;
 /// Between two words to the main thread.
@@ -80,6 +85,27 @@ pub struct Harvest {
     pub socket_drops: u64,
 }
 
+/// What was read and not yet looked at: a snapshot counts from the moment when it was read, so sockets go first.
+struct Backlog {
+    bytes: Box<[u8]>,
+    /// Player, when, and length of each read, oldest first.
+    reads: VecDeque<(usize, u64, usize)>,
+    /// Reads taken so far: where the oldest one's bytes are.
+    taken: usize,
+}
+
+impl Backlog {
+    fn new() -> Backlog {
+        let bytes = vec![0; BACKLOG_MAX * RECEIVE_BYTES].into_boxed_slice();
+        Backlog { bytes, reads: VecDeque::with_capacity(BACKLOG_MAX), taken: 0 }
+    }
+
+    fn slot(&mut self, number: usize) -> &mut [u8] {
+        let from = number % BACKLOG_MAX * RECEIVE_BYTES;
+        &mut self.bytes[from..from + RECEIVE_BYTES]
+    }
+}
+
 /// See the module.
 pub struct LoadThread {
     control: Arc<Control>,
@@ -124,15 +150,16 @@ impl LoadThread {
     pub fn run(mut self) -> Harvest {
         // Without the right to it the run may be late, and then says so.
         let _ = ringshard::sys::set_thread_slice(NICE, SLICE_NS);
-        let mut buffer = vec![0; RECEIVE_BYTES].into_boxed_slice();
+        let mut backlog = Backlog::new();
         let mut events = Vec::with_capacity(EVENTS_MAX);
         while !self.control.stop.load(Ordering::Relaxed) {
             self.notice_begin();
             self.take_turns();
-            self.wait(&mut events);
+            self.wait(&mut events, backlog.reads.is_empty());
             for event in events.drain(..) {
-                self.hear(event.data.u64() as usize, &mut buffer);
+                self.read(event.data.u64() as usize, &mut backlog);
             }
+            self.hear(&mut backlog);
             let now_ns = self.control.now_ns();
             if now_ns >= self.pulsed_ns + PULSE_NS {
                 self.pulsed_ns = now_ns;
@@ -169,26 +196,47 @@ impl LoadThread {
         }
     }
 
-    /// Sleeps until a socket has something or turns are due.
-    fn wait(&self, events: &mut Vec<epoll::Event>) {
+    /// Sleeps until a socket has something or turns are due; with `may_sleep` off it only looks.
+    fn wait(&self, events: &mut Vec<epoll::Event>, may_sleep: bool) {
         let until_due = self.schedule.next_due_ns().saturating_sub(self.control.now_ns());
-        let ns = if until_due == 0 { 0 } else { until_due.clamp(TOGETHER_NS, PULSE_NS) };
+        let ns = if until_due == 0 || !may_sleep { 0 } else { until_due.clamp(TOGETHER_NS, PULSE_NS) };
         let timeout = Timespec { tv_sec: 0, tv_nsec: ns as i64 };
         // Interrupted by a signal: nothing came, and the loop goes on.
         let _ = epoll::wait(&self.epoll, spare_capacity(events), Some(&timeout));
     }
 
-    fn hear(&mut self, at: usize, buffer: &mut [u8]) {
-        let now_ns = self.control.now_ns();
-        let player = &mut self.players[at];
-        if let Some(tick) = player.hear(now_ns, buffer, &mut self.tally)
-            && (tick.wrapping_sub(self.server_tick.0) as i32 > 0 || self.server_tick.1 == 0)
-        {
-            self.server_tick = (tick, now_ns);
+    fn read(&mut self, at: usize, backlog: &mut Backlog) {
+        if backlog.reads.len() == BACKLOG_MAX {
+            return;
         }
+        let slot = backlog.slot(backlog.taken + backlog.reads.len());
+        let length = self.players[at].read(slot);
+        if let Some(length) = length {
+            backlog.reads.push_back((at, self.control.now_ns(), length));
+        }
+        self.unwatch_dead(at);
+    }
+
+    fn unwatch_dead(&self, at: usize) {
+        let player = &self.players[at];
         if let (false, Some(link)) = (player.is_alive(), &player.link) {
             // Its end would be told again and again.
             let _ = epoll::delete(&self.epoll, link.descriptor());
+        }
+    }
+
+    fn hear(&mut self, backlog: &mut Backlog) {
+        for _ in 0..TAKEN_MAX {
+            let Some((at, read_ns, length)) = backlog.reads.pop_front() else { return };
+            let number = backlog.taken;
+            backlog.taken += 1;
+            let bytes = &mut backlog.slot(number)[..length];
+            if let Some(tick) = self.players[at].hear(read_ns, bytes, &mut self.tally)
+                && (tick.wrapping_sub(self.server_tick.0) as i32 > 0 || self.server_tick.1 == 0)
+            {
+                self.server_tick = (tick, read_ns);
+            }
+            self.unwatch_dead(at);
         }
     }
 

@@ -151,12 +151,21 @@ impl Player {
         link.send(Duration::from_nanos(now_ns), |out| session.poll_body(tick, 0, out));
     }
 
-    /// Reads what is there, once. Gives the newest tick that it heard of.
-    pub fn hear(&mut self, now_ns: u64, buffer: &mut [u8], tally: &mut Tally) -> Option<u32> {
+    /// Reads what is there, once: how many bytes, if any.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        let length = self.link.as_mut()?.read(buffer);
+        if length.is_none() {
+            self.note_end();
+        }
+        length
+    }
+
+    /// Takes what was read at `now_ns`. Gives the newest tick that it heard of.
+    pub fn hear(&mut self, now_ns: u64, bytes: &mut [u8], tally: &mut Tally) -> Option<u32> {
         let Player { bot, link, heard_ns, .. } = self;
         let link = link.as_mut()?;
         let mut tick = None;
-        link.receive(Duration::from_nanos(now_ns), buffer, |body| {
+        link.take(Duration::from_nanos(now_ns), bytes, |body| {
             let summary = bot.hear(body, |intended_ns| tally.applied(intended_ns, now_ns));
             if let Ok(BodySummary { late: false, tick: newest, .. }) = summary {
                 tally.snapshot(*heard_ns, now_ns);
