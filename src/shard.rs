@@ -99,6 +99,7 @@ struct Shard {
     list_players: bool,
     late_meetings: u64,
     late_edges: u64,
+    frames_out: u64,
     gauge: Gauge,
 }
 
@@ -150,6 +151,7 @@ impl Shard {
             list_players: false,
             late_meetings: 0,
             late_edges: 0,
+            frames_out: 0,
             gauge: Gauge {
                 tick_us: Histogram::new_with_bounds(1, 10_000_000, 2).expect("the bounds are in order"),
                 busy_ns: 0,
@@ -290,7 +292,7 @@ impl Shard {
 
     /// Bodies of the sessions that are due.
     fn send(&mut self, tick: u64, whom: Whom) {
-        let Shard { core, links, ring, .. } = self;
+        let Shard { core, links, ring, frames_out, .. } = self;
         core.send_due(whom, |session, write| match links.outgoing(session) {
             Some(Outgoing::Udp { connection, address }) => {
                 if connection.needs_keep_alive() {
@@ -307,6 +309,7 @@ impl Shard {
                 let mut space = [0; LENGTH_BYTES + BODY_BYTES_MAX];
                 let sent = ring.tcp_send(connection, frame(&mut space, write));
                 assert!(sent.is_ok(), "the room was asked for");
+                *frames_out += 1;
             }
             // A stream that is behind gets the next snapshot instead; one that is gone ends with this drain.
             Some(Outgoing::Tcp { .. }) | None => (),
@@ -368,8 +371,8 @@ impl Shard {
             handoffs: self.core.world.counters.handed_out,
             late_parcels: self.core.late_parcels,
             syscalls_per_tick: enters + EXECUTOR_CALLS_PER_PASS,
-            packets_in: counters.datagrams_in,
-            packets_out: counters.datagrams_out,
+            packets_in: counters.datagrams_in + self.links.frames_in,
+            packets_out: counters.datagrams_out + self.frames_out,
             drops: Vec::new(),
             players: None,
         };

@@ -76,6 +76,8 @@ pub struct Links {
     pub drops: [u64; DropReason::COUNT],
     /// Other drops.
     pub link_drops: LinkDrops,
+    /// Frames that came by TCP.
+    pub frames_in: u64,
     reply_bytes: Vec<u8>,
     lanes: Vec<Option<LaneLinks>>,
     served: Vec<u8>,
@@ -99,6 +101,7 @@ impl Links {
             closes: Vec::new(),
             drops: [0; DropReason::COUNT],
             link_drops: LinkDrops::default(),
+            frames_in: 0,
             reply_bytes: Vec::with_capacity(REPLIES_PER_DRAIN_MAX * REPLY_BYTES_MAX),
             lanes,
             served,
@@ -215,6 +218,7 @@ impl Links {
         let mut reader = std::mem::take(&mut stream.reader);
         let mut refused = false;
         let fed = reader.feed(bytes, |frame| {
+            self.frames_in += 1;
             match stream.session {
                 Some(session) => core.handle_body(session, frame),
                 None => refused = !self.accept_token(core, &mut stream, now, frame),

@@ -19,9 +19,10 @@ use super::tally::{ErrorCounts, Tally};
 
 /// Turns that may fall due while the thread sleeps: it wakes once for all of them.
 const TOGETHER_NS: u64 = 250_000;
-/// Nice level and slice of a load thread: players elsewhere would not wait for a server's ticks on this machine.
-const NICE: i32 = -10;
-const SLICE_NS: u64 = 300_000;
+/// Nice level and slice of a load thread, a little above the shards': players elsewhere would not wait for a server's
+/// ticks on this machine.
+const NICE: i32 = -13;
+const SLICE_NS: u64 = 200_000;
 /// Sockets read between two looks at the turns.
 const EVENTS_MAX: usize = 64;
 /// Reads that wait to be taken. Full: the sockets wait.
