@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("io", &["ids", "limits", "exit", "clock", "sys", "net"]),
     ("config", BASE),
     ("preflight", &["ids", "limits", "exit", "sys", "io"]),
-    ("cli", &["ids", "limits", "exit", "config"]),
+    ("cli", &["ids", "limits", "exit", "config", "sim"]),
     ("control", &["ids", "limits", "exit", "clock", "sys"]),
     // Hosts: where everything meets.
     ("shard", &["*"]),

@@ -19,9 +19,9 @@ use crate::world::random::{below, random};
 use crate::world::trig::{cos_sin, direction};
 
 /// Client ticks without half a metre of progress after which a bot tries another way.
-const STUCK_TICKS: u32 = 60;
+const STUCK_TICKS: u32 = 30;
 /// Client ticks that it then tries.
-const DETOUR_TICKS: u32 = 45;
+const DETOUR_TICKS: u32 = 60;
 /// Client ticks between two actions.
 const ACTION_TICKS: u32 = 64;
 

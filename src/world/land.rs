@@ -1,7 +1,8 @@
 //! The land: heights and blocked ground, made from the seed.
 //!
 //! Owns the height grid (a point each 4 m) and one blocked bit per 4 m tile. Promises: the same seed gives the same
-//! land everywhere, in integers; it never changes once made, so all shards and bots read one copy.
+//! land everywhere, in integers; all open ground hangs together; it never changes once made, so all shards and bots read
+//! one copy.
 
 use crate::ids::{CELL_M, EntityId, FINE_PER_M};
 use crate::world::random::{below, mix, random};
@@ -50,7 +51,43 @@ impl Land {
                 }
             }
         }
+        land.block_pockets();
         land
+    }
+
+    /// Blocks all open ground but the largest piece that hangs together: nobody is ever locked in.
+    fn block_pockets(&mut self) {
+        let mut piece = vec![0u32; TILES * TILES];
+        let (mut largest, mut count, mut open) = ((0, 0), 0, Vec::new());
+        for start in 0..TILES * TILES {
+            if self.is_tile_blocked(start) || piece[start] != 0 {
+                continue;
+            }
+            count += 1;
+            let mut tiles = 0;
+            piece[start] = count;
+            open.push(start);
+            while let Some(tile) = open.pop() {
+                tiles += 1;
+                // The rim is blocked, so every open tile has four neighbours.
+                for next in [tile - 1, tile + 1, tile - TILES, tile + TILES] {
+                    if !self.is_tile_blocked(next) && piece[next] == 0 {
+                        piece[next] = count;
+                        open.push(next);
+                    }
+                }
+            }
+            largest = largest.max((tiles, count));
+        }
+        for (tile, &piece) in piece.iter().enumerate() {
+            if piece != largest.1 {
+                self.blocked[tile / 64] |= 1 << (tile % 64);
+            }
+        }
+    }
+
+    fn is_tile_blocked(&self, tile: usize) -> bool {
+        self.blocked[tile / 64] >> (tile % 64) & 1 == 1
     }
 
     fn is_rock(&self, seed: u64, x: usize, y: usize) -> bool {
@@ -86,8 +123,7 @@ impl Land {
         if x < 0 || y < 0 || x >= limit || y >= limit {
             return true;
         }
-        let tile = (y >> TILE_SHIFT) as usize * TILES + (x >> TILE_SHIFT) as usize;
-        self.blocked[tile / 64] >> (tile % 64) & 1 == 1
+        self.is_tile_blocked((y >> TILE_SHIFT) as usize * TILES + (x >> TILE_SHIFT) as usize)
     }
 
     /// The walkable position nearest to one in fine steps, found tile by tile in growing squares.
