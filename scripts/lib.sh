@@ -52,6 +52,7 @@ packages_missing() {
     [[ -e /etc/ssl/certs/ca-certificates.crt || -e /etc/pki/tls/certs/ca-bundle.crt ]] || echo ca-certificates
     if [[ "${1:-}" == with-test-tools ]]; then
         command -v shellcheck >/dev/null || echo shellcheck
+        command -v strace >/dev/null || echo strace
     fi
 }
 

@@ -37,7 +37,7 @@ pub enum BodyDrop {
     Repeated,
     /// A fragment or message that no client of ours sends.
     BadMessage,
-    /// Acknowledges what was never sent.
+    /// Acknowledges what was never sent, or so long ago that nothing is known of it; only its ack fields are dropped.
     BadAck,
     /// The reliable channel is full; the body is not acknowledged and comes again.
     ChannelFull,
@@ -166,9 +166,6 @@ impl Session {
                 arrived += 1;
             }
         });
-        if !known {
-            return Err(BodyDrop::BadAck);
-        }
         if !self.greeted {
             self.packed = header.flags() & FLAG_PACKED != 0;
         }
@@ -180,7 +177,8 @@ impl Session {
             return Err(BodyDrop::ChannelFull);
         }
         self.reliable.accept(header.sequence());
-        self.take_messages()
+        self.take_messages()?;
+        if known { Ok(()) } else { Err(BodyDrop::BadAck) }
     }
 
     fn handle_section(&mut self, section: &Section<'_>, inputs: &mut [InputParcel]) -> Result<Receipt, BodyDrop> {

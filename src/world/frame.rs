@@ -151,17 +151,19 @@ impl Frames {
         self.kept.iter().filter_map(|kept| kept.back()).map(|frame| &**frame)
     }
 
-    /// The newest tick of which every shard's frame is here.
+    /// The newest tick of which every shard's frame is here. A shard skips ticks that it was too late for: frames of
+    /// different ticks together could show an entity twice, or not at all.
     pub fn complete_tick(&self) -> Option<u64> {
-        self.kept.iter().map(|kept| kept.back().map(|frame| frame.tick)).min().flatten()
+        let (first, others) = self.kept.split_first()?;
+        let has = |kept: &VecDeque<Arc<Frame>>, tick| kept.iter().rev().any(|frame| frame.tick == tick);
+        let mut ticks = first.iter().rev().map(|frame| frame.tick);
+        ticks.find(|&tick| others.iter().all(|kept| has(kept, tick)))
     }
 
-    /// Each shard's frame of a tick, or its newest older one (a shard skips ticks that it was too late for).
+    /// Each shard's frame of a tick.
     pub fn at(&self, tick: u64) -> impl Iterator<Item = &Frame> {
-        self.kept
-            .iter()
-            .filter_map(move |kept| kept.iter().rev().find(|frame| frame.tick <= tick))
-            .map(|frame| &**frame)
+        let frames = self.kept.iter().filter_map(move |kept| kept.iter().rev().find(|frame| frame.tick == tick));
+        frames.map(|frame| &**frame)
     }
 
     /// All frames of the ticks after `from` up to `to`, in order of shard and tick.

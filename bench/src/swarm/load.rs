@@ -27,8 +27,8 @@ const SLICE_NS: u64 = 200_000;
 const EVENTS_MAX: usize = 64;
 /// Reads that wait to be taken. Full: the sockets wait.
 const BACKLOG_MAX: usize = 2_048;
-/// Reads taken between two looks at the sockets.
-const TAKEN_MAX: usize = 8;
+/// Least reads taken between two looks at the sockets; of a long backlog a quarter is.
+const TAKEN_MIN: usize = 8;
 /// Turns taken between two looks at the sockets.
 const TURNS_MAX: usize = 64;
 /// Between two words to the main thread.
@@ -156,7 +156,9 @@ impl LoadThread {
         while !self.control.stop.load(Ordering::Relaxed) {
             self.notice_begin();
             self.take_turns();
-            self.wait(&mut events, backlog.reads.is_empty());
+            if backlog.reads.len() + EVENTS_MAX <= BACKLOG_MAX {
+                self.wait(&mut events, backlog.reads.is_empty());
+            }
             for event in events.drain(..) {
                 self.read(event.data.u64() as usize, &mut backlog);
             }
@@ -207,9 +209,7 @@ impl LoadThread {
     }
 
     fn read(&mut self, at: usize, backlog: &mut Backlog) {
-        if backlog.reads.len() == BACKLOG_MAX {
-            return;
-        }
+        assert!(backlog.reads.len() < BACKLOG_MAX, "there was room for all events");
         let slot = backlog.slot(backlog.taken + backlog.reads.len());
         let length = self.players[at].read(slot);
         if let Some(length) = length {
@@ -227,7 +227,7 @@ impl LoadThread {
     }
 
     fn hear(&mut self, backlog: &mut Backlog) {
-        for _ in 0..TAKEN_MAX {
+        for _ in 0..TAKEN_MIN.max(backlog.reads.len() / 4) {
             let Some((at, read_ns, length)) = backlog.reads.pop_front() else { return };
             let number = backlog.taken;
             backlog.taken += 1;
