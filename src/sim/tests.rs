@@ -33,3 +33,11 @@ fn the_same_seed_twice_is_the_same_and_another_is_not() {
     assert_eq!(run(5, 4, 300), run(5, 4, 300));
     assert_ne!(run(5, 4, 300).hash, run(6, 4, 300).hash);
 }
+
+#[test]
+fn a_crowd_sees_itself() {
+    let config = SimConfig { seed: 1, ticks: 600, shards: 2, bots: 300, npcs: 400, scenario: SimScenario::Crowd };
+    let report = Sim::new(config).run();
+    assert_eq!(report.violations, 0, "{:?}", report.violation_texts);
+    assert!(report.visible_min > 250, "{report:?}");
+}
