@@ -78,6 +78,8 @@ pub const ORPHAN_TICKS_MAX: u32 = 60;
 pub const SLICE_SLOTS_MAX: usize = 60;
 /// Public events in one body. More are not shown to that client.
 pub const EVENTS_PER_BODY_MAX: usize = 6;
+/// Slices that a client was not seen to forget. More: the oldest is not told again; who acknowledges nothing sees it.
+pub const LEAVES_HELD_MAX: usize = 512;
 /// Slices that one body tells its client to forget. More wait for the next body.
 pub const LEAVES_PER_BODY_MAX: usize = 32;
 /// Ticks between two keyframes of a cell's slices.

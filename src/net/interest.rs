@@ -5,7 +5,7 @@
 //! in reach. Never looks at a shard, only at frames of one tick.
 
 use crate::ids::{CELL_GRID, CellKey};
-use crate::limits::{EVENTS_PER_BODY_MAX, KEYFRAME_TICKS, LEAVES_PER_BODY_MAX};
+use crate::limits::{EVENTS_PER_BODY_MAX, KEYFRAME_TICKS, LEAVES_HELD_MAX, LEAVES_PER_BODY_MAX};
 use crate::net::body::{BodyWriter, kind};
 use crate::net::wire;
 use crate::world::entity::WIRE_MARGIN;
@@ -222,6 +222,9 @@ impl Interest {
     fn lose(&mut self, at: usize) {
         let Followed { key, ticket, shown_tick, sent_tick, .. } = self.followed[at];
         if shown_tick > 0 || sent_tick > 0 {
+            if self.left.len() == LEAVES_HELD_MAX {
+                self.left.remove(0);
+            }
             self.left.push(Left { key, ticket, sent_tick: 0 });
         }
     }
