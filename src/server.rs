@@ -19,7 +19,7 @@ use crate::control::{Control, ControlCommand, ControlConfig, ControlHandle};
 use crate::exit::{Code, Failure};
 use crate::folder::DataFolder;
 use crate::ids::{CellKey, GRID_PER_M, ShardId};
-use crate::io::{BindError, Lane, RingConfig, bind_lanes, bind_tcp};
+use crate::io::{BindError, Lane, Lanes, Listeners, RingConfig, bind_lanes, bind_tcp};
 use crate::keeper::{DiskStore, KeeperHandle, KeeperQueues, Store, StoreError};
 use crate::limits::{DECREE_TICKS_MIN, LANES, NPC_LIFE_TICKS};
 use crate::mesh;
@@ -39,6 +39,8 @@ use crate::world::{World, WorldConfig};
 const LAND_SEED: u64 = 42;
 /// Ticks between the last tick known of an earlier run and the first of this one: no tick comes twice.
 const RESTART_TICKS: u64 = 600;
+/// Ports that are tried where the kernel chooses.
+const PORT_TRIES_MAX: u32 = 32;
 /// How often the host looks whether something ended.
 const WATCH: Duration = Duration::from_millis(10);
 
@@ -74,8 +76,7 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
     let queues = KeeperQueues::new(shards);
     // First the data folder: who starts a second node by mistake is told so, and not that its port is taken.
     let keeper = open_keeper(&config, folder, &cut, &queues)?;
-    let lanes = bind_lanes(config.net.bind, LANES).map_err(bind_failure)?;
-    let listeners = bind_tcp(lanes.address, shards).map_err(bind_failure)?;
+    let (lanes, listeners) = bind_game(config.net.bind, shards).map_err(bind_failure)?;
     let mut commands =
         ControlConfig::new(config.net.control, folder.path().to_path_buf(), cpus.clone(), content_version());
     commands.live = LiveForm::for_terminal(no_tui);
@@ -128,6 +129,20 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
     node.control.set_ready()?;
     say_ready(&node, folder, lanes.address, keeper.recovered);
     Ok(node)
+}
+
+/// Binds UDP and TCP to one port. Where the kernel chooses it (port 0), a port that only UDP has free is passed over.
+fn bind_game(address: SocketAddr, shards: usize) -> Result<(Lanes, Listeners), BindError> {
+    let mut tries = if address.port() == 0 { PORT_TRIES_MAX } else { 1 };
+    loop {
+        tries -= 1;
+        let lanes = bind_lanes(address, LANES)?;
+        match bind_tcp(lanes.address, shards) {
+            Ok(listeners) => return Ok((lanes, listeners)),
+            Err(BindError::PortTaken { .. }) if tries > 0 => (),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// What an opened keeper says about its realm.
