@@ -31,6 +31,10 @@ pub enum IdClass {
     Character,
     /// A character that is never saved; the lane numbers them.
     Guest,
+    /// Something on the ground; the ledger numbers them.
+    Thing,
+    /// A character as the source of its deeds.
+    Deeds,
     /// No id of this version.
     Unknown,
 }
@@ -40,6 +44,10 @@ impl EntityId {
     pub const JOIN: EntityId = EntityId(1);
     /// Nobody.
     pub const NONE: EntityId = EntityId(0);
+    /// Source of what the keeper answers.
+    pub const KEEPER: EntityId = EntityId(2);
+    /// Source of what an admin orders.
+    pub const ADMIN: EntityId = EntityId(3);
 
     /// The `number`-th spawner of the content.
     pub fn spawner(number: u32) -> EntityId {
@@ -64,6 +72,23 @@ impl EntityId {
         EntityId(4 << 56 | u64::from(lane) << 48 | ordinal)
     }
 
+    /// The thing on the ground with this number, below 2^56.
+    pub fn thing(number: u64) -> EntityId {
+        assert!(number < 1 << 56);
+        EntityId(5 << 56 | number)
+    }
+
+    /// The character with this number as the source of its deeds.
+    pub fn deeds(number: u64) -> EntityId {
+        assert!(number < 1 << 56);
+        EntityId(6 << 56 | number)
+    }
+
+    /// Number of a character, thing or deeds' character.
+    pub fn number(self) -> u64 {
+        self.0 & ((1 << 56) - 1)
+    }
+
     /// What this id names.
     pub fn class(self) -> IdClass {
         match self.0 >> 56 {
@@ -72,6 +97,8 @@ impl EntityId {
             2 => IdClass::Npc,
             3 => IdClass::Character,
             4 => IdClass::Guest,
+            5 => IdClass::Thing,
+            6 => IdClass::Deeds,
             _ => IdClass::Unknown,
         }
     }

@@ -25,6 +25,7 @@ pub use record::{RECORD_VERSION, RealmRecord, RecordError};
 pub use store::DiskStore;
 pub use writer::{KeeperCounters, KeeperHandle, KeeperQueues};
 
+use crate::goods::{Asked, GoodsNews, Refusal, Settled};
 use crate::ids::{EntityId, SessionRef, ShardId};
 
 /// What is durable about one character.
@@ -50,6 +51,9 @@ pub struct CharacterRow {
     pub yaw: u16,
     /// Whether it ever stood in the world; if not, the position means nothing and it starts at a spawn point.
     pub saved: bool,
+    /// One bit for each deed that was rewarded. Changed by the ledger alone, in one batch with the reward; what a shard
+    /// says of it in a row counts for nothing.
+    pub deeds: u64,
 }
 
 impl CharacterRow {
@@ -67,6 +71,8 @@ impl CharacterRow {
 /// What shards tell the keeper. Commands of one shard arrive in the order it gave them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KeeperCommand {
+    /// An order to the ledger. Answered once, by `Settled`.
+    Order(Asked),
     /// A session wants to play the client's character. Answered once; a session claims once.
     Claim {
         /// Shard that gets the answer, and a `Cut` later.
@@ -100,9 +106,29 @@ pub enum KeeperCommand {
     },
 }
 
-/// What the keeper tells the shard that claimed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What the keeper tells a shard.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum KeeperAnswer {
+    /// An order of this shard's entities is durable, done or refused.
+    Settled(Settled),
+    /// What a live session's client must hear of its order.
+    Operation {
+        /// The session.
+        session: SessionRef,
+        /// Sequence of the order.
+        operation: u64,
+        /// `None`: it was done.
+        refusal: Refusal,
+        /// The thing on the ground that a drop made.
+        thing: Option<EntityId>,
+    },
+    /// What a live session's client has, or what changed of it.
+    Goods {
+        /// The session.
+        session: SessionRef,
+        /// What.
+        news: Box<GoodsNews>,
+    },
     /// The session is now the only live one of its client.
     Claimed {
         /// The session that claimed.
@@ -111,6 +137,8 @@ pub enum KeeperAnswer {
         row: CharacterRow,
         /// Whether this claim created the character.
         new: bool,
+        /// Newest order of the character that the ledger answered; 0: none.
+        operation: u64,
     },
     /// The session may not play.
     Refused {

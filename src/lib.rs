@@ -2,6 +2,7 @@
 //!
 //! The modules in reading order; `src/ARCHITECTURE.md` is the map.
 
+pub mod goods;
 pub mod ids;
 pub mod limits;
 

@@ -104,7 +104,7 @@ pub const FAREWELL_TICKS: u64 = 12;
 /// that go, and nobody is admitted, counted `keeper_full`.
 pub const KEEPER_WAITING_MAX: usize = 1_024;
 /// Commands under way from the shards to the keeper. Full: rows stay dirty, joins are told to wait, counted `keeper_full`.
-pub const KEEPER_COMMANDS_MAX: usize = 65_536;
+pub const KEEPER_COMMANDS_MAX: usize = 16_384;
 /// Answers under way from the keeper to one shard. Full: the keeper waits, which fills its own queue.
 pub const KEEPER_ANSWERS_MAX: usize = 65_536;
 /// Microseconds between two looks of the keeper at its commands.
@@ -121,6 +121,35 @@ pub const KEEPER_TOKEN_GRACE_S: u64 = 30;
 pub const KEEPER_MOVE_ROWS_MAX: usize = 4_096;
 /// Ticks after which a changed character is written at the latest.
 pub const ROW_TICKS_MAX: u64 = 3 * TICK_HZ;
+
+/// Items in one offer, mail or trade. More is malformed.
+pub const OFFER_ITEMS_MAX: usize = 6;
+/// Items in one account, by the number of its kind: none, bag, equipment, bank, mailbox, escrow, ground; the others are
+/// the house's and hold any number. Full: the order is refused, `Full`.
+pub const ACCOUNT_ITEMS_MAX: [usize; 7] = [0, 40, 12, 120, 60, OFFER_ITEMS_MAX, 1];
+/// Coins of one currency that the mint makes in a realm's life. More: the order is refused, `BadAmount`; so no sum of
+/// balances overflows.
+pub const COINS_MAX: u64 = 1 << 62;
+/// Mails that wait for one character. More are refused, `Full`.
+pub const MAILS_MAX: usize = 50;
+/// Ticks that a mail waits before it goes back: 30 days.
+pub const MAIL_TICKS: u64 = 30 * 86_400 * TICK_HZ;
+/// Coins that a mail costs; they are burnt.
+pub const POSTAGE_COINS: u64 = 1;
+/// Things on the ground of a realm. More are refused, `Full`.
+pub const THINGS_MAX: usize = 20_000;
+/// Ticks that a thing lies on the ground before it is swept: 10 minutes.
+pub const THING_TICKS: u64 = 600 * TICK_HZ;
+/// Answers that the ledger remembers of each source. An older order gets `TooOld`.
+pub const ANSWERS_KEPT: usize = 64;
+/// Sources whose answers the keeper holds in memory. More: those longest unused are read again when needed.
+pub const SOURCES_HELD_MAX: usize = 32_768;
+/// Coins that a development character begins with.
+pub const START_COINS: u32 = 1_000;
+/// Items that a development character begins with.
+pub const START_ITEMS: u8 = 8;
+/// Coins and renown that a deed earns.
+pub const DEED_COINS: u64 = 10;
 
 /// Handshake answers and control packets that one drain makes. More are not sent, counted `replies_over`.
 pub const REPLIES_PER_DRAIN_MAX: usize = 4_096;

@@ -269,6 +269,7 @@ impl Sim {
         let mut commands: Vec<KeeperCommand> = self.cores.iter_mut().flat_map(|core| core.keeper.drain(..)).collect();
         commands.sort_by_key(|command| match command {
             KeeperCommand::Claim { client_id, .. } | KeeperCommand::Release { client_id, .. } => *client_id,
+            KeeperCommand::Order(asked) => asked.order.id.source.0,
             KeeperCommand::Row(row) => row.client_id,
             KeeperCommand::Clock { .. } => 0,
         });

@@ -95,6 +95,7 @@ impl Claims {
         answers: &mut Vec<(ShardId, KeeperAnswer)>,
     ) -> Result<(), StoreError> {
         match command {
+            KeeperCommand::Order(_) => unreachable!("orders are the ledger's"),
             KeeperCommand::Claim { shard, session, client_id, token_mac, expires_unix_s } => {
                 let claim = Waiting { shard, session, expires_unix_s };
                 self.claim(claim, client_id, token_mac, store, answers)
@@ -171,7 +172,7 @@ impl Claims {
         let Waiting { shard, session, .. } = claim;
         self.live.insert(row.client_id, Live { shard, session, row, cut: false, waiting: None });
         self.counts.claimed += 1;
-        answers.push((shard, KeeperAnswer::Claimed { session, row, new }));
+        answers.push((shard, KeeperAnswer::Claimed { session, row, new, operation: 0 }));
     }
 
     fn refuse(&mut self, claim: Waiting, reason: ClaimRefusal, answers: &mut Vec<(ShardId, KeeperAnswer)>) {
@@ -231,7 +232,19 @@ impl Claims {
 fn create_character<S: Store>(client_id: u64, owner: ShardId, store: &mut S) -> CharacterRow {
     let character = store.realm().next_character;
     store.realm_mut().next_character += 1;
-    let row = CharacterRow { client_id, character, owner, epoch: 0, tick: 0, x: 0, y: 0, z: 0, yaw: 0, saved: false };
+    let row = CharacterRow {
+        client_id,
+        character,
+        owner,
+        epoch: 0,
+        tick: 0,
+        x: 0,
+        y: 0,
+        z: 0,
+        yaw: 0,
+        saved: false,
+        deeds: 0,
+    };
     store.put(row, None);
     row
 }

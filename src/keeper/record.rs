@@ -13,7 +13,7 @@ pub const RECORD_VERSION: u16 = 1;
 
 const VERSION_BYTES: usize = 2;
 const CHECKSUM_BYTES: usize = 8;
-const ROW_PAYLOAD_BYTES: usize = 44;
+const ROW_PAYLOAD_BYTES: usize = 52;
 const CLIENT_PAYLOAD_BYTES: usize = 9;
 const REALM_PAYLOAD_BYTES: usize = 24;
 
@@ -64,6 +64,7 @@ impl CharacterRow {
             &self.y.to_le_bytes(),
             &self.z.to_le_bytes(),
             &self.yaw.to_le_bytes(),
+            &self.deeds.to_le_bytes(),
         ])
     }
 
@@ -75,11 +76,12 @@ impl CharacterRow {
         let (epoch, tick) = (u32::from_le_bytes(take(p)), u64::from_le_bytes(take(p)));
         let [x, y, z] = [(); 3].map(|()| i32::from_le_bytes(take(p)));
         let yaw = u16::from_le_bytes(take(p));
+        let deeds = u64::from_le_bytes(take(p));
         if usize::from(owner) >= SHARDS_MAX || saved > 1 || !is_character_number(character) {
             return Err(RecordError::Altered);
         }
         let (owner, saved) = (ShardId(owner), saved == 1);
-        Ok(CharacterRow { client_id, character, owner, epoch, tick, x, y, z, yaw, saved })
+        Ok(CharacterRow { client_id, character, owner, epoch, tick, x, y, z, yaw, saved, deeds })
     }
 }
 

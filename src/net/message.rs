@@ -190,6 +190,7 @@ impl Welcome {
             leave_radius_m: self.leave_radius_m,
             seam: seam.as_ref(),
             version: Some(version),
+            operation: 0,
         };
         messages::Welcome::create(builder, &args).as_union_value()
     }

@@ -13,18 +13,30 @@ pub mod messages {
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REFUSAL: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REFUSAL: u8 = 5;
+pub const ENUM_MAX_REFUSAL: u8 = 16;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REFUSAL: [Refusal; 6] = [
+pub const ENUM_VALUES_REFUSAL: [Refusal; 17] = [
   Refusal::None,
   Refusal::TooFar,
   Refusal::TooSoon,
   Refusal::Gone,
   Refusal::Unknown,
   Refusal::NotNow,
+  Refusal::BadAmount,
+  Refusal::NotEnough,
+  Refusal::NotYours,
+  Refusal::Changed,
+  Refusal::Full,
+  Refusal::TooOld,
+  Refusal::Reused,
+  Refusal::Taken,
+  Refusal::Yourself,
+  Refusal::Frozen,
+  Refusal::Cancelled,
 ];
 
+/// Why something was not done.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct Refusal(pub u8);
@@ -36,9 +48,20 @@ impl Refusal {
   pub const Gone: Self = Self(3);
   pub const Unknown: Self = Self(4);
   pub const NotNow: Self = Self(5);
+  pub const BadAmount: Self = Self(6);
+  pub const NotEnough: Self = Self(7);
+  pub const NotYours: Self = Self(8);
+  pub const Changed: Self = Self(9);
+  pub const Full: Self = Self(10);
+  pub const TooOld: Self = Self(11);
+  pub const Reused: Self = Self(12);
+  pub const Taken: Self = Self(13);
+  pub const Yourself: Self = Self(14);
+  pub const Frozen: Self = Self(15);
+  pub const Cancelled: Self = Self(16);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 5;
+  pub const ENUM_MAX: u8 = 16;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::None,
     Self::TooFar,
@@ -46,6 +69,17 @@ impl Refusal {
     Self::Gone,
     Self::Unknown,
     Self::NotNow,
+    Self::BadAmount,
+    Self::NotEnough,
+    Self::NotYours,
+    Self::Changed,
+    Self::Full,
+    Self::TooOld,
+    Self::Reused,
+    Self::Taken,
+    Self::Yourself,
+    Self::Frozen,
+    Self::Cancelled,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -56,6 +90,17 @@ impl Refusal {
       Self::Gone => Some("Gone"),
       Self::Unknown => Some("Unknown"),
       Self::NotNow => Some("NotNow"),
+      Self::BadAmount => Some("BadAmount"),
+      Self::NotEnough => Some("NotEnough"),
+      Self::NotYours => Some("NotYours"),
+      Self::Changed => Some("Changed"),
+      Self::Full => Some("Full"),
+      Self::TooOld => Some("TooOld"),
+      Self::Reused => Some("Reused"),
+      Self::Taken => Some("Taken"),
+      Self::Yourself => Some("Yourself"),
+      Self::Frozen => Some("Frozen"),
+      Self::Cancelled => Some("Cancelled"),
       _ => None,
     }
   }
@@ -223,15 +268,208 @@ impl<'a> ::flatbuffers::Verifiable for Close {
 
 impl ::flatbuffers::SimpleToVerifyInSlice for Close {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_CLIENT_BODY: u8 = 0;
+pub const ENUM_MIN_SHELF: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CLIENT_BODY: u8 = 2;
+pub const ENUM_MAX_SHELF: u8 = 4;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CLIENT_BODY: [ClientBody; 3] = [
+pub const ENUM_VALUES_SHELF: [Shelf; 5] = [
+  Shelf::None,
+  Shelf::Bag,
+  Shelf::Equipment,
+  Shelf::Bank,
+  Shelf::Mailbox,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Shelf(pub u8);
+#[allow(non_upper_case_globals)]
+impl Shelf {
+  pub const None: Self = Self(0);
+  pub const Bag: Self = Self(1);
+  pub const Equipment: Self = Self(2);
+  pub const Bank: Self = Self(3);
+  pub const Mailbox: Self = Self(4);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 4;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::None,
+    Self::Bag,
+    Self::Equipment,
+    Self::Bank,
+    Self::Mailbox,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::None => Some("None"),
+      Self::Bag => Some("Bag"),
+      Self::Equipment => Some("Equipment"),
+      Self::Bank => Some("Bank"),
+      Self::Mailbox => Some("Mailbox"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for Shelf {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for Shelf {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for Shelf {
+    type Output = Shelf;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for Shelf {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Shelf {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Shelf {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_CURRENCY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_CURRENCY: u8 = 1;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_CURRENCY: [Currency; 2] = [
+  Currency::Coin,
+  Currency::Renown,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Currency(pub u8);
+#[allow(non_upper_case_globals)]
+impl Currency {
+  pub const Coin: Self = Self(0);
+  pub const Renown: Self = Self(1);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 1;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Coin,
+    Self::Renown,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Coin => Some("Coin"),
+      Self::Renown => Some("Renown"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for Currency {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for Currency {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for Currency {
+    type Output = Currency;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for Currency {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Currency {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Currency {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_CLIENT_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_CLIENT_BODY: u8 = 15;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_CLIENT_BODY: [ClientBody; 16] = [
   ClientBody::NONE,
   ClientBody::Emote,
   ClientBody::WaveAt,
+  ClientBody::MoveItem,
+  ClientBody::MoveCoins,
+  ClientBody::Drop,
+  ClientBody::PickUp,
+  ClientBody::Destroy,
+  ClientBody::SendMail,
+  ClientBody::TakeMail,
+  ClientBody::ReturnMail,
+  ClientBody::Recall,
+  ClientBody::TradeAsk,
+  ClientBody::TradeOffer,
+  ClientBody::TradeConfirm,
+  ClientBody::TradeCancel,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -242,13 +480,39 @@ impl ClientBody {
   pub const NONE: Self = Self(0);
   pub const Emote: Self = Self(1);
   pub const WaveAt: Self = Self(2);
+  pub const MoveItem: Self = Self(3);
+  pub const MoveCoins: Self = Self(4);
+  pub const Drop: Self = Self(5);
+  pub const PickUp: Self = Self(6);
+  pub const Destroy: Self = Self(7);
+  pub const SendMail: Self = Self(8);
+  pub const TakeMail: Self = Self(9);
+  pub const ReturnMail: Self = Self(10);
+  pub const Recall: Self = Self(11);
+  pub const TradeAsk: Self = Self(12);
+  pub const TradeOffer: Self = Self(13);
+  pub const TradeConfirm: Self = Self(14);
+  pub const TradeCancel: Self = Self(15);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_MAX: u8 = 15;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Emote,
     Self::WaveAt,
+    Self::MoveItem,
+    Self::MoveCoins,
+    Self::Drop,
+    Self::PickUp,
+    Self::Destroy,
+    Self::SendMail,
+    Self::TakeMail,
+    Self::ReturnMail,
+    Self::Recall,
+    Self::TradeAsk,
+    Self::TradeOffer,
+    Self::TradeConfirm,
+    Self::TradeCancel,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -256,6 +520,19 @@ impl ClientBody {
       Self::NONE => Some("NONE"),
       Self::Emote => Some("Emote"),
       Self::WaveAt => Some("WaveAt"),
+      Self::MoveItem => Some("MoveItem"),
+      Self::MoveCoins => Some("MoveCoins"),
+      Self::Drop => Some("Drop"),
+      Self::PickUp => Some("PickUp"),
+      Self::Destroy => Some("Destroy"),
+      Self::SendMail => Some("SendMail"),
+      Self::TakeMail => Some("TakeMail"),
+      Self::ReturnMail => Some("ReturnMail"),
+      Self::Recall => Some("Recall"),
+      Self::TradeAsk => Some("TradeAsk"),
+      Self::TradeOffer => Some("TradeOffer"),
+      Self::TradeConfirm => Some("TradeConfirm"),
+      Self::TradeCancel => Some("TradeCancel"),
       _ => None,
     }
   }
@@ -313,16 +590,115 @@ impl ::flatbuffers::SimpleToVerifyInSlice for ClientBody {}
 pub struct ClientBodyUnionTableOffset {}
 
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_SERVER_BODY: u8 = 0;
+pub const ENUM_MIN_TRADE_STEP: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_SERVER_BODY: u8 = 3;
+pub const ENUM_MAX_TRADE_STEP: u8 = 4;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_SERVER_BODY: [ServerBody; 4] = [
+pub const ENUM_VALUES_TRADE_STEP: [TradeStep; 5] = [
+  TradeStep::Asked,
+  TradeStep::Opened,
+  TradeStep::Offered,
+  TradeStep::Confirmed,
+  TradeStep::Ended,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct TradeStep(pub u8);
+#[allow(non_upper_case_globals)]
+impl TradeStep {
+  pub const Asked: Self = Self(0);
+  pub const Opened: Self = Self(1);
+  pub const Offered: Self = Self(2);
+  pub const Confirmed: Self = Self(3);
+  pub const Ended: Self = Self(4);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 4;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Asked,
+    Self::Opened,
+    Self::Offered,
+    Self::Confirmed,
+    Self::Ended,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Asked => Some("Asked"),
+      Self::Opened => Some("Opened"),
+      Self::Offered => Some("Offered"),
+      Self::Confirmed => Some("Confirmed"),
+      Self::Ended => Some("Ended"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for TradeStep {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for TradeStep {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for TradeStep {
+    type Output = TradeStep;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for TradeStep {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for TradeStep {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for TradeStep {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_SERVER_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_SERVER_BODY: u8 = 6;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_SERVER_BODY: [ServerBody; 7] = [
   ServerBody::NONE,
   ServerBody::Welcome,
   ServerBody::ActionResult,
   ServerBody::Closing,
+  ServerBody::OperationResult,
+  ServerBody::Goods,
+  ServerBody::TradeNews,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -334,14 +710,20 @@ impl ServerBody {
   pub const Welcome: Self = Self(1);
   pub const ActionResult: Self = Self(2);
   pub const Closing: Self = Self(3);
+  pub const OperationResult: Self = Self(4);
+  pub const Goods: Self = Self(5);
+  pub const TradeNews: Self = Self(6);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_MAX: u8 = 6;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Welcome,
     Self::ActionResult,
     Self::Closing,
+    Self::OperationResult,
+    Self::Goods,
+    Self::TradeNews,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -350,6 +732,9 @@ impl ServerBody {
       Self::Welcome => Some("Welcome"),
       Self::ActionResult => Some("ActionResult"),
       Self::Closing => Some("Closing"),
+      Self::OperationResult => Some("OperationResult"),
+      Self::Goods => Some("Goods"),
+      Self::TradeNews => Some("TradeNews"),
       _ => None,
     }
   }
@@ -405,6 +790,966 @@ impl<'a> ::flatbuffers::Verifiable for ServerBody {
 
 impl ::flatbuffers::SimpleToVerifyInSlice for ServerBody {}
 pub struct ServerBodyUnionTableOffset {}
+
+/// An item as you saw it.
+// struct ItemRef, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct ItemRef(pub [u8; 16]);
+impl Default for ItemRef { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for ItemRef {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("ItemRef")
+      .field("uid", &self.uid())
+      .field("version", &self.version())
+      .field("reserved", &self.reserved())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ItemRef {}
+impl<'a> ::flatbuffers::Follow<'a> for ItemRef {
+  type Inner = &'a ItemRef;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a ItemRef>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a ItemRef {
+  type Inner = &'a ItemRef;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<ItemRef>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for ItemRef {
+    type Output = ItemRef;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const ItemRef as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ItemRef {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> ItemRef {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    uid: u64,
+    version: u32,
+    reserved: u32,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_uid(uid);
+    s.set_version(version);
+    s.set_reserved(reserved);
+    s
+  }
+
+  pub fn uid(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_uid(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn version(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_version(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// An item and where it is; shelf `None`: no longer yours.
+// struct ItemAt, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct ItemAt(pub [u8; 16]);
+impl Default for ItemAt { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for ItemAt {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("ItemAt")
+      .field("uid", &self.uid())
+      .field("version", &self.version())
+      .field("kind", &self.kind())
+      .field("shelf", &self.shelf())
+      .field("reserved", &self.reserved())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ItemAt {}
+impl<'a> ::flatbuffers::Follow<'a> for ItemAt {
+  type Inner = &'a ItemAt;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a ItemAt>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a ItemAt {
+  type Inner = &'a ItemAt;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<ItemAt>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for ItemAt {
+    type Output = ItemAt;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const ItemAt as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ItemAt {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> ItemAt {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    uid: u64,
+    version: u32,
+    kind: u16,
+    shelf: Shelf,
+    reserved: u8,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_uid(uid);
+    s.set_version(version);
+    s.set_kind(kind);
+    s.set_shelf(shelf);
+    s.set_reserved(reserved);
+    s
+  }
+
+  pub fn uid(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_uid(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn version(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_version(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn kind(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_kind(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn shelf(&self) -> Shelf {
+    let mut mem = ::core::mem::MaybeUninit::<<Shelf as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[14..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<Shelf as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_shelf(&mut self, x: Shelf) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[14..].as_mut_ptr(),
+        ::core::mem::size_of::<<Shelf as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[15..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[15..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// Coins on a shelf.
+// struct Balance, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Balance(pub [u8; 16]);
+impl Default for Balance { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for Balance {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Balance")
+      .field("amount", &self.amount())
+      .field("shelf", &self.shelf())
+      .field("currency", &self.currency())
+      .field("reserved_a", &self.reserved_a())
+      .field("reserved_b", &self.reserved_b())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Balance {}
+impl<'a> ::flatbuffers::Follow<'a> for Balance {
+  type Inner = &'a Balance;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Balance>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Balance {
+  type Inner = &'a Balance;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Balance>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Balance {
+    type Output = Balance;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Balance as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Balance {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Balance {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    amount: u64,
+    shelf: Shelf,
+    currency: Currency,
+    reserved_a: u16,
+    reserved_b: u32,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_amount(amount);
+    s.set_shelf(shelf);
+    s.set_currency(currency);
+    s.set_reserved_a(reserved_a);
+    s.set_reserved_b(reserved_b);
+    s
+  }
+
+  pub fn amount(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_amount(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn shelf(&self) -> Shelf {
+    let mut mem = ::core::mem::MaybeUninit::<<Shelf as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<Shelf as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_shelf(&mut self, x: Shelf) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<Shelf as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn currency(&self) -> Currency {
+    let mut mem = ::core::mem::MaybeUninit::<<Currency as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[9..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<Currency as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_currency(&mut self, x: Currency) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[9..].as_mut_ptr(),
+        ::core::mem::size_of::<<Currency as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved_a(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[10..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved_a(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[10..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved_b(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved_b(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// A mail for you.
+// struct Mail, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Mail(pub [u8; 48]);
+impl Default for Mail { 
+  fn default() -> Self { 
+    Self([0; 48])
+  }
+}
+impl ::core::fmt::Debug for Mail {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Mail")
+      .field("number", &self.number())
+      .field("from", &self.from())
+      .field("price", &self.price())
+      .field("coins", &self.coins())
+      .field("end_tick", &self.end_tick())
+      .field("items", &self.items())
+      .field("gone", &self.gone())
+      .field("reserved_a", &self.reserved_a())
+      .field("reserved_b", &self.reserved_b())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Mail {}
+impl<'a> ::flatbuffers::Follow<'a> for Mail {
+  type Inner = &'a Mail;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Mail>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Mail {
+  type Inner = &'a Mail;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Mail>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Mail {
+    type Output = Mail;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Mail as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Mail {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Mail {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    number: u64,
+    from: u64,
+    price: u64,
+    coins: u64,
+    end_tick: u64,
+    items: u8,
+    gone: u8,
+    reserved_a: u16,
+    reserved_b: u32,
+  ) -> Self {
+    let mut s = Self([0; 48]);
+    s.set_number(number);
+    s.set_from(from);
+    s.set_price(price);
+    s.set_coins(coins);
+    s.set_end_tick(end_tick);
+    s.set_items(items);
+    s.set_gone(gone);
+    s.set_reserved_a(reserved_a);
+    s.set_reserved_b(reserved_b);
+    s
+  }
+
+  pub fn number(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_number(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn from(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_from(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn price(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_price(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn coins(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[24..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_coins(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[24..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn end_tick(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[32..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_end_tick(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[32..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn items(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[40..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_items(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[40..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn gone(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[41..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_gone(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[41..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved_a(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[42..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved_a(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[42..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved_b(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[44..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved_b(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[44..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
 
 /// A straight piece of the border between two shards, in 1/256 m, on the land.
 // struct Seam, aligned to 4
@@ -792,6 +2137,1572 @@ impl ::core::fmt::Debug for WaveAt<'_> {
       ds.finish()
   }
 }
+pub enum MoveItemOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Move an item between shelves; out of the mailbox, never into it.
+pub struct MoveItem<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for MoveItem<'a> {
+  type Inner = MoveItem<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> MoveItem<'a> {
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_ITEM: ::flatbuffers::VOffsetT = 6;
+  pub const VT_FROM: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TO: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    MoveItem { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MoveItemArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<MoveItem<'bldr>> {
+    let mut builder = MoveItemBuilder::new(_fbb);
+    builder.add_operation(args.operation);
+    if let Some(x) = args.item { builder.add_item(x); }
+    builder.add_to(args.to);
+    builder.add_from(args.from);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MoveItem::VT_OPERATION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn item(&self) -> Option<&'a ItemRef> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ItemRef>(MoveItem::VT_ITEM, None)}
+  }
+  #[inline]
+  pub fn from(&self) -> Shelf {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Shelf>(MoveItem::VT_FROM, Some(Shelf::None)).unwrap()}
+  }
+  #[inline]
+  pub fn to(&self) -> Shelf {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Shelf>(MoveItem::VT_TO, Some(Shelf::None)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MoveItem<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
+     .visit_field::<ItemRef>("item", Self::VT_ITEM, false)?
+     .visit_field::<Shelf>("from", Self::VT_FROM, false)?
+     .visit_field::<Shelf>("to", Self::VT_TO, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MoveItemArgs<'a> {
+    pub operation: u64,
+    pub item: Option<&'a ItemRef>,
+    pub from: Shelf,
+    pub to: Shelf,
+}
+impl<'a> Default for MoveItemArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MoveItemArgs {
+      operation: 0,
+      item: None,
+      from: Shelf::None,
+      to: Shelf::None,
+    }
+  }
+}
+
+pub struct MoveItemBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MoveItemBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operation(&mut self, operation: u64) {
+    self.fbb_.push_slot::<u64>(MoveItem::VT_OPERATION, operation, 0);
+  }
+  #[inline]
+  pub fn add_item(&mut self, item: &ItemRef) {
+    self.fbb_.push_slot_always::<&ItemRef>(MoveItem::VT_ITEM, item);
+  }
+  #[inline]
+  pub fn add_from(&mut self, from: Shelf) {
+    self.fbb_.push_slot::<Shelf>(MoveItem::VT_FROM, from, Shelf::None);
+  }
+  #[inline]
+  pub fn add_to(&mut self, to: Shelf) {
+    self.fbb_.push_slot::<Shelf>(MoveItem::VT_TO, to, Shelf::None);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MoveItemBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MoveItemBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MoveItem<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MoveItem<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MoveItem");
+      ds.field("operation", &self.operation());
+      ds.field("item", &self.item());
+      ds.field("from", &self.from());
+      ds.field("to", &self.to());
+      ds.finish()
+  }
+}
+pub enum MoveCoinsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Move coins between bag and bank, or out of the mailbox.
+pub struct MoveCoins<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for MoveCoins<'a> {
+  type Inner = MoveCoins<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> MoveCoins<'a> {
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CURRENCY: ::flatbuffers::VOffsetT = 6;
+  pub const VT_AMOUNT: ::flatbuffers::VOffsetT = 8;
+  pub const VT_FROM: ::flatbuffers::VOffsetT = 10;
+  pub const VT_TO: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    MoveCoins { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MoveCoinsArgs
+  ) -> ::flatbuffers::WIPOffset<MoveCoins<'bldr>> {
+    let mut builder = MoveCoinsBuilder::new(_fbb);
+    builder.add_amount(args.amount);
+    builder.add_operation(args.operation);
+    builder.add_to(args.to);
+    builder.add_from(args.from);
+    builder.add_currency(args.currency);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MoveCoins::VT_OPERATION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn currency(&self) -> Currency {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Currency>(MoveCoins::VT_CURRENCY, Some(Currency::Coin)).unwrap()}
+  }
+  #[inline]
+  pub fn amount(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(MoveCoins::VT_AMOUNT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn from(&self) -> Shelf {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Shelf>(MoveCoins::VT_FROM, Some(Shelf::None)).unwrap()}
+  }
+  #[inline]
+  pub fn to(&self) -> Shelf {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Shelf>(MoveCoins::VT_TO, Some(Shelf::None)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MoveCoins<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
+     .visit_field::<Currency>("currency", Self::VT_CURRENCY, false)?
+     .visit_field::<i64>("amount", Self::VT_AMOUNT, false)?
+     .visit_field::<Shelf>("from", Self::VT_FROM, false)?
+     .visit_field::<Shelf>("to", Self::VT_TO, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MoveCoinsArgs {
+    pub operation: u64,
+    pub currency: Currency,
+    pub amount: i64,
+    pub from: Shelf,
+    pub to: Shelf,
+}
+impl<'a> Default for MoveCoinsArgs {
+  #[inline]
+  fn default() -> Self {
+    MoveCoinsArgs {
+      operation: 0,
+      currency: Currency::Coin,
+      amount: 0,
+      from: Shelf::None,
+      to: Shelf::None,
+    }
+  }
+}
+
+pub struct MoveCoinsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MoveCoinsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operation(&mut self, operation: u64) {
+    self.fbb_.push_slot::<u64>(MoveCoins::VT_OPERATION, operation, 0);
+  }
+  #[inline]
+  pub fn add_currency(&mut self, currency: Currency) {
+    self.fbb_.push_slot::<Currency>(MoveCoins::VT_CURRENCY, currency, Currency::Coin);
+  }
+  #[inline]
+  pub fn add_amount(&mut self, amount: i64) {
+    self.fbb_.push_slot::<i64>(MoveCoins::VT_AMOUNT, amount, 0);
+  }
+  #[inline]
+  pub fn add_from(&mut self, from: Shelf) {
+    self.fbb_.push_slot::<Shelf>(MoveCoins::VT_FROM, from, Shelf::None);
+  }
+  #[inline]
+  pub fn add_to(&mut self, to: Shelf) {
+    self.fbb_.push_slot::<Shelf>(MoveCoins::VT_TO, to, Shelf::None);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MoveCoinsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MoveCoinsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MoveCoins<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MoveCoins<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MoveCoins");
+      ds.field("operation", &self.operation());
+      ds.field("currency", &self.currency());
+      ds.field("amount", &self.amount());
+      ds.field("from", &self.from());
+      ds.field("to", &self.to());
+      ds.finish()
+  }
+}
+pub enum DropOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Put an item from the bag on the ground or, without an item, coins.
+pub struct Drop<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Drop<'a> {
+  type Inner = Drop<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Drop<'a> {
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_ITEM: ::flatbuffers::VOffsetT = 6;
+  pub const VT_COINS: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Drop { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DropArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Drop<'bldr>> {
+    let mut builder = DropBuilder::new(_fbb);
+    builder.add_coins(args.coins);
+    builder.add_operation(args.operation);
+    if let Some(x) = args.item { builder.add_item(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Drop::VT_OPERATION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn item(&self) -> Option<&'a ItemRef> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ItemRef>(Drop::VT_ITEM, None)}
+  }
+  #[inline]
+  pub fn coins(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(Drop::VT_COINS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Drop<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
+     .visit_field::<ItemRef>("item", Self::VT_ITEM, false)?
+     .visit_field::<i64>("coins", Self::VT_COINS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DropArgs<'a> {
+    pub operation: u64,
+    pub item: Option<&'a ItemRef>,
+    pub coins: i64,
+}
+impl<'a> Default for DropArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    DropArgs {
+      operation: 0,
+      item: None,
+      coins: 0,
+    }
+  }
+}
+
+pub struct DropBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DropBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operation(&mut self, operation: u64) {
+    self.fbb_.push_slot::<u64>(Drop::VT_OPERATION, operation, 0);
+  }
+  #[inline]
+  pub fn add_item(&mut self, item: &ItemRef) {
+    self.fbb_.push_slot_always::<&ItemRef>(Drop::VT_ITEM, item);
+  }
+  #[inline]
+  pub fn add_coins(&mut self, coins: i64) {
+    self.fbb_.push_slot::<i64>(Drop::VT_COINS, coins, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DropBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DropBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Drop<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Drop<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Drop");
+      ds.field("operation", &self.operation());
+      ds.field("item", &self.item());
+      ds.field("coins", &self.coins());
+      ds.finish()
+  }
+}
+pub enum PickUpOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Pick up a thing, at most 4 m away.
+pub struct PickUp<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for PickUp<'a> {
+  type Inner = PickUp<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> PickUp<'a> {
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_THING: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    PickUp { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args PickUpArgs
+  ) -> ::flatbuffers::WIPOffset<PickUp<'bldr>> {
+    let mut builder = PickUpBuilder::new(_fbb);
+    builder.add_thing(args.thing);
+    builder.add_operation(args.operation);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PickUp::VT_OPERATION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn thing(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PickUp::VT_THING, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for PickUp<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
+     .visit_field::<u64>("thing", Self::VT_THING, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct PickUpArgs {
+    pub operation: u64,
+    pub thing: u64,
+}
+impl<'a> Default for PickUpArgs {
+  #[inline]
+  fn default() -> Self {
+    PickUpArgs {
+      operation: 0,
+      thing: 0,
+    }
+  }
+}
+
+pub struct PickUpBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PickUpBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operation(&mut self, operation: u64) {
+    self.fbb_.push_slot::<u64>(PickUp::VT_OPERATION, operation, 0);
+  }
+  #[inline]
+  pub fn add_thing(&mut self, thing: u64) {
+    self.fbb_.push_slot::<u64>(PickUp::VT_THING, thing, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PickUpBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    PickUpBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<PickUp<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for PickUp<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("PickUp");
+      ds.field("operation", &self.operation());
+      ds.field("thing", &self.thing());
+      ds.finish()
+  }
+}
+pub enum DestroyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Destroy an item in the bag.
+pub struct Destroy<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Destroy<'a> {
+  type Inner = Destroy<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Destroy<'a> {
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_ITEM: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Destroy { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DestroyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Destroy<'bldr>> {
+    let mut builder = DestroyBuilder::new(_fbb);
+    builder.add_operation(args.operation);
+    if let Some(x) = args.item { builder.add_item(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Destroy::VT_OPERATION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn item(&self) -> Option<&'a ItemRef> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ItemRef>(Destroy::VT_ITEM, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Destroy<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
+     .visit_field::<ItemRef>("item", Self::VT_ITEM, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DestroyArgs<'a> {
+    pub operation: u64,
+    pub item: Option<&'a ItemRef>,
+}
+impl<'a> Default for DestroyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    DestroyArgs {
+      operation: 0,
+      item: None,
+    }
+  }
+}
+
+pub struct DestroyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DestroyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operation(&mut self, operation: u64) {
+    self.fbb_.push_slot::<u64>(Destroy::VT_OPERATION, operation, 0);
+  }
+  #[inline]
+  pub fn add_item(&mut self, item: &ItemRef) {
+    self.fbb_.push_slot_always::<&ItemRef>(Destroy::VT_ITEM, item);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DestroyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DestroyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Destroy<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Destroy<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Destroy");
+      ds.field("operation", &self.operation());
+      ds.field("item", &self.item());
+      ds.finish()
+  }
+}
+pub enum SendMailOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Mail coins and items from the bag to another character for a price, or as a gift (0).
+pub struct SendMail<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SendMail<'a> {
+  type Inner = SendMail<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SendMail<'a> {
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TO: ::flatbuffers::VOffsetT = 6;
+  pub const VT_COINS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_ITEMS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_PRICE: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SendMail { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SendMailArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SendMail<'bldr>> {
+    let mut builder = SendMailBuilder::new(_fbb);
+    builder.add_price(args.price);
+    builder.add_coins(args.coins);
+    builder.add_to(args.to);
+    builder.add_operation(args.operation);
+    if let Some(x) = args.items { builder.add_items(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SendMail::VT_OPERATION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn to(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SendMail::VT_TO, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn coins(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(SendMail::VT_COINS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn items(&self) -> Option<::flatbuffers::Vector<'a, ItemRef>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ItemRef>>>(SendMail::VT_ITEMS, None)}
+  }
+  #[inline]
+  pub fn price(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(SendMail::VT_PRICE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SendMail<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
+     .visit_field::<u64>("to", Self::VT_TO, false)?
+     .visit_field::<i64>("coins", Self::VT_COINS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ItemRef>>>("items", Self::VT_ITEMS, false)?
+     .visit_field::<i64>("price", Self::VT_PRICE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SendMailArgs<'a> {
+    pub operation: u64,
+    pub to: u64,
+    pub coins: i64,
+    pub items: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ItemRef>>>,
+    pub price: i64,
+}
+impl<'a> Default for SendMailArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SendMailArgs {
+      operation: 0,
+      to: 0,
+      coins: 0,
+      items: None,
+      price: 0,
+    }
+  }
+}
+
+pub struct SendMailBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SendMailBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operation(&mut self, operation: u64) {
+    self.fbb_.push_slot::<u64>(SendMail::VT_OPERATION, operation, 0);
+  }
+  #[inline]
+  pub fn add_to(&mut self, to: u64) {
+    self.fbb_.push_slot::<u64>(SendMail::VT_TO, to, 0);
+  }
+  #[inline]
+  pub fn add_coins(&mut self, coins: i64) {
+    self.fbb_.push_slot::<i64>(SendMail::VT_COINS, coins, 0);
+  }
+  #[inline]
+  pub fn add_items(&mut self, items: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ItemRef>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SendMail::VT_ITEMS, items);
+  }
+  #[inline]
+  pub fn add_price(&mut self, price: i64) {
+    self.fbb_.push_slot::<i64>(SendMail::VT_PRICE, price, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SendMailBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SendMailBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SendMail<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SendMail<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SendMail");
+      ds.field("operation", &self.operation());
+      ds.field("to", &self.to());
+      ds.field("coins", &self.coins());
+      ds.field("items", &self.items());
+      ds.field("price", &self.price());
+      ds.finish()
+  }
+}
+pub enum TakeMailOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Take a mail and pay its price.
+pub struct TakeMail<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TakeMail<'a> {
+  type Inner = TakeMail<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TakeMail<'a> {
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MAIL: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TakeMail { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TakeMailArgs
+  ) -> ::flatbuffers::WIPOffset<TakeMail<'bldr>> {
+    let mut builder = TakeMailBuilder::new(_fbb);
+    builder.add_mail(args.mail);
+    builder.add_operation(args.operation);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TakeMail::VT_OPERATION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn mail(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TakeMail::VT_MAIL, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TakeMail<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
+     .visit_field::<u64>("mail", Self::VT_MAIL, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TakeMailArgs {
+    pub operation: u64,
+    pub mail: u64,
+}
+impl<'a> Default for TakeMailArgs {
+  #[inline]
+  fn default() -> Self {
+    TakeMailArgs {
+      operation: 0,
+      mail: 0,
+    }
+  }
+}
+
+pub struct TakeMailBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TakeMailBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operation(&mut self, operation: u64) {
+    self.fbb_.push_slot::<u64>(TakeMail::VT_OPERATION, operation, 0);
+  }
+  #[inline]
+  pub fn add_mail(&mut self, mail: u64) {
+    self.fbb_.push_slot::<u64>(TakeMail::VT_MAIL, mail, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TakeMailBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TakeMailBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TakeMail<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TakeMail<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TakeMail");
+      ds.field("operation", &self.operation());
+      ds.field("mail", &self.mail());
+      ds.finish()
+  }
+}
+pub enum ReturnMailOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Send a mail back.
+pub struct ReturnMail<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReturnMail<'a> {
+  type Inner = ReturnMail<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReturnMail<'a> {
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MAIL: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReturnMail { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReturnMailArgs
+  ) -> ::flatbuffers::WIPOffset<ReturnMail<'bldr>> {
+    let mut builder = ReturnMailBuilder::new(_fbb);
+    builder.add_mail(args.mail);
+    builder.add_operation(args.operation);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReturnMail::VT_OPERATION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn mail(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReturnMail::VT_MAIL, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ReturnMail<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
+     .visit_field::<u64>("mail", Self::VT_MAIL, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReturnMailArgs {
+    pub operation: u64,
+    pub mail: u64,
+}
+impl<'a> Default for ReturnMailArgs {
+  #[inline]
+  fn default() -> Self {
+    ReturnMailArgs {
+      operation: 0,
+      mail: 0,
+    }
+  }
+}
+
+pub struct ReturnMailBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReturnMailBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operation(&mut self, operation: u64) {
+    self.fbb_.push_slot::<u64>(ReturnMail::VT_OPERATION, operation, 0);
+  }
+  #[inline]
+  pub fn add_mail(&mut self, mail: u64) {
+    self.fbb_.push_slot::<u64>(ReturnMail::VT_MAIL, mail, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReturnMailBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReturnMailBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReturnMail<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReturnMail<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReturnMail");
+      ds.field("operation", &self.operation());
+      ds.field("mail", &self.mail());
+      ds.finish()
+  }
+}
+pub enum RecallOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// What became of an operation? Answered by the same `OperationResult`; `Unknown` if it never was.
+pub struct Recall<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Recall<'a> {
+  type Inner = Recall<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Recall<'a> {
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Recall { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RecallArgs
+  ) -> ::flatbuffers::WIPOffset<Recall<'bldr>> {
+    let mut builder = RecallBuilder::new(_fbb);
+    builder.add_operation(args.operation);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Recall::VT_OPERATION, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Recall<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RecallArgs {
+    pub operation: u64,
+}
+impl<'a> Default for RecallArgs {
+  #[inline]
+  fn default() -> Self {
+    RecallArgs {
+      operation: 0,
+    }
+  }
+}
+
+pub struct RecallBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RecallBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operation(&mut self, operation: u64) {
+    self.fbb_.push_slot::<u64>(Recall::VT_OPERATION, operation, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RecallBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RecallBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Recall<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Recall<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Recall");
+      ds.field("operation", &self.operation());
+      ds.finish()
+  }
+}
+pub enum TradeAskOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Ask somebody at most 10 m away to trade. The trade is open when both have asked each other.
+pub struct TradeAsk<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TradeAsk<'a> {
+  type Inner = TradeAsk<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TradeAsk<'a> {
+  pub const VT_TARGET: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TradeAsk { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TradeAskArgs
+  ) -> ::flatbuffers::WIPOffset<TradeAsk<'bldr>> {
+    let mut builder = TradeAskBuilder::new(_fbb);
+    builder.add_target(args.target);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn target(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TradeAsk::VT_TARGET, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TradeAsk<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("target", Self::VT_TARGET, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TradeAskArgs {
+    pub target: u64,
+}
+impl<'a> Default for TradeAskArgs {
+  #[inline]
+  fn default() -> Self {
+    TradeAskArgs {
+      target: 0,
+    }
+  }
+}
+
+pub struct TradeAskBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TradeAskBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_target(&mut self, target: u64) {
+    self.fbb_.push_slot::<u64>(TradeAsk::VT_TARGET, target, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TradeAskBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TradeAskBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TradeAsk<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TradeAsk<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TradeAsk");
+      ds.field("target", &self.target());
+      ds.finish()
+  }
+}
+pub enum TradeOfferOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// What you give in the open trade, instead of what you offered before.
+pub struct TradeOffer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TradeOffer<'a> {
+  type Inner = TradeOffer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TradeOffer<'a> {
+  pub const VT_COINS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_ITEMS: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TradeOffer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TradeOfferArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<TradeOffer<'bldr>> {
+    let mut builder = TradeOfferBuilder::new(_fbb);
+    builder.add_coins(args.coins);
+    if let Some(x) = args.items { builder.add_items(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn coins(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(TradeOffer::VT_COINS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn items(&self) -> Option<::flatbuffers::Vector<'a, ItemRef>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ItemRef>>>(TradeOffer::VT_ITEMS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TradeOffer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<i64>("coins", Self::VT_COINS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ItemRef>>>("items", Self::VT_ITEMS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TradeOfferArgs<'a> {
+    pub coins: i64,
+    pub items: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ItemRef>>>,
+}
+impl<'a> Default for TradeOfferArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    TradeOfferArgs {
+      coins: 0,
+      items: None,
+    }
+  }
+}
+
+pub struct TradeOfferBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TradeOfferBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_coins(&mut self, coins: i64) {
+    self.fbb_.push_slot::<i64>(TradeOffer::VT_COINS, coins, 0);
+  }
+  #[inline]
+  pub fn add_items(&mut self, items: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ItemRef>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TradeOffer::VT_ITEMS, items);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TradeOfferBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TradeOfferBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TradeOffer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TradeOffer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TradeOffer");
+      ds.field("coins", &self.coins());
+      ds.field("items", &self.items());
+      ds.finish()
+  }
+}
+pub enum TradeConfirmOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// You agree to your offer and to the partner's with this number. The trade is done when both did.
+pub struct TradeConfirm<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TradeConfirm<'a> {
+  type Inner = TradeConfirm<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TradeConfirm<'a> {
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_OFFER: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TradeConfirm { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TradeConfirmArgs
+  ) -> ::flatbuffers::WIPOffset<TradeConfirm<'bldr>> {
+    let mut builder = TradeConfirmBuilder::new(_fbb);
+    builder.add_operation(args.operation);
+    builder.add_offer(args.offer);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TradeConfirm::VT_OPERATION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn offer(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(TradeConfirm::VT_OFFER, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TradeConfirm<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
+     .visit_field::<u16>("offer", Self::VT_OFFER, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TradeConfirmArgs {
+    pub operation: u64,
+    pub offer: u16,
+}
+impl<'a> Default for TradeConfirmArgs {
+  #[inline]
+  fn default() -> Self {
+    TradeConfirmArgs {
+      operation: 0,
+      offer: 0,
+    }
+  }
+}
+
+pub struct TradeConfirmBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TradeConfirmBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operation(&mut self, operation: u64) {
+    self.fbb_.push_slot::<u64>(TradeConfirm::VT_OPERATION, operation, 0);
+  }
+  #[inline]
+  pub fn add_offer(&mut self, offer: u16) {
+    self.fbb_.push_slot::<u16>(TradeConfirm::VT_OFFER, offer, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TradeConfirmBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TradeConfirmBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TradeConfirm<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TradeConfirm<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TradeConfirm");
+      ds.field("operation", &self.operation());
+      ds.field("offer", &self.offer());
+      ds.finish()
+  }
+}
+pub enum TradeCancelOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// End the trade.
+pub struct TradeCancel<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TradeCancel<'a> {
+  type Inner = TradeCancel<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TradeCancel<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TradeCancel { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args TradeCancelArgs
+  ) -> ::flatbuffers::WIPOffset<TradeCancel<'bldr>> {
+    let mut builder = TradeCancelBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for TradeCancel<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TradeCancelArgs {
+}
+impl<'a> Default for TradeCancelArgs {
+  #[inline]
+  fn default() -> Self {
+    TradeCancelArgs {
+    }
+  }
+}
+
+pub struct TradeCancelBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TradeCancelBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TradeCancelBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TradeCancelBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TradeCancel<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TradeCancel<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TradeCancel");
+      ds.finish()
+  }
+}
 pub enum ClientMessageOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -881,6 +3792,201 @@ impl<'a> ClientMessage<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_move_item(&self) -> Option<MoveItem<'a>> {
+    if self.body_type() == ClientBody::MoveItem {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { MoveItem::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_move_coins(&self) -> Option<MoveCoins<'a>> {
+    if self.body_type() == ClientBody::MoveCoins {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { MoveCoins::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_drop(&self) -> Option<Drop<'a>> {
+    if self.body_type() == ClientBody::Drop {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { Drop::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_pick_up(&self) -> Option<PickUp<'a>> {
+    if self.body_type() == ClientBody::PickUp {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { PickUp::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_destroy(&self) -> Option<Destroy<'a>> {
+    if self.body_type() == ClientBody::Destroy {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { Destroy::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_send_mail(&self) -> Option<SendMail<'a>> {
+    if self.body_type() == ClientBody::SendMail {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { SendMail::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_take_mail(&self) -> Option<TakeMail<'a>> {
+    if self.body_type() == ClientBody::TakeMail {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { TakeMail::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_return_mail(&self) -> Option<ReturnMail<'a>> {
+    if self.body_type() == ClientBody::ReturnMail {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { ReturnMail::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_recall(&self) -> Option<Recall<'a>> {
+    if self.body_type() == ClientBody::Recall {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { Recall::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_trade_ask(&self) -> Option<TradeAsk<'a>> {
+    if self.body_type() == ClientBody::TradeAsk {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { TradeAsk::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_trade_offer(&self) -> Option<TradeOffer<'a>> {
+    if self.body_type() == ClientBody::TradeOffer {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { TradeOffer::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_trade_confirm(&self) -> Option<TradeConfirm<'a>> {
+    if self.body_type() == ClientBody::TradeConfirm {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { TradeConfirm::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_trade_cancel(&self) -> Option<TradeCancel<'a>> {
+    if self.body_type() == ClientBody::TradeCancel {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { TradeCancel::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for ClientMessage<'_> {
@@ -894,6 +4000,19 @@ impl ::flatbuffers::Verifiable for ClientMessage<'_> {
         match key {
           ClientBody::Emote => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Emote>>("ClientBody::Emote", pos),
           ClientBody::WaveAt => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WaveAt>>("ClientBody::WaveAt", pos),
+          ClientBody::MoveItem => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MoveItem>>("ClientBody::MoveItem", pos),
+          ClientBody::MoveCoins => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MoveCoins>>("ClientBody::MoveCoins", pos),
+          ClientBody::Drop => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Drop>>("ClientBody::Drop", pos),
+          ClientBody::PickUp => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<PickUp>>("ClientBody::PickUp", pos),
+          ClientBody::Destroy => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Destroy>>("ClientBody::Destroy", pos),
+          ClientBody::SendMail => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SendMail>>("ClientBody::SendMail", pos),
+          ClientBody::TakeMail => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TakeMail>>("ClientBody::TakeMail", pos),
+          ClientBody::ReturnMail => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ReturnMail>>("ClientBody::ReturnMail", pos),
+          ClientBody::Recall => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Recall>>("ClientBody::Recall", pos),
+          ClientBody::TradeAsk => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeAsk>>("ClientBody::TradeAsk", pos),
+          ClientBody::TradeOffer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeOffer>>("ClientBody::TradeOffer", pos),
+          ClientBody::TradeConfirm => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeConfirm>>("ClientBody::TradeConfirm", pos),
+          ClientBody::TradeCancel => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeCancel>>("ClientBody::TradeCancel", pos),
           _ => Ok(()),
         }
      })?
@@ -969,6 +4088,97 @@ impl ::core::fmt::Debug for ClientMessage<'_> {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
+        ClientBody::MoveItem => {
+          if let Some(x) = self.body_as_move_item() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientBody::MoveCoins => {
+          if let Some(x) = self.body_as_move_coins() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientBody::Drop => {
+          if let Some(x) = self.body_as_drop() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientBody::PickUp => {
+          if let Some(x) = self.body_as_pick_up() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientBody::Destroy => {
+          if let Some(x) = self.body_as_destroy() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientBody::SendMail => {
+          if let Some(x) = self.body_as_send_mail() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientBody::TakeMail => {
+          if let Some(x) = self.body_as_take_mail() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientBody::ReturnMail => {
+          if let Some(x) = self.body_as_return_mail() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientBody::Recall => {
+          if let Some(x) = self.body_as_recall() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientBody::TradeAsk => {
+          if let Some(x) = self.body_as_trade_ask() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientBody::TradeOffer => {
+          if let Some(x) = self.body_as_trade_offer() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientBody::TradeConfirm => {
+          if let Some(x) = self.body_as_trade_confirm() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientBody::TradeCancel => {
+          if let Some(x) = self.body_as_trade_cancel() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
         _ => {
           let x: Option<()> = None;
           ds.field("body", &x)
@@ -1006,6 +4216,7 @@ impl<'a> Welcome<'a> {
   pub const VT_LEAVE_RADIUS_M: ::flatbuffers::VOffsetT = 22;
   pub const VT_SEAM: ::flatbuffers::VOffsetT = 24;
   pub const VT_VERSION: ::flatbuffers::VOffsetT = 26;
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 28;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1017,6 +4228,7 @@ impl<'a> Welcome<'a> {
     args: &'args WelcomeArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Welcome<'bldr>> {
     let mut builder = WelcomeBuilder::new(_fbb);
+    builder.add_operation(args.operation);
     builder.add_land_seed(args.land_seed);
     builder.add_tick(args.tick);
     builder.add_client_id(args.client_id);
@@ -1117,6 +4329,13 @@ impl<'a> Welcome<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Welcome::VT_VERSION, None)}
   }
+  #[inline]
+  pub fn operation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Welcome::VT_OPERATION, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Welcome<'_> {
@@ -1137,6 +4356,7 @@ impl ::flatbuffers::Verifiable for Welcome<'_> {
      .visit_field::<u32>("leave_radius_m", Self::VT_LEAVE_RADIUS_M, false)?
      .visit_field::<Seam>("seam", Self::VT_SEAM, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("version", Self::VT_VERSION, false)?
+     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
      .finish();
     Ok(())
   }
@@ -1154,6 +4374,7 @@ pub struct WelcomeArgs<'a> {
     pub leave_radius_m: u32,
     pub seam: Option<&'a Seam>,
     pub version: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub operation: u64,
 }
 impl<'a> Default for WelcomeArgs<'a> {
   #[inline]
@@ -1171,6 +4392,7 @@ impl<'a> Default for WelcomeArgs<'a> {
       leave_radius_m: 0,
       seam: None,
       version: None,
+      operation: 0,
     }
   }
 }
@@ -1229,6 +4451,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WelcomeBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Welcome::VT_VERSION, version);
   }
   #[inline]
+  pub fn add_operation(&mut self, operation: u64) {
+    self.fbb_.push_slot::<u64>(Welcome::VT_OPERATION, operation, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> WelcomeBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     WelcomeBuilder {
@@ -1258,13 +4484,14 @@ impl ::core::fmt::Debug for Welcome<'_> {
       ds.field("leave_radius_m", &self.leave_radius_m());
       ds.field("seam", &self.seam());
       ds.field("version", &self.version());
+      ds.field("operation", &self.operation());
       ds.finish()
   }
 }
 pub enum ActionResultOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// What became of an action.
+/// What the world made of an action. For an operation `None` says that the ledger was asked: its answer follows.
 pub struct ActionResult<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -1472,6 +4699,467 @@ impl ::core::fmt::Debug for Closing<'_> {
       ds.finish()
   }
 }
+pub enum OperationResultOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// The ledger's answer, once it is on disk.
+pub struct OperationResult<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for OperationResult<'a> {
+  type Inner = OperationResult<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> OperationResult<'a> {
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_REFUSAL: ::flatbuffers::VOffsetT = 6;
+  pub const VT_THING: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    OperationResult { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args OperationResultArgs
+  ) -> ::flatbuffers::WIPOffset<OperationResult<'bldr>> {
+    let mut builder = OperationResultBuilder::new(_fbb);
+    builder.add_thing(args.thing);
+    builder.add_operation(args.operation);
+    builder.add_refusal(args.refusal);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(OperationResult::VT_OPERATION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn refusal(&self) -> Refusal {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Refusal>(OperationResult::VT_REFUSAL, Some(Refusal::None)).unwrap()}
+  }
+  #[inline]
+  pub fn thing(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(OperationResult::VT_THING, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for OperationResult<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
+     .visit_field::<Refusal>("refusal", Self::VT_REFUSAL, false)?
+     .visit_field::<u64>("thing", Self::VT_THING, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct OperationResultArgs {
+    pub operation: u64,
+    pub refusal: Refusal,
+    pub thing: u64,
+}
+impl<'a> Default for OperationResultArgs {
+  #[inline]
+  fn default() -> Self {
+    OperationResultArgs {
+      operation: 0,
+      refusal: Refusal::None,
+      thing: 0,
+    }
+  }
+}
+
+pub struct OperationResultBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> OperationResultBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operation(&mut self, operation: u64) {
+    self.fbb_.push_slot::<u64>(OperationResult::VT_OPERATION, operation, 0);
+  }
+  #[inline]
+  pub fn add_refusal(&mut self, refusal: Refusal) {
+    self.fbb_.push_slot::<Refusal>(OperationResult::VT_REFUSAL, refusal, Refusal::None);
+  }
+  #[inline]
+  pub fn add_thing(&mut self, thing: u64) {
+    self.fbb_.push_slot::<u64>(OperationResult::VT_THING, thing, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> OperationResultBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    OperationResultBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<OperationResult<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for OperationResult<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("OperationResult");
+      ds.field("operation", &self.operation());
+      ds.field("refusal", &self.refusal());
+      ds.field("thing", &self.thing());
+      ds.finish()
+  }
+}
+pub enum GoodsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Your goods: all of them (after the Welcome), or what changed. The new state, never a difference.
+pub struct Goods<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Goods<'a> {
+  type Inner = Goods<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Goods<'a> {
+  pub const VT_WHOLE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_BALANCES: ::flatbuffers::VOffsetT = 6;
+  pub const VT_ITEMS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_MAILS: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Goods { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GoodsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Goods<'bldr>> {
+    let mut builder = GoodsBuilder::new(_fbb);
+    if let Some(x) = args.mails { builder.add_mails(x); }
+    if let Some(x) = args.items { builder.add_items(x); }
+    if let Some(x) = args.balances { builder.add_balances(x); }
+    builder.add_whole(args.whole);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn whole(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Goods::VT_WHOLE, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn balances(&self) -> Option<::flatbuffers::Vector<'a, Balance>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Balance>>>(Goods::VT_BALANCES, None)}
+  }
+  #[inline]
+  pub fn items(&self) -> Option<::flatbuffers::Vector<'a, ItemAt>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ItemAt>>>(Goods::VT_ITEMS, None)}
+  }
+  #[inline]
+  pub fn mails(&self) -> Option<::flatbuffers::Vector<'a, Mail>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Mail>>>(Goods::VT_MAILS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Goods<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<bool>("whole", Self::VT_WHOLE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Balance>>>("balances", Self::VT_BALANCES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ItemAt>>>("items", Self::VT_ITEMS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Mail>>>("mails", Self::VT_MAILS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GoodsArgs<'a> {
+    pub whole: bool,
+    pub balances: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Balance>>>,
+    pub items: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ItemAt>>>,
+    pub mails: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Mail>>>,
+}
+impl<'a> Default for GoodsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    GoodsArgs {
+      whole: false,
+      balances: None,
+      items: None,
+      mails: None,
+    }
+  }
+}
+
+pub struct GoodsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GoodsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_whole(&mut self, whole: bool) {
+    self.fbb_.push_slot::<bool>(Goods::VT_WHOLE, whole, false);
+  }
+  #[inline]
+  pub fn add_balances(&mut self, balances: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Balance>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Goods::VT_BALANCES, balances);
+  }
+  #[inline]
+  pub fn add_items(&mut self, items: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ItemAt>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Goods::VT_ITEMS, items);
+  }
+  #[inline]
+  pub fn add_mails(&mut self, mails: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Mail>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Goods::VT_MAILS, mails);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GoodsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GoodsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Goods<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Goods<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Goods");
+      ds.field("whole", &self.whole());
+      ds.field("balances", &self.balances());
+      ds.field("items", &self.items());
+      ds.field("mails", &self.mails());
+      ds.finish()
+  }
+}
+pub enum TradeNewsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// News of a trade: the partner asked, the trade is open, the partner's offer, the partner confirmed, it ended.
+pub struct TradeNews<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TradeNews<'a> {
+  type Inner = TradeNews<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TradeNews<'a> {
+  pub const VT_STEP: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PARTNER: ::flatbuffers::VOffsetT = 6;
+  pub const VT_COINS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_ITEMS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_OFFER: ::flatbuffers::VOffsetT = 12;
+  pub const VT_REFUSAL: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TradeNews { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TradeNewsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<TradeNews<'bldr>> {
+    let mut builder = TradeNewsBuilder::new(_fbb);
+    builder.add_coins(args.coins);
+    builder.add_partner(args.partner);
+    if let Some(x) = args.items { builder.add_items(x); }
+    builder.add_offer(args.offer);
+    builder.add_refusal(args.refusal);
+    builder.add_step(args.step);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn step(&self) -> TradeStep {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<TradeStep>(TradeNews::VT_STEP, Some(TradeStep::Asked)).unwrap()}
+  }
+  #[inline]
+  pub fn partner(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TradeNews::VT_PARTNER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn coins(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(TradeNews::VT_COINS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn items(&self) -> Option<::flatbuffers::Vector<'a, ItemRef>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ItemRef>>>(TradeNews::VT_ITEMS, None)}
+  }
+  #[inline]
+  pub fn offer(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(TradeNews::VT_OFFER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn refusal(&self) -> Refusal {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Refusal>(TradeNews::VT_REFUSAL, Some(Refusal::None)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TradeNews<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<TradeStep>("step", Self::VT_STEP, false)?
+     .visit_field::<u64>("partner", Self::VT_PARTNER, false)?
+     .visit_field::<i64>("coins", Self::VT_COINS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ItemRef>>>("items", Self::VT_ITEMS, false)?
+     .visit_field::<u16>("offer", Self::VT_OFFER, false)?
+     .visit_field::<Refusal>("refusal", Self::VT_REFUSAL, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TradeNewsArgs<'a> {
+    pub step: TradeStep,
+    pub partner: u64,
+    pub coins: i64,
+    pub items: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ItemRef>>>,
+    pub offer: u16,
+    pub refusal: Refusal,
+}
+impl<'a> Default for TradeNewsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    TradeNewsArgs {
+      step: TradeStep::Asked,
+      partner: 0,
+      coins: 0,
+      items: None,
+      offer: 0,
+      refusal: Refusal::None,
+    }
+  }
+}
+
+pub struct TradeNewsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TradeNewsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_step(&mut self, step: TradeStep) {
+    self.fbb_.push_slot::<TradeStep>(TradeNews::VT_STEP, step, TradeStep::Asked);
+  }
+  #[inline]
+  pub fn add_partner(&mut self, partner: u64) {
+    self.fbb_.push_slot::<u64>(TradeNews::VT_PARTNER, partner, 0);
+  }
+  #[inline]
+  pub fn add_coins(&mut self, coins: i64) {
+    self.fbb_.push_slot::<i64>(TradeNews::VT_COINS, coins, 0);
+  }
+  #[inline]
+  pub fn add_items(&mut self, items: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ItemRef>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TradeNews::VT_ITEMS, items);
+  }
+  #[inline]
+  pub fn add_offer(&mut self, offer: u16) {
+    self.fbb_.push_slot::<u16>(TradeNews::VT_OFFER, offer, 0);
+  }
+  #[inline]
+  pub fn add_refusal(&mut self, refusal: Refusal) {
+    self.fbb_.push_slot::<Refusal>(TradeNews::VT_REFUSAL, refusal, Refusal::None);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TradeNewsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TradeNewsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TradeNews<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TradeNews<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TradeNews");
+      ds.field("step", &self.step());
+      ds.field("partner", &self.partner());
+      ds.field("coins", &self.coins());
+      ds.field("items", &self.items());
+      ds.field("offer", &self.offer());
+      ds.field("refusal", &self.refusal());
+      ds.finish()
+  }
+}
 pub enum ServerMessageOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -1566,6 +5254,51 @@ impl<'a> ServerMessage<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_operation_result(&self) -> Option<OperationResult<'a>> {
+    if self.body_type() == ServerBody::OperationResult {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { OperationResult::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_goods(&self) -> Option<Goods<'a>> {
+    if self.body_type() == ServerBody::Goods {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { Goods::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_trade_news(&self) -> Option<TradeNews<'a>> {
+    if self.body_type() == ServerBody::TradeNews {
+      self.body().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { TradeNews::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for ServerMessage<'_> {
@@ -1579,6 +5312,9 @@ impl ::flatbuffers::Verifiable for ServerMessage<'_> {
           ServerBody::Welcome => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Welcome>>("ServerBody::Welcome", pos),
           ServerBody::ActionResult => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ActionResult>>("ServerBody::ActionResult", pos),
           ServerBody::Closing => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Closing>>("ServerBody::Closing", pos),
+          ServerBody::OperationResult => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<OperationResult>>("ServerBody::OperationResult", pos),
+          ServerBody::Goods => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Goods>>("ServerBody::Goods", pos),
+          ServerBody::TradeNews => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeNews>>("ServerBody::TradeNews", pos),
           _ => Ok(()),
         }
      })?
@@ -1649,6 +5385,27 @@ impl ::core::fmt::Debug for ServerMessage<'_> {
         },
         ServerBody::Closing => {
           if let Some(x) = self.body_as_closing() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ServerBody::OperationResult => {
+          if let Some(x) = self.body_as_operation_result() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ServerBody::Goods => {
+          if let Some(x) = self.body_as_goods() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ServerBody::TradeNews => {
+          if let Some(x) = self.body_as_trade_news() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -220,6 +220,7 @@ impl Core {
                 };
                 self.close(session, reason);
             }
+            KeeperAnswer::Settled(_) | KeeperAnswer::Operation { .. } | KeeperAnswer::Goods { .. } => (),
             KeeperAnswer::Cut { session } => self.close(session, Close::NewerSession),
         }
     }
@@ -431,6 +432,7 @@ fn keeper_command(save: &Save) -> Option<KeeperCommand> {
         z: save.position.2,
         yaw: save.yaw,
         saved: true,
+        deeds: 0,
     };
     match (save.guest, save.released) {
         (true, _) => None,

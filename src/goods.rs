@@ -1,0 +1,361 @@
+//! The words of the ledger: what coins and items are called between clients, the world and the keeper.
+//!
+//! Owns nothing. Promises: every bound of an order is part of its type, so that an order is a plain value of fixed size.
+//! What an order may do is decided by the ledger alone (`keeper/ledger.rs`).
+
+use crate::ids::{EntityId, ShardId};
+use crate::limits::OFFER_ITEMS_MAX;
+
+pub use crate::net::messages::Refusal;
+
+/// A kind of coin.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Currency {
+    /// What is traded.
+    Coin = 0,
+    /// What deeds earn.
+    Renown = 1,
+}
+
+impl Currency {
+    /// All of them, by number.
+    pub const ALL: [Currency; 2] = [Currency::Coin, Currency::Renown];
+
+    /// The currency with this number.
+    pub fn of(number: u8) -> Option<Currency> {
+        Currency::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Its place in tables.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// A part of what a character has. Each is an account.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Shelf {
+    /// What it carries: traded, dropped and mailed from here.
+    Bag = 1,
+    /// What it wears; no coins.
+    Equipment = 2,
+    /// What it keeps.
+    Bank = 3,
+    /// What came back or was paid for mail.
+    Mailbox = 4,
+}
+
+impl Shelf {
+    /// All of them, by number.
+    pub const ALL: [Shelf; 4] = [Shelf::Bag, Shelf::Equipment, Shelf::Bank, Shelf::Mailbox];
+
+    /// The shelf with this number.
+    pub fn of(number: u8) -> Option<Shelf> {
+        Shelf::ALL.into_iter().find(|&shelf| shelf as u8 == number)
+    }
+
+    /// This shelf of a character.
+    pub fn account(self, character: u64) -> Account {
+        Account::new(self as u8, character)
+    }
+}
+
+/// A place for coins and items: a kind (top 8 bits) and an owner below 2^56.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Account(pub u64);
+
+impl Account {
+    /// Where coins and items come from. Its balance is what it made, below zero.
+    pub const MINT: Account = Account(8 << 56);
+    /// Where coins and items end.
+    pub const BURN: Account = Account(9 << 56);
+    /// What lay on the ground for too long.
+    pub const LOST: Account = Account(10 << 56);
+    /// The house: what admins give and take.
+    pub const VENDOR: Account = Account(7 << 56);
+
+    const fn new(kind: u8, owner: u64) -> Account {
+        assert!(owner < 1 << 56);
+        Account((kind as u64) << 56 | owner)
+    }
+
+    /// Goods that wait for somebody, by the number of the mail.
+    pub fn escrow(number: u64) -> Account {
+        Account::new(5, number)
+    }
+
+    /// Goods on the ground, by the number of the thing.
+    pub fn ground(number: u64) -> Account {
+        Account::new(6, number)
+    }
+
+    /// Number of its kind: a [`Shelf`] up to 4, 5 escrow, 6 ground, 7 vendor, 8 mint, 9 burn, 10 lost.
+    pub fn kind(self) -> u8 {
+        (self.0 >> 56) as u8
+    }
+
+    /// Character, mail or thing that it belongs to.
+    pub fn owner(self) -> u64 {
+        self.0 & ((1 << 56) - 1)
+    }
+
+    /// The shelf that it is, if it is one.
+    pub fn shelf(self) -> Option<Shelf> {
+        Shelf::of(self.kind())
+    }
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::fmt::Display for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const NAMES: [&str; 11] =
+            ["none", "bag", "equipment", "bank", "mailbox", "escrow", "ground", "vendor", "mint", "burn", "lost"];
+        let name = NAMES.get(usize::from(self.kind())).copied().unwrap_or("unknown");
+        match self.owner() {
+            0 => f.write_str(name),
+            owner => write!(f, "{name} {owner}"),
+        }
+    }
+}
+
+/// An item as somebody saw it: a later version is not it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct ItemRef {
+    /// Which item of the realm, for ever.
+    pub uid: u64,
+    /// Rises with each move.
+    pub version: u32,
+}
+
+/// Goods that one side gives: coins and up to [`OFFER_ITEMS_MAX`] items.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Offer {
+    /// Coins; below 0 is refused.
+    pub coins: i64,
+    items: [ItemRef; OFFER_ITEMS_MAX],
+    count: u8,
+}
+
+impl Offer {
+    /// An offer of coins and items; none when there are more than [`OFFER_ITEMS_MAX`].
+    pub fn new(coins: i64, items: &[ItemRef]) -> Option<Offer> {
+        let mut offer = Offer { coins, count: u8::try_from(items.len()).ok()?, ..Offer::default() };
+        offer.items.get_mut(..items.len())?.copy_from_slice(items);
+        Some(offer)
+    }
+
+    /// The items.
+    pub fn items(&self) -> &[ItemRef] {
+        &self.items[..usize::from(self.count)]
+    }
+
+    /// Nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.coins == 0 && self.count == 0
+    }
+}
+
+/// Names one order, for ever: the ledger does it once and gives the same answer again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct OrderId {
+    /// Who orders: a character, a thing on the ground, or a reserved source.
+    pub source: EntityId,
+    /// Rises with each order of the source.
+    pub sequence: u64,
+}
+
+/// What is dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dropped {
+    /// One item.
+    Item(ItemRef),
+    /// This many coins.
+    Coins(i64),
+}
+
+/// What is ordered. The source's own bag is meant where nothing else is said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OrderKind {
+    /// An item from one shelf to another.
+    Move {
+        /// Which.
+        item: ItemRef,
+        /// Where it is.
+        from: Shelf,
+        /// Where it shall be.
+        to: Shelf,
+    },
+    /// Coins from one shelf to another.
+    MoveCoins {
+        /// Which.
+        currency: Currency,
+        /// How many; at least 1.
+        amount: i64,
+        /// Where they are.
+        from: Shelf,
+        /// Where they shall be.
+        to: Shelf,
+    },
+    /// Onto the ground.
+    Drop {
+        /// What.
+        what: Dropped,
+        /// Where, fine steps, east.
+        x: i32,
+        /// Likewise, north.
+        y: i32,
+    },
+    /// From the ground; the thing's owner picked this source as the winner.
+    PickUp {
+        /// Number of the thing.
+        thing: u64,
+    },
+    /// A thing lay for too long: to [`Account::LOST`]. The source is the thing.
+    Sweep {
+        /// Number of the thing.
+        thing: u64,
+    },
+    /// A trade: both sides confirmed both offers.
+    Swap {
+        /// The other side's name for it; it gets the same answer.
+        partner: OrderId,
+        /// From the source to the partner.
+        give: Offer,
+        /// From the partner to the source.
+        take: Offer,
+    },
+    /// Mail: into escrow until the receiver takes it, returns it, or it expires.
+    Send {
+        /// Receiver, number of a character.
+        to: u64,
+        /// What.
+        offer: Offer,
+        /// Coins that the receiver pays to take it; 0 is a gift.
+        price: i64,
+    },
+    /// The receiver takes a mail and pays its price.
+    TakeMail {
+        /// Its number.
+        mail: u64,
+    },
+    /// The receiver sends a mail back.
+    ReturnMail {
+        /// Its number.
+        mail: u64,
+    },
+    /// An item from the bag that is to be no more.
+    Destroy {
+        /// Which.
+        item: ItemRef,
+    },
+    /// A deed of a character, rewarded once; kept with its row in one batch.
+    Deed {
+        /// Number below 64.
+        deed: u8,
+    },
+    /// What became of the order with this id?
+    Recall,
+    /// From the mint into the bag of a character. Reserved sources alone.
+    Grant {
+        /// Whose bag.
+        character: u64,
+        /// How many coins.
+        coins: u32,
+        /// How many items.
+        items: u8,
+    },
+    /// Coins from one bag to another. Reserved sources alone.
+    Pay {
+        /// Who pays, number of a character.
+        from: u64,
+        /// Who gets it.
+        to: u64,
+        /// How many; at least 1.
+        amount: i64,
+    },
+}
+
+/// One order to the ledger.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Order {
+    /// Its name.
+    pub id: OrderId,
+    /// What.
+    pub kind: OrderKind,
+}
+
+/// Something that lies on the ground: the world shows it as the entity `EntityId::thing(number)`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Thing {
+    /// Number of its account.
+    pub number: u64,
+    /// Kind of the item; 0: coins.
+    pub kind: u16,
+    /// Where, fine steps, east.
+    pub x: i32,
+    /// Likewise, north.
+    pub y: i32,
+    /// Tick in which it is swept.
+    pub end_tick: u64,
+}
+
+/// What the world must know of an order that is durable now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settled {
+    /// Orders what the keeper says in one tick; rises with each.
+    pub number: u64,
+    /// Which order.
+    pub order: Order,
+    /// `None`: it was done.
+    pub refusal: Refusal,
+    /// What lies on the ground now, for a drop that was done.
+    pub thing: Option<Thing>,
+}
+
+/// An order and the shard that asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// Gets the answer.
+    pub shard: ShardId,
+    /// What.
+    pub order: Order,
+}
+
+/// What a client is told about its goods: all of them, or what changed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct GoodsNews {
+    /// Everything it has; else only what changed.
+    pub whole: bool,
+    /// Balances.
+    pub balances: Vec<(Shelf, Currency, u64)>,
+    /// Items with their kinds and where they are; none: no longer its own.
+    pub items: Vec<(ItemRef, u16, Option<Shelf>)>,
+    /// Mails for it.
+    pub mails: Vec<MailNews>,
+}
+
+/// A mail as its receiver sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MailNews {
+    /// Its number.
+    pub number: u64,
+    /// Sender, number of a character.
+    pub from: u64,
+    /// Coins to pay.
+    pub price: u64,
+    /// Coins in it.
+    pub coins: u64,
+    /// Items in it.
+    pub items: u8,
+    /// Tick in which it goes back.
+    pub end_tick: u64,
+    /// It waits no more: taken, returned or expired.
+    pub gone: bool,
+}
