@@ -15,7 +15,7 @@ pub const FINE_SHIFT: u32 = 8;
 pub const CELL_GRID: i32 = CELL_M * GRID_PER_M;
 
 /// A u64 made of a class (top 8 bits), a source and an ordinal that the source keeps.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct EntityId(pub u64);
 
 /// What an id names.
@@ -105,7 +105,7 @@ impl EntityId {
 }
 
 /// A shard of this node.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct ShardId(pub u8);
 
 impl ShardId {

@@ -5,6 +5,7 @@
 //! any number of shards. Every tick checks what must always hold.
 
 pub mod bots;
+pub mod model;
 
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::ids::{CELL_GRID, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
-use crate::keeper::{Claims, KeeperAnswer, KeeperCommand, MemoryStore};
+use crate::keeper::{Desk, DeskRules, KeeperAnswer, KeeperCommand, MemoryDisk, Store};
 use crate::limits::{BODY_BYTES_MAX, KEEPER_WAITING_MAX, LANES};
 use crate::net::client::ClientOptions;
 use crate::net::handshake::Identity;
@@ -114,8 +115,7 @@ pub struct Sim {
     config: SimConfig,
     tick: u64,
     cores: Vec<Core>,
-    claims: Claims,
-    store: MemoryStore,
+    desk: Desk<MemoryDisk>,
     answers: VecDeque<(u64, Vec<(ShardId, KeeperAnswer)>)>,
     clients: Vec<Client>,
     by_session: HashMap<SessionRef, usize>,
@@ -143,12 +143,14 @@ impl Sim {
         let rules = Rules { radii, send_hz: 30, dev: true, seam: None };
         let core = |shard| Core::new(World::new(world.clone(), ShardId(shard as u8)), config.shards, rules);
         let haunts = borders(&land, config);
+        let store = Store::open(MemoryDisk::default(), config.shards, config.seed, |_| ShardId(0));
+        let desk = store.and_then(|store| Desk::open(store, DeskRules { start_goods: true, ..DeskRules::default() }));
+        let desk = desk.expect("an empty disk opens");
         Sim {
             config,
             tick: 0,
             cores: (0..config.shards).map(core).collect(),
-            claims: Claims::default(),
-            store: MemoryStore::new(config.seed),
+            desk,
             answers: VecDeque::new(),
             clients: (0..config.bots).map(|number| client(config, number, &haunts, &land)).collect(),
             by_session: HashMap::new(),
@@ -273,13 +275,11 @@ impl Sim {
             KeeperCommand::Row(row) => row.client_id,
             KeeperCommand::Clock { .. } => 0,
         });
-        let mut answers = Vec::new();
         for command in commands {
-            let done = self.claims.apply(command, &mut self.store, &mut answers);
-            done.expect("memory has no faults");
+            self.desk.apply(command).expect("this disk has no faults");
         }
-        self.store.commit();
-        self.answers.push_back((self.tick + KEEPER_TICKS, answers));
+        self.desk.commit().expect("this disk has no faults");
+        self.answers.push_back((self.tick + KEEPER_TICKS, self.desk.take_answers()));
     }
 
     fn clients_down(&mut self) {

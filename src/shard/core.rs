@@ -220,7 +220,10 @@ impl Core {
                 };
                 self.close(session, reason);
             }
-            KeeperAnswer::Settled(_) | KeeperAnswer::Operation { .. } | KeeperAnswer::Goods { .. } => (),
+            KeeperAnswer::Settled(_)
+            | KeeperAnswer::Operation { .. }
+            | KeeperAnswer::Goods { .. }
+            | KeeperAnswer::Admission { .. } => (),
             KeeperAnswer::Cut { session } => self.close(session, Close::NewerSession),
         }
     }
