@@ -26,7 +26,6 @@ pub use claims::{ClaimCounts, Claims};
 pub use desk::{Desk, DeskRules};
 pub use disk::{Batch, Disk, Family};
 pub use error::{StoreError, StoreErrorKind};
-#[cfg(test)]
 pub(crate) use inspect::check_disk;
 pub use inspect::{
     CharacterView, CheckReport, ItemStep, LedgerView, check, inspect_characters, inspect_item, inspect_ledger,

@@ -18,6 +18,7 @@ use crate::control::live::LiveForm;
 use crate::control::{Control, ControlCommand, ControlConfig, ControlHandle};
 use crate::exit::{Code, Failure};
 use crate::folder::DataFolder;
+use crate::goods::Thing;
 use crate::ids::{CellKey, GRID_PER_M, ShardId};
 use crate::io::{BindError, Lane, Lanes, Listeners, RingConfig, bind_lanes, bind_tcp};
 use crate::keeper::{Desk, DeskRules, KeeperHandle, KeeperQueues, RocksDisk, Store, StoreError, Terms};
@@ -91,6 +92,7 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
         npcs: config.world.npcs,
         npc_life_ticks: NPC_LIFE_TICKS,
         start_tick,
+        things: keeper.things.into(),
     };
     let rules = rules(&config, &cut, &land);
     let handshakes = handshakes(&config, key, lanes.address);
@@ -151,6 +153,7 @@ struct OpenKeeper {
     recovered: u64,
     land_seed: u64,
     tick: u64,
+    things: Vec<Thing>,
 }
 
 /// Opens the store on a thread that keeps off the shards' cores, so that the store's own threads do as well.
@@ -172,6 +175,7 @@ fn open_keeper(
             .and_then(|disk| Store::open(disk, shards, wanted.unwrap_or(LAND_SEED), owner))
             .and_then(|store| Desk::open(store, DeskRules { start_goods, terms: Terms::default() }));
         let desk = opened.map_err(|error| store_failure(&error))?;
+        let things = desk.things();
         let (recovered, realm) = (desk.store().recovered_characters(), *desk.store().realm());
         if let Some(wanted) = wanted.filter(|&wanted| wanted != realm.seed) {
             let text = format!(
@@ -184,7 +188,7 @@ fn open_keeper(
         let commit = Duration::from_millis(keeper.commit_ms.into());
         let handle = KeeperHandle::spawn(desk, queues, commit, keeper.commit_bytes)
             .map_err(|error| Failure::new(Code::Machine, format!("cannot start the keeper's thread: {error}")))?;
-        Ok(OpenKeeper { handle, recovered, land_seed: realm.seed, tick: realm.tick })
+        Ok(OpenKeeper { handle, recovered, land_seed: realm.seed, tick: realm.tick, things })
     });
     opener
         .join()

@@ -53,7 +53,10 @@ pub struct Desk<D> {
     claims: Claims,
     ledger: Ledger,
     rules: DeskRules,
+    /// Answers to what is in the group.
     answers: Vec<(ShardId, KeeperAnswer)>,
+    /// Answers to what is on disk.
+    ready: Vec<(ShardId, KeeperAnswer)>,
     changed: bool,
     settled: u64,
     group_orders: usize,
@@ -70,8 +73,8 @@ impl<D: Disk> Desk<D> {
         if let Some(first) = ledger.book.census().first() {
             return Err(altered(store.disk(), "the ledger", &format!("does not add up: {first}")));
         }
-        let (claims, answers) = (Claims::default(), Vec::new());
-        Ok(Desk { store, claims, ledger, rules, answers, changed: false, settled: 0, group_orders: 0 })
+        let (claims, answers, ready) = (Claims::default(), Vec::new(), Vec::new());
+        Ok(Desk { store, claims, ledger, rules, answers, ready, changed: false, settled: 0, group_orders: 0 })
     }
 
     /// Rows and the realm's record.
@@ -252,12 +255,21 @@ impl<D: Disk> Desk<D> {
         }
         let rows = self.store.commit(batch, always)?;
         (self.changed, self.group_orders) = (false, 0);
+        self.ready.append(&mut self.answers);
         Ok(rows)
     }
 
-    /// Takes the answers; after [`Desk::commit`] all of them may leave.
+    /// Answers that wait for the next commit.
+    pub fn waiting_answers(&self) -> &[(ShardId, KeeperAnswer)] {
+        &self.answers
+    }
+
+    /// Takes the answers to what is on disk: these may leave.
     pub fn take_answers(&mut self) -> Vec<(ShardId, KeeperAnswer)> {
-        std::mem::take(&mut self.answers)
+        if planted(Bug::AckEarly) {
+            self.ready.append(&mut self.answers);
+        }
+        std::mem::take(&mut self.ready)
     }
 }
 

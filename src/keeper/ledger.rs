@@ -628,6 +628,11 @@ impl Ledger {
         (mails, things.map(|number| (number, self.things.get(&number).copied())).collect())
     }
 
+    /// Entries that are to be written.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     /// Takes the entries that are to be written.
     pub fn take_entries(&mut self) -> Vec<Entry> {
         std::mem::take(&mut self.entries)

@@ -76,6 +76,11 @@ impl MemoryDisk {
         self.read_again();
     }
 
+    /// Whether reads see the same as on another disk.
+    pub fn reads_as(&self, other: &MemoryDisk) -> bool {
+        self.now == other.now
+    }
+
     /// Turns one bit over, in a table or in the log; false when there is none.
     pub fn rot(&mut self, random: u64) -> bool {
         let bit = 1 << (random >> 60 & 7);

@@ -142,6 +142,12 @@ impl Model {
         self.orders
     }
 
+    /// What was answered to an operation, however long ago.
+    pub fn answer_of(&self, source: EntityId, sequence: u64) -> Option<Refusal> {
+        let answered = self.answers.get(&source)?;
+        answered.iter().find(|answered| answered.sequence == sequence).map(|answered| answered.refusal)
+    }
+
     /// Does an order and gives the answer.
     /// `plays`: whether the character whose deed it is plays. `terms`: ticks that mails and things wait.
     pub fn apply(&mut self, order: Order, tick: u64, next_character: u64, plays: bool, terms: (u64, u64)) -> Refusal {
@@ -412,16 +418,6 @@ impl Model {
 
     fn balance(&self, account: Account, currency: Currency) -> u64 {
         *self.coins.get(&(account, currency as u8)).unwrap_or(&0)
-    }
-
-    /// Deeds that were rewarded.
-    pub fn deeds(&self) -> usize {
-        self.deeds.len()
-    }
-
-    /// Coins and renown that a realm without loss holds, whatever was burnt included.
-    pub fn minted(&self) -> [u64; 2] {
-        self.minted
     }
 }
 
