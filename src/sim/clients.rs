@@ -75,8 +75,6 @@ impl Clients {
     pub fn lose_all(&mut self, tick: u64) {
         self.by_session.clear();
         for (at, client) in self.all.iter_mut().enumerate() {
-            client.up.clear();
-            client.down.clear();
             client.lose(tick + at as u64 / 8);
         }
     }
@@ -145,8 +143,6 @@ impl Clients {
             return;
         };
         (client.session, client.heard_at) = (Some(session), tick);
-        client.up.clear();
-        client.down.clear();
         self.by_session.insert(session, at);
     }
 
@@ -229,6 +225,8 @@ impl Client {
     /// The session is over for the client; it comes back later.
     fn lose(&mut self, tick: u64) {
         (self.session, self.stolen) = (None, false);
+        self.up.clear();
+        self.down.clear();
         self.join_at = tick + REJOIN_TICKS;
         self.handoffs = self.bot.counts.handoffs;
         self.bot.reconnect();
