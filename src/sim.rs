@@ -366,7 +366,7 @@ impl Sim {
             self.effects_across += node.cores.iter().map(|core| core.world.counters.effects_across).sum::<u64>();
             self.oracle.check_files(&node.end());
         }
-        let bot_errors = self.oracle.check_bots(&self.clients);
+        let bot_errors = self.oracle.check_bots(&self.clients, self.plan.counts.contains_key(&Fault::ShardStall));
         let looking = self.clients.all.iter().filter(|client| client.looks);
         let visible = looking.map(|client| client.bot.session.view().visible(self.tick as u32, 120));
         let visible_min = visible.min().unwrap_or(0);

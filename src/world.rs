@@ -28,6 +28,7 @@ use crate::goods::{Order, OrderKind, Settled};
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
 use crate::limits::{EVENTS_PER_FRAME_MAX, LANES};
 use crate::net::{messages::Refusal, wire};
+use crate::planted::{Bug, planted};
 use cut::CutMap;
 use effect::{Birth, Effect, EffectKind, Joining, PrivateEvent, Target, TradeEffect};
 use entity::{Archetype, Body, Leaving, Npc, Player, Spawner, Thing};
@@ -608,6 +609,9 @@ impl World {
         self.counters.events_over += self.events.len().saturating_sub(EVENTS_PER_FRAME_MAX) as u64;
         frame.events.extend(self.events.drain(..).take(EVENTS_PER_FRAME_MAX));
         for (owner, effect) in self.sent.drain(..) {
+            if planted(Bug::EffectLost) && owner != self.shard && self.tick.is_multiple_of(97) {
+                continue;
+            }
             outs[owner.index()].effects.push(effect);
         }
         for event in self.private.drain(..) {
@@ -679,6 +683,9 @@ impl World {
             } else if let Some(mut player) = self.players.remove(id) {
                 let to = depart(&mut player.body, &mut self.slices);
                 player.dirty = true;
+                if planted(Bug::HandoffStays) && self.tick.is_multiple_of(8) {
+                    self.players.insert(player.clone());
+                }
                 outs[to.index()].handoffs.players.push(player);
             } else if let Some(mut thing) = self.things.remove(id) {
                 let to = depart(&mut thing.body, &mut self.slices);
@@ -725,7 +732,7 @@ fn lay(thing: &crate::goods::Thing, land: &Land) -> Thing {
 
 fn depart(body: &mut Body, slices: &mut Slices) -> ShardId {
     body.place.take().into_iter().for_each(|place| slices.leave(place));
-    body.epoch += 1;
+    body.epoch += u32::from(!planted(Bug::EpochStays));
     body.leaving.take().expect("it leaves").to
 }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use crate::ids::{EntityId, SessionRef, ShardId};
 use crate::keeper::{Desk, DeskRules, DiskFault, KeeperAnswer, KeeperCommand, MemoryDisk, Store, StoreError};
 use crate::mesh::{self, MeshEnd};
-use crate::planted::{Bug, planted};
 use crate::shard::core::{Core, Rules, Whom};
 use crate::world::cut::CutMap;
 use crate::world::frame::Frame;
@@ -131,9 +130,6 @@ impl Node {
             core.world.publish(&mut frame, &mut outs.iter_mut().map(|parcel| &mut **parcel).collect::<Vec<_>>());
             let frame = Arc::new(frame);
             outs.iter_mut().for_each(|parcel| parcel.frame = Some(frame.clone()));
-            if planted(Bug::EffectLost) && tick.is_multiple_of(97) {
-                outs.iter_mut().for_each(|parcel| parcel.effects.truncate(1));
-            }
             own[at] = mesh[at].give_outcomes(outs);
             core.hear(&mut own[at]);
         }
@@ -184,9 +180,13 @@ impl Node {
         }
     }
 
-    /// Ids and epochs of all entities.
-    pub fn owned(&self) -> Vec<(EntityId, u32)> {
-        let mut owned: Vec<_> = self.cores.iter().flat_map(|core| core.world.ids()).collect();
+    /// All entities with their epochs and owners, by id.
+    pub fn owned(&self) -> Vec<(EntityId, u32, ShardId)> {
+        let of = |core: &Core| {
+            let shard = core.world.shard;
+            core.world.ids().map(move |(id, epoch)| (id, epoch, shard)).collect::<Vec<_>>()
+        };
+        let mut owned: Vec<_> = self.cores.iter().flat_map(of).collect();
         owned.sort_unstable();
         owned
     }

@@ -146,7 +146,7 @@ impl Lockstep {
             for to in (0..self.worlds.len()).filter(|&to| to != from) {
                 let early = std::mem::take(&mut self.given[from][to].effects);
                 for effect in &early {
-                    self.worlds[to].apply(effect);
+                    self.worlds[to].apply(effect, &self.frames);
                 }
             }
         }

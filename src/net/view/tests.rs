@@ -206,6 +206,7 @@ fn welcome() -> (u8, Vec<u8>) {
         leave_radius_m: LEAVE_M,
         seam: None,
         version: String::new(),
+        operation: 0,
     });
     (kind::RELIABLE_ORDERED, [&FragmentHeader::new(0, 0, 1).0[..], &welcome.encode()].concat())
 }
