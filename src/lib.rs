@@ -12,6 +12,7 @@ pub mod net;
 
 pub mod clock;
 pub mod executor;
+pub mod flight;
 pub mod io;
 pub mod keeper;
 pub mod mesh;

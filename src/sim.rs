@@ -242,7 +242,7 @@ impl Sim {
         }
         let mut outs: Vec<Vec<OutcomeParcel>> = Vec::with_capacity(shards);
         for (at, core) in self.cores.iter_mut().enumerate() {
-            inputs.iter().for_each(|from| core.take_inputs(&from[at]));
+            (0u8..).zip(&inputs).for_each(|(from, given)| core.take_inputs(ShardId(from), &given[at]));
             core.play();
             let mut out: Vec<OutcomeParcel> = (0..shards).map(|_| OutcomeParcel::default()).collect();
             out.iter_mut().for_each(|parcel| parcel.reset(core.world.shard, tick));

@@ -15,6 +15,7 @@ pub mod parcel;
 pub mod player;
 pub mod random;
 pub mod slices;
+pub mod state;
 pub mod table;
 pub mod trig;
 
@@ -22,6 +23,8 @@ pub mod trig;
 mod tests;
 
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
 use crate::limits::{EVENTS_PER_FRAME_MAX, LANES};
@@ -60,7 +63,7 @@ pub struct WorldConfig {
 }
 
 /// A change that no entity owns, the same for all shards, in force from a tick on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Decree {
     /// First tick under it.
     pub tick: u64,
@@ -69,7 +72,7 @@ pub struct Decree {
 }
 
 /// What a decree changes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum DecreeKind {
     /// Who owns which cell.
     Cut(Arc<CutMap>),
@@ -550,7 +553,23 @@ impl World {
         let npcs = self.npcs.iter().map(Npc::digest).fold(players, u64::wrapping_add);
         self.spawners.iter().map(Spawner::digest).fold(npcs, u64::wrapping_add)
     }
+
+    /// Digest of the share of what this shard owns whose turn it is, and of all effects that wait. Each entity has its
+    /// turn within [`DIGEST_TURNS`] ticks: a tick pays for an eighth, and what differs shows within eight.
+    pub fn digest_part(&self) -> u64 {
+        fn part<T: table::Named>(table: &Table<T>, turn: usize, digest: impl Fn(&T) -> u64) -> u64 {
+            let ours = table.order().iter().skip(turn).step_by(DIGEST_TURNS as usize);
+            ours.map(|&(_, at)| digest(table.at(at as usize))).fold(table.len() as u64, u64::wrapping_add)
+        }
+        let turn = (self.tick % DIGEST_TURNS) as usize;
+        let (players, npcs) = (part(&self.players, turn, Player::digest), part(&self.npcs, turn, Npc::digest));
+        let spawners = part(&self.spawners, turn, Spawner::digest);
+        Digest::new(self.tick).add(players).add(npcs).add(spawners).add(self.effects_digest()).finish()
+    }
 }
+
+/// In how many turns [`World::digest_part`] goes through all entities.
+pub const DIGEST_TURNS: u64 = 8;
 
 /// Rolls one tick into the world hash: the sum of all shards' digests and of all effects under way.
 pub fn roll_hash(hash: u64, tick: u64, entities: u64, effects: u64) -> u64 {

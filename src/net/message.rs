@@ -10,6 +10,19 @@ use flatbuffers::{FlatBufferBuilder, VerifierOptions};
 
 pub use crate::net::messages::{Close, Refusal};
 
+/// A refusal is kept as its number.
+impl serde::Serialize for Refusal {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Refusal {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Refusal, D::Error> {
+        u8::deserialize(deserializer).map(Refusal)
+    }
+}
+
 /// Each message is one table and one in its union.
 const VERIFIER: VerifierOptions = VerifierOptions {
     max_depth: 2,

@@ -4,6 +4,7 @@
 //! host and the sim host; everything comes in by calls and goes out by `inputs`, `keeper` and `ended`. Never does I/O,
 //! reads a clock, waits.
 
+use crate::flight::record::{Outside, Taken};
 use crate::ids::{CELL_M, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
 use crate::limits::{FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANES, TICK_HZ};
@@ -16,7 +17,7 @@ use crate::world::effect::Joining;
 use crate::world::frame::{Frame, Frames};
 use crate::world::land::LAND_M;
 use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel, Told};
-use crate::world::{Save, World};
+use crate::world::{Decree, Save, World};
 
 /// Where a session is on its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,6 +90,12 @@ pub struct Core {
     pub ended: Vec<Ended>,
     /// Bodies dropped, by reason.
     pub drops: [u64; BodyDrop::COUNT],
+    /// What entered the world of this tick from outside of all shards, besides inputs: the flight record has it.
+    pub outside: Vec<Outside>,
+    /// The newest parcels taken from each shard.
+    pub taken: Vec<Taken>,
+    /// Whether the newest tick wrote rows.
+    pub rows: bool,
     /// Outcome parcels that came after their tick.
     pub late_parcels: u64,
     /// Claims that the keeper refused.
@@ -102,6 +109,7 @@ pub struct Core {
 impl Core {
     /// A shard that nobody is connected to.
     pub fn new(world: World, shards: usize, rules: Rules) -> Core {
+        let tick = world.tick;
         Core {
             world,
             frames: Frames::new(shards),
@@ -109,6 +117,9 @@ impl Core {
             keeper: Vec::new(),
             ended: Vec::new(),
             drops: [0; BodyDrop::COUNT],
+            outside: Vec::new(),
+            taken: vec![Taken { inputs: tick, outcomes: tick }; shards],
+            rows: true,
             late_parcels: 0,
             claims_refused: 0,
             rules,
@@ -196,6 +207,12 @@ impl Core {
         let (yaw, epoch) = row.map_or((0, 1), |row| (row.yaw, row.epoch + 1));
         let (client_id, guest, peaceful) = (identity.client_id, wishes.reusable, wishes.peaceful);
         self.joins.push(Joining { id, session, client_id, x, y, yaw, epoch, guest, peaceful });
+    }
+
+    /// Hears a change that no entity owns.
+    pub fn hear_decree(&mut self, decree: Decree) {
+        self.outside.push(Outside::Decree(decree.clone()));
+        self.world.decree(decree);
     }
 
     /// The keeper answers.
@@ -298,7 +315,8 @@ impl Core {
         self.active.retain(|&other| other != reference);
     }
 
-    /// Before the input parcels leave: what sessions repeat until their entity named it.
+    /// Before the input parcels leave: what sessions repeat until their entity named it, and who joins. From here on all
+    /// that enters the world in this tick is in `inputs` and `outside`.
     pub fn give_actions(&mut self, tick: u64) {
         let Core { lanes, inputs, active, rules, .. } = self;
         for reference in active.iter() {
@@ -307,6 +325,7 @@ impl Core {
             session.pass_tick(tick, rules.send_hz);
             session.give_actions(inputs);
         }
+        self.outside.extend(self.joins.iter().copied().map(Outside::Join));
     }
 
     /// First part of the step.
@@ -315,16 +334,19 @@ impl Core {
         for joining in self.joins.drain(..) {
             self.world.send_join(joining, &self.frames);
         }
+        self.outside.clear();
     }
 
     /// Takes the inputs of one shard.
-    pub fn take_inputs(&mut self, parcel: &InputParcel) {
+    pub fn take_inputs(&mut self, from: ShardId, parcel: &InputParcel) {
+        self.taken[from.index()].inputs = parcel.tick;
         self.world.take_inputs(parcel, &self.frames);
     }
 
     /// Second part of the step: players, and the rows that the keeper gets.
     pub fn play(&mut self) {
-        self.world.play(self.keeper.len() < KEEPER_WAITING_MAX);
+        self.rows = self.keeper.len() < KEEPER_WAITING_MAX;
+        self.world.play(self.rows);
         for save in self.world.saves.drain(..) {
             self.keeper.extend(keeper_command(&save));
         }
@@ -333,6 +355,7 @@ impl Core {
     /// Takes the outcome of a tick from a shard, this one included.
     pub fn hear(&mut self, parcel: &mut OutcomeParcel) {
         self.late_parcels += u64::from(parcel.tick < self.world.tick);
+        self.taken[parcel.shard.index()].outcomes = parcel.tick;
         self.world.arrive(parcel);
         if let Some(frame) = parcel.frame.take() {
             self.frames.push(frame);

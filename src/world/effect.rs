@@ -3,12 +3,14 @@
 //! Promises: an effect is applied exactly once, in the tick after it was sent, or refused by name to its source; the
 //! order of the effects on one entity depends on seed, tick and source alone.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{CellKey, EntityId, SessionRef};
 use crate::net::messages::Refusal;
 use crate::world::random::{Digest, mix};
 
 /// Whom an effect is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Target {
     /// The entity, wherever it is.
     Entity(EntityId),
@@ -19,7 +21,7 @@ pub enum Target {
 }
 
 /// A character that joins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Joining {
     /// Its id.
     pub id: EntityId,
@@ -42,7 +44,7 @@ pub struct Joining {
 }
 
 /// A piece of wildlife that begins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Birth {
     /// Its id.
     pub id: EntityId,
@@ -61,7 +63,7 @@ pub struct Birth {
 }
 
 /// What is asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum EffectKind {
     /// Somebody waves: turn there.
     Wave {
@@ -88,7 +90,7 @@ pub enum EffectKind {
 }
 
 /// One request from one entity to another's owner.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Effect {
     /// For whom.
     pub target: Target,
