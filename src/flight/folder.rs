@@ -280,11 +280,10 @@ fn remove_file(path: &Path) -> Result<(), Failure> {
 fn new_kept(path: &Path, reason: Reason) -> Result<PathBuf, Failure> {
     let (now, reason) = (unix_s(), reason.name());
     // More than one within a second get the seconds that follow.
-    let names = (now..now + RECORDS_KEPT_MAX as u64).map(|second| path.join("kept").join(format!("{second}-{reason}")));
+    let names = (now..now + 60).map(|second| path.join("kept").join(format!("{second}-{reason}")));
     let free = names.into_iter().find(|name| !name.exists());
     let kept = free.ok_or_else(|| {
-        let text = format!("{RECORDS_KEPT_MAX} flight records were set aside within a second; ask again later");
-        Failure::new(Code::Failed, text)
+        Failure::new(Code::Failed, "60 flight records were set aside within a second; ask again in a minute")
     })?;
     make(&kept)?;
     Ok(kept)

@@ -402,6 +402,7 @@ impl Replay<'_> {
                     let mut entry = entry.tick_entry().map_err(named)?;
                     assert_eq!(entry.done.previous, track.world.tick, "the segments were found to follow each other");
                     track.read = entry.tick;
+                    self.note_given(shard, entry.tick, &entry.given);
                     for (to, parcel) in entry.given.inputs.iter_mut().enumerate() {
                         parcel.tick = entry.tick;
                         if to != shard {
@@ -443,7 +444,6 @@ impl Replay<'_> {
     /// The step of one tick, up to what it shows and gives.
     fn step(&mut self, shard: usize, entry: TickEntry) {
         let TickEntry { tick, given: Given { outside, inputs }, done } = entry;
-        self.note_given(shard, tick, &outside, &inputs);
         let shards = self.tracks.len();
         let Track { world, frames, inputs: queues, .. } = &mut self.tracks[shard];
         for outside in &outside {
@@ -521,9 +521,9 @@ impl Replay<'_> {
         &mut history[at]
     }
 
-    fn note_given(&mut self, shard: usize, tick: u64, outside: &[Outside], inputs: &[InputParcel]) {
+    fn note_given(&mut self, shard: usize, tick: u64, given: &Given) {
         let Some(id) = self.request.entity else { return };
-        for outside in outside {
+        for outside in &given.outside {
             if let Outside::Join(joining) = outside
                 && joining.id == id
             {
@@ -531,7 +531,7 @@ impl Replay<'_> {
                 self.moment(tick).events.push(format!("client {client_id} joins by shard {shard}"));
             }
         }
-        for input in inputs.iter().flat_map(|parcel| &parcel.inputs).filter(|input| input.entity == id) {
+        for input in given.inputs.iter().flat_map(|parcel| &parcel.inputs).filter(|input| input.entity == id) {
             let Input { kind, .. } = input;
             let text = match kind {
                 InputKind::Commands { first_tick, count, .. } => {
