@@ -56,7 +56,7 @@ impl Segment {
     /// snapshot it is damaged.
     pub fn examine(bytes: &[u8]) -> Result<Segment, Damage> {
         let mut entries = Entries::new(bytes);
-        let (mut head, mut snapshot, mut ended) = (None, None, false);
+        let (mut head, mut snapshot, mut last, mut ended) = (None, None, 0, false);
         let torn = loop {
             let entry = match entries.next_entry() {
                 Ok(Some(entry)) => entry,
@@ -68,13 +68,17 @@ impl Segment {
                 Kind::Head => head = Some(entry.head()?),
                 Kind::Snapshot => snapshot = Some(entry.snapshot()?),
                 Kind::Tick => (),
-                Kind::End => ended = true,
+                Kind::End => {
+                    ended = true;
+                    continue;
+                }
             }
+            last = entry.tick;
         };
         let incomplete = Damage { fault: Fault::Torn, offset: entries.at as u64, tick: entries.tick };
         let (Some(head), Some(snapshot)) = (head, snapshot) else { return Err(incomplete) };
         let Snapshot { tick, previous, taken, .. } = snapshot;
-        let (last, bytes) = (entries.tick, entries.at as u64);
+        let bytes = entries.at as u64;
         Ok(Segment { head, snapshot: tick, previous, taken, last, ended, bytes, torn })
     }
 }

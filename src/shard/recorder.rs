@@ -150,7 +150,7 @@ impl Recorder {
         }
         let mut bytes = self.outbox.borrow_mut().spare.pop().unwrap_or_default();
         if tick.is_multiple_of(RECORD_SNAPSHOT_TICKS) {
-            self.end_segment(tick);
+            self.end_segment(done.previous);
             self.encoder.head(&mut bytes, tick, &self.head);
             self.encoder.tick(&mut bytes, tick, &done);
             self.encoder.snapshot(&mut bytes, &core.world, &core.frames, done.previous, &done.taken);

@@ -204,6 +204,13 @@ fn any_bytes_change_nothing() {
     assert_eq!(server.stop(), 0);
 }
 
+/// A flight record that was set aside for a reason.
+fn kept(data: &TempFolder, reason: &str) -> Option<String> {
+    let kept = std::fs::read_dir(format!("{}/flight/kept", data.path())).expect("the node records");
+    let mut paths = kept.map(|entry| entry.expect("a folder").path().display().to_string());
+    paths.find(|path| path.ends_with(reason))
+}
+
 /// Runs `replay --json`; the exit code and the object.
 fn replay(server: &Server, arguments: &[&str]) -> (i32, serde_json::Value) {
     let output = server.run(&[&["replay", "--json"], arguments].concat());
@@ -259,6 +266,18 @@ fn a_crash_leaves_a_record_and_off_leaves_none() {
     let mut server = Server::start(&data, &["--shards", "2"]);
     let mut player = [Player::join(&server, 1, None)];
     play(&mut player, 15, |player| player.bot.counts.moved_m > 5.0);
+    // A second without the core: the ticks are skipped, and the record of it is set aside.
+    server.signal("-STOP");
+    std::thread::sleep(Duration::from_millis(1_200));
+    server.signal("-CONT");
+    std::thread::sleep(Duration::from_millis(1_500));
+    server.signal("-USR2");
+    std::thread::sleep(Duration::from_millis(500));
+    for reason in ["-overrun", "-request"] {
+        let folder = kept(&data, reason).expect(reason);
+        let (code, report) = replay(&server, &[&folder]);
+        assert_eq!((code, &report["mismatches"]), (0, &0.into()), "{folder}: {report}");
+    }
     server.kill();
     let (code, report) = replay(&server, &[data.path()]);
     assert_eq!((code, &report["mismatches"]), (0, &0.into()), "{report}");
@@ -270,10 +289,8 @@ fn a_crash_leaves_a_record_and_off_leaves_none() {
     assert_eq!(server.stop(), 0);
     let mut server = Server::start(&data, &["--shards", "1"]);
     assert_eq!(server.stop(), 0);
-    let kept: Vec<_> = std::fs::read_dir(format!("{}/flight/kept", data.path())).unwrap().map(Result::unwrap).collect();
-    assert_eq!(kept.len(), 1, "{kept:?}");
-    let folder = kept[0].path().display().to_string();
-    assert!(folder.ends_with("-crash") && replay(&server, &[&folder]).0 == 0);
+    let folder = kept(&data, "-crash").expect("set aside by the next start that records");
+    assert_eq!(replay(&server, &[&folder]).0, 0);
 }
 
 #[test]
