@@ -43,6 +43,11 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(future).detach();
 }
 
+/// Removes a file. What the kernel says to that changes nothing any more.
+pub async fn remove(path: &Path) {
+    let _ = glommio::io::remove(path).await;
+}
+
 /// A new file that is appended to past the page cache, in whole blocks: zeroes fill the last one, and the next write
 /// begins with that block again.
 pub struct DirectFile {

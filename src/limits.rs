@@ -188,7 +188,7 @@ pub const DRAIN_PASSES_MAX: usize = 4;
 /// Ticks between two snapshots in the flight record, 30 s: the same ticks for all shards, the multiples of this.
 pub const RECORD_SNAPSHOT_TICKS: u64 = 30 * TICK_HZ;
 /// Bytes of one shard's flight record that wait to be written. Full: recording stops until the next snapshot, the ticks
-/// until then are counted `record_dropped`.
+/// until then are counted `record.dropped`.
 pub const RECORD_WAITING_BYTES_MAX: usize = 32 * 1_024 * 1_024;
 /// Bytes of one write of the flight record, whole blocks.
 pub const RECORD_WRITE_BYTES: usize = 64 * 1_024;

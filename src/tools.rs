@@ -213,7 +213,7 @@ pub fn replay(args: &ReplayArgs, json: bool) -> Result<(), Failure> {
         "{} shards from tick {} to {}: {} hashes compared, {} differ\n",
         report.shards, report.from_tick, report.to_tick, report.hashes_compared, report.mismatches
     ));
-    text.extend(report.ended_early.iter().map(|reason| format!("ended early: {reason}\n")));
+    text.extend(report.ended_early.iter().map(|ended| format!("ended early: {}\n", ended.reason)));
     let value = serde_json::to_value(&report).expect("a report is JSON");
     let Some(first) = report.first_mismatch else { return say(json, &text, || value) };
     eprint!("{text}");

@@ -201,8 +201,9 @@ pub(super) const KEYS: [Key; 16] = [
         expected: "a whole number of megabytes from 16 to 65536",
         default: "256",
         shown: "",
-        about: "Most megabytes of the flight record of all shards, 16 to 65,536; what is set aside comes on top, eight times\n\
-                at the most.",
+        about: "Most megabytes of the flight record of all shards, 16 to 65,536. 1,000 players take about 32 a minute; it must\n\
+                hold a minute of the shard with the most players on each shard. What is set aside comes on top, eight\n\
+                times at the most.",
         set: |draft, raw| put(&mut draft.config.record.megabytes, integer(raw, 16..=RECORD_MEGABYTES_MAX)),
         show: |config| Some(config.record.megabytes.to_string()),
     },

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::record::{Damage, FORMAT, Fault};
-use super::replay::{self, Report, Request, Segment};
+use super::replay::{self, EndedEarly, Report, Request, Segment};
 use crate::clock::unix_s;
 use crate::exit::{Code, Failure};
 use crate::limits::{RECORD_OVERRUN_S_MIN, RECORD_PRUNE_S, RECORDS_KEPT_MAX, SHARDS_MAX};
@@ -470,12 +470,25 @@ pub fn replay(examined: &Examined, request: Request) -> Result<Report, Failure> 
     };
     let name = |shard: usize, segment: usize, damage| damaged(&examined.shards[shard][segment].0, damage);
     let mut report = replay::run(&segments[0][places[0]].head, &places, &mut load, &name, request)?;
-    let broken = segments.iter().position(|found| found.last().is_some_and(|last| last.torn || !last.ended));
-    if let (Some(shard), false, None, None) = (broken, examined.complete, request.until, report.first_mismatch) {
-        let last = segments[shard].last().map_or(0, |last| last.last);
-        report.ended_early = Some(format!(
-            "the record of shard {shard} ends at tick {last} without an end: the process still runs, or ended there"
-        ));
+    if request.until.is_none() && report.first_mismatch.is_none() {
+        report.ended_early = ended_early(&segments, examined.complete).map(|reason| EndedEarly { reason });
     }
     Ok(report)
+}
+
+/// Why the newest segments say less than there was to say.
+fn ended_early(segments: &[Vec<Segment>], complete: bool) -> Option<String> {
+    let mut newest = segments.iter().filter_map(|found| found.last()).map(|last| (last.head.shard.0, last));
+    if let Some((shard, last)) = newest.clone().find(|(_, last)| last.full) {
+        let tick = last.last;
+        return Some(format!(
+            "shard {shard} stopped to record after tick {tick}, until its next snapshot: its segment was full, or the \
+             disk too slow or full; give it more with `record.megabytes`"
+        ));
+    }
+    let (shard, last) = newest.find(|(_, last)| !complete && (last.torn || !last.ended))?;
+    let tick = last.last;
+    Some(format!(
+        "the record of shard {shard} ends at tick {tick} without an end: the process still runs, or ended there"
+    ))
 }

@@ -33,7 +33,7 @@ pub enum Kind {
     Tick = 2,
     /// The world between two ticks: [`Snapshot`].
     Snapshot = 3,
-    /// The segment ends here; no payload.
+    /// The segment ends here; no payload. Its tick is the last one, or the first that could not be recorded.
     End = 4,
 }
 

@@ -36,6 +36,8 @@ pub struct Segment {
     pub last: u64,
     /// It was ended, not broken off.
     pub ended: bool,
+    /// It was ended because there was no room for more.
+    pub full: bool,
     /// Bytes that are whole.
     pub bytes: u64,
     /// It ends within an entry.
@@ -56,7 +58,7 @@ impl Segment {
     /// snapshot it is damaged.
     pub fn examine(bytes: &[u8]) -> Result<Segment, Damage> {
         let mut entries = Entries::new(bytes);
-        let (mut head, mut snapshot, mut last, mut ended) = (None, None, 0, false);
+        let (mut head, mut snapshot, mut last, mut ended, mut full) = (None, None, 0, false, false);
         let torn = loop {
             let entry = match entries.next_entry() {
                 Ok(Some(entry)) => entry,
@@ -69,7 +71,7 @@ impl Segment {
                 Kind::Snapshot => snapshot = Some(entry.snapshot()?),
                 Kind::Tick => (),
                 Kind::End => {
-                    ended = true;
+                    (ended, full) = (true, entry.tick > last);
                     continue;
                 }
             }
@@ -79,7 +81,7 @@ impl Segment {
         let (Some(head), Some(snapshot)) = (head, snapshot) else { return Err(incomplete) };
         let Snapshot { tick, previous, taken, .. } = snapshot;
         let bytes = entries.at as u64;
-        Ok(Segment { head, snapshot: tick, previous, taken, last, ended, bytes, torn })
+        Ok(Segment { head, snapshot: tick, previous, taken, last, ended, full, bytes, torn })
     }
 }
 
@@ -116,6 +118,13 @@ pub struct Moment {
     pub events: Vec<String>,
 }
 
+/// Why a record is shorter than its run.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct EndedEarly {
+    /// In words.
+    pub reason: String,
+}
+
 /// What came of a replay.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
@@ -132,7 +141,7 @@ pub struct Report {
     /// The first of them.
     pub first_mismatch: Option<Mismatch>,
     /// Why it ended before the end of the run, where it did.
-    pub ended_early: Option<String>,
+    pub ended_early: Option<EndedEarly>,
     /// The history of the entity asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Moment>,

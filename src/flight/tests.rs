@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::folder::{self, FlightFolder, Reason, segment_name};
-use super::record::{Damage, Done, Encoder, FORMAT, Fault, Head};
+use super::record::{Damage, Done, Encoder, Entries, FORMAT, Fault, Head, Kind};
 use super::replay::{self, Report, Request, Segment};
 use crate::exit::Code;
 use crate::ids::{EntityId, GRID_PER_M, ShardId};
@@ -244,6 +244,27 @@ fn another_world_differs_and_says_where() {
 }
 
 #[test]
+fn a_gap_is_passed_over_and_a_full_end_is_told() {
+    let mut record = Realm::record(2, false, 170);
+    // The segment from tick 50 on was full after its snapshot: ticks 51 to 99 are not there.
+    let cut = |record: &mut Vec<Vec<Vec<u8>>>, segment: usize, tick: u64| {
+        let bytes = &mut record[1][segment];
+        let mut entries = Entries::new(bytes);
+        while entries.next_entry().expect("it is whole").is_some_and(|entry| entry.kind != Kind::Snapshot) {}
+        let at = entries.at;
+        bytes.truncate(at);
+        Encoder::default().end(bytes, tick);
+    };
+    cut(&mut record, 1, 51);
+    let report = replayed(&record, SEED, Request::default()).expect("a start");
+    assert_eq!((report.from_tick, report.to_tick, report.mismatches), (100, 170, 0), "{report:?}");
+    cut(&mut record, 3, 151);
+    assert!(examined(&record)[1][3].full);
+    let report = replayed(&record, SEED, Request::default()).expect("a start");
+    assert_eq!((report.from_tick, report.to_tick, report.mismatches), (100, 150, 0), "{report:?}");
+}
+
+#[test]
 fn an_entity_has_a_history() {
     let record = Realm::record(2, true, 200);
     let entity = Some(EntityId::guest(0, 1));
@@ -347,8 +368,8 @@ fn what_is_set_aside_is_whole_or_names_what_is_not() {
     let (data, record) = (Folder::new(), Realm::record(2, false, 120));
     let flight = FlightFolder::open(&data.0, 2, 16).unwrap();
     data.write(&flight, &record);
-    for shard in 0..2 {
-        flight.progress(shard).wrote(100, record[shard][2].len() as u64);
+    for (shard, segments) in record.iter().enumerate() {
+        flight.progress(shard).wrote(100, segments[2].len() as u64);
     }
     let kept = flight.set_aside(Reason::Invariant).unwrap();
     assert!(folder::examine(&kept, CONTENT).is_ok());

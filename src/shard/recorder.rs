@@ -249,7 +249,12 @@ async fn write_out(
                 let written = write_piece(&mut open, &folder, &progress, segment, &bytes, (clock, &cost_ns)).await;
                 if let Err(error) = written {
                     eprintln!("ringshard: shard {shard} records no further until its next snapshot: {error}");
-                    (open, refused) = (None, Some(segment));
+                    if let Some((_, file)) = open.take() {
+                        file.close().await;
+                    }
+                    // A part without an end would read as one that somebody cut short.
+                    executor::remove(&folder.join(segment_name(segment))).await;
+                    refused = Some(segment);
                     outbox.borrow_mut().failed = Some(segment);
                 }
             }

@@ -281,7 +281,7 @@ fn a_crash_leaves_a_record_and_off_leaves_none() {
     server.kill();
     let (code, report) = replay(&server, &[data.path()]);
     assert_eq!((code, &report["mismatches"]), (0, &0.into()), "{report}");
-    assert!(report["ended_early"].is_string(), "{report}");
+    assert!(report["ended_early"]["reason"].is_string(), "{report}");
     let mut server = Server::start(&data, &["--shards", "1", "--record", "off"]);
     assert!(server.status()["shards"][0]["record"].is_null());
     let refused = server.run(&["admin", "--data", data.path(), "record"]);
