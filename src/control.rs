@@ -67,7 +67,7 @@ pub struct ShardReport {
 pub struct RecordReport {
     /// Total of bytes recorded.
     pub bytes: u64,
-    /// Share of the shard's busy time that recording took since the report before, 0 to 1.
+    /// Share of the shard's busy time that recording took since the start, 0 to 1.
     pub busy_share: f64,
     /// Total of ticks that were not recorded.
     pub dropped: u64,

@@ -68,8 +68,8 @@ pub struct Recorder {
     previous: u64,
     bytes: u64,
     dropped: u64,
-    /// Bytes and costs of the report before.
-    reported_ns: u64,
+    /// Busy time of the shard so far.
+    busy_ns: u64,
 }
 
 /// Counts the time until it is dropped.
@@ -110,7 +110,7 @@ impl Recorder {
             previous: core.world.tick,
             bytes: 0,
             dropped: 0,
-            reported_ns: 0,
+            busy_ns: 0,
         };
         let mut bytes = Vec::new();
         recorder.encoder.head(&mut bytes, core.world.tick, &recorder.head);
@@ -209,11 +209,11 @@ impl Recorder {
         }
     }
 
-    /// For the report to control: totals, and the share of the shard's busy time since the report before.
+    /// For the report to control: totals. `busy_ns` is what the shard was busy for since the report before. One report
+    /// alone would say little: a shard that is put off its core within a measured stretch pays for it in both.
     pub fn report(&mut self, busy_ns: u64) -> RecordReport {
-        let cost_ns = self.cost_ns.get();
-        let spent_ns = cost_ns - std::mem::replace(&mut self.reported_ns, cost_ns);
-        let busy_share = spent_ns as f64 / busy_ns.max(1) as f64;
+        self.busy_ns += busy_ns;
+        let busy_share = self.cost_ns.get() as f64 / self.busy_ns.max(1) as f64;
         RecordReport { bytes: self.bytes, busy_share, dropped: self.dropped }
     }
 
