@@ -5,11 +5,12 @@
 
 use crate::ids::{EntityId, ShardId};
 use crate::limits::OFFER_ITEMS_MAX;
+use serde::{Deserialize, Serialize};
 
 pub use crate::net::messages::Refusal;
 
 /// A kind of coin.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Currency {
     /// What is traded.
@@ -34,7 +35,7 @@ impl Currency {
 }
 
 /// A part of what a character has. Each is an account.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Shelf {
     /// What it carries: traded, dropped and mailed from here.
@@ -63,7 +64,7 @@ impl Shelf {
 }
 
 /// A place for coins and items: a kind (top 8 bits) and an owner below 2^56.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Account(pub u64);
 
 impl Account {
@@ -126,7 +127,7 @@ impl std::fmt::Display for Account {
 }
 
 /// An item as somebody saw it: a later version is not it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct ItemRef {
     /// Which item of the realm, for ever.
     pub uid: u64,
@@ -135,12 +136,19 @@ pub struct ItemRef {
 }
 
 /// Goods that one side gives: coins and up to [`OFFER_ITEMS_MAX`] items.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Offer {
     /// Coins; below 0 is refused.
     pub coins: i64,
     items: [ItemRef; OFFER_ITEMS_MAX],
     count: u8,
+}
+
+impl std::fmt::Debug for Offer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} coins", self.coins)?;
+        self.items().iter().try_for_each(|item| write!(f, " + item {} version {}", item.uid, item.version))
+    }
 }
 
 impl Offer {
@@ -163,7 +171,7 @@ impl Offer {
 }
 
 /// Names one order, for ever: the ledger does it once and gives the same answer again.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct OrderId {
     /// Who orders: a character, a thing on the ground, or a reserved source.
     pub source: EntityId,
@@ -172,7 +180,7 @@ pub struct OrderId {
 }
 
 /// What is dropped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Dropped {
     /// One item.
     Item(ItemRef),
@@ -181,7 +189,7 @@ pub enum Dropped {
 }
 
 /// What is ordered. The source's own bag is meant where nothing else is said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum OrderKind {
     /// An item from one shelf to another.
     Move {
@@ -283,7 +291,7 @@ pub enum OrderKind {
 }
 
 /// One order to the ledger.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Order {
     /// Its name.
     pub id: OrderId,
@@ -292,7 +300,7 @@ pub struct Order {
 }
 
 /// Something that lies on the ground: the world shows it as the entity `EntityId::thing(number)`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Thing {
     /// Number of its account.
     pub number: u64,
@@ -307,13 +315,14 @@ pub struct Thing {
 }
 
 /// What the world must know of an order that is durable now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Settled {
     /// Orders what the keeper says in one tick; rises with each.
     pub number: u64,
     /// Which order.
     pub order: Order,
     /// `None`: it was done.
+    #[serde(with = "refusal_number")]
     pub refusal: Refusal,
     /// What lies on the ground now, for a drop that was done.
     pub thing: Option<Thing>,
@@ -358,4 +367,20 @@ pub struct MailNews {
     pub end_tick: u64,
     /// It waits no more: taken, returned or expired.
     pub gone: bool,
+}
+
+/// Serde of a refusal as its number.
+pub mod refusal_number {
+    use super::Refusal;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes the number.
+    pub fn serialize<S: Serializer>(refusal: &Refusal, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(refusal.0)
+    }
+
+    /// Reads the number.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Refusal, D::Error> {
+        u8::deserialize(deserializer).map(Refusal)
+    }
 }

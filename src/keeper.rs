@@ -1,28 +1,40 @@
-//! Durable characters: who plays which one, and where each stood last.
+//! What is durable: characters, who plays them, and everything that is owned.
 //!
-//! Owns the store of the realm (RocksDB, written by one thread named `keeper`) and the claims: which session of which
-//! client is the live one. Promises: an answer leaves only when all it says is on disk; a client has at most one live
-//! session; each [`KeeperCommand::Claim`] gets exactly one of `Claimed` and `Refused`; of two rows of a character the
+//! Owns the store of the realm (RocksDB, written by one thread named `keeper`), the claims (which session of which
+//! client is the live one) and the ledger of all coins and items. Promises: an answer leaves only when all it says is on
+//! disk; what belongs together is one batch; a client has at most one live session; each [`KeeperCommand::Claim`] gets exactly one of `Claimed` and `Refused`; of two rows of a character the
 //! one with the higher (epoch, tick) stays. Never blocks a shard, never drops an answer, never goes on after a failed
 //! write: it says why and what mends it, and the process ends.
 
+mod book;
 mod claims;
+mod desk;
+mod disk;
 mod error;
-mod folder;
 mod inspect;
+mod ledger;
 mod memory;
 mod record;
+mod rocks;
 mod store;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-pub use claims::{ClaimCounts, Claims, Store};
+pub use book::{Book, Flow, Holding, Item, Leg, Totals};
+pub use claims::{ClaimCounts, Claims};
+pub use desk::{Desk, DeskRules};
+pub use disk::{Batch, Disk, Family};
 pub use error::{StoreError, StoreErrorKind};
-pub use inspect::{CharacterView, inspect_characters};
-pub use memory::MemoryStore;
+pub(crate) use inspect::check_disk;
+pub use inspect::{
+    CharacterView, CheckReport, ItemStep, LedgerView, check, inspect_characters, inspect_item, inspect_ledger,
+};
+pub use ledger::{Context, Done, Entry, Ledger, Mail, Terms};
+pub use memory::{DiskFault, MemoryDisk};
 pub use record::{RECORD_VERSION, RealmRecord, RecordError};
-pub use store::DiskStore;
+pub use rocks::RocksDisk;
+pub use store::Store;
 pub use writer::{KeeperCounters, KeeperHandle, KeeperQueues};
 
 use crate::goods::{Asked, GoodsNews, Refusal, Settled};
@@ -146,6 +158,11 @@ pub enum KeeperAnswer {
         session: SessionRef,
         /// Why.
         reason: ClaimRefusal,
+    },
+    /// Whether anybody may join: not while the disk is nearly full. Said to all shards when it changes.
+    Admission {
+        /// Anybody may.
+        open: bool,
     },
     /// A live session must end: another one waits for its `Release`.
     Cut {

@@ -5,6 +5,7 @@
 pub mod goods;
 pub mod ids;
 pub mod limits;
+pub mod planted;
 
 pub mod world;
 

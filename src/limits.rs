@@ -109,6 +109,11 @@ pub const KEEPER_COMMANDS_MAX: usize = 16_384;
 pub const KEEPER_ANSWERS_MAX: usize = 65_536;
 /// Microseconds between two looks of the keeper at its commands.
 pub const KEEPER_POLL_US: u64 = 1_000;
+/// Bytes that must be free on the keeper's disk. Less: nobody is admitted, counted `disk_full`, until half as much again
+/// is free.
+pub const KEEPER_FREE_BYTES_MIN: u64 = 64 * 1_024 * 1_024;
+/// Checkpoints asked for at a time. More: the admin is told to ask again.
+pub const KEEPER_CHECKPOINTS_MAX: usize = 1;
 /// Ticks by which the durable realm tick may lag behind when no row is written. Reached: it is committed alone.
 pub const KEEPER_CLOCK_TICKS_MAX: u64 = TICK_HZ;
 /// Clients with a live session. A claim beyond it is refused, `TooMany`.

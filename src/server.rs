@@ -20,9 +20,10 @@ use crate::exit::{Code, Failure};
 use crate::flight::folder::FlightFolder;
 use crate::flight::record::{FORMAT, Head};
 use crate::folder::DataFolder;
+use crate::goods::Thing;
 use crate::ids::{CellKey, GRID_PER_M, ShardId};
 use crate::io::{BindError, Lane, Lanes, Listeners, RingConfig, bind_lanes, bind_tcp};
-use crate::keeper::{DiskStore, KeeperHandle, KeeperQueues, Store, StoreError};
+use crate::keeper::{Desk, DeskRules, KeeperHandle, KeeperQueues, RocksDisk, Store, StoreError, Terms};
 use crate::limits::{DECREE_TICKS_MIN, LANES, NPC_LIFE_TICKS};
 use crate::mesh;
 use crate::net::handshake::HandshakeConfig;
@@ -98,6 +99,7 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
         npcs: config.world.npcs,
         npc_life_ticks: NPC_LIFE_TICKS,
         start_tick,
+        things: keeper.things.into(),
     };
     let rules = rules(&config, &cut, &land);
     let handshakes = handshakes(&config, key, lanes.address);
@@ -187,6 +189,7 @@ struct OpenKeeper {
     recovered: u64,
     land_seed: u64,
     tick: u64,
+    things: Vec<Thing>,
 }
 
 /// Opens the store on a thread that keeps off the shards' cores, so that the store's own threads do as well.
@@ -198,15 +201,18 @@ fn open_keeper(
 ) -> Result<OpenKeeper, Failure> {
     let (path, cpus, shards) = (folder.path().to_path_buf(), config.node.cpus.clone(), config.node.shards);
     let wanted = config.world.land_seed;
-    let (cut, queues, keeper) = (cut.clone(), queues.clone(), config.keeper.clone());
+    let (cut, queues, keeper, start_goods) = (cut.clone(), queues.clone(), config.keeper.clone(), config.dev);
     let opener = std::thread::spawn(move || {
         if let Err(error) = sys::keep_off(&cpus) {
             eprintln!("ringshard: the keeper shares its CPU with shards: {error}");
         }
         let owner = |row: &crate::keeper::CharacterRow| cut.owner(CellKey::of_fine(row.x, row.y));
-        let store = DiskStore::open(&path, shards, wanted.unwrap_or(LAND_SEED), owner)
-            .map_err(|error| store_failure(&error))?;
-        let (recovered, realm) = (store.recovered_characters(), *store.realm());
+        let opened = RocksDisk::open(&path, shards)
+            .and_then(|disk| Store::open(disk, shards, wanted.unwrap_or(LAND_SEED), owner))
+            .and_then(|store| Desk::open(store, DeskRules { start_goods, terms: Terms::default() }));
+        let desk = opened.map_err(|error| store_failure(&error))?;
+        let things = desk.things();
+        let (recovered, realm) = (desk.store().recovered_characters(), *desk.store().realm());
         if let Some(wanted) = wanted.filter(|&wanted| wanted != realm.seed) {
             let text = format!(
                 "world.land_seed is {wanted}, but the realm in {} has the land of seed {}; remove the key or name another data folder",
@@ -216,9 +222,9 @@ fn open_keeper(
             return Err(Failure::new(Code::Config, text));
         }
         let commit = Duration::from_millis(keeper.commit_ms.into());
-        let handle = KeeperHandle::spawn(store, queues, commit, keeper.commit_bytes)
+        let handle = KeeperHandle::spawn(desk, queues, commit, keeper.commit_bytes)
             .map_err(|error| Failure::new(Code::Machine, format!("cannot start the keeper's thread: {error}")))?;
-        Ok(OpenKeeper { handle, recovered, land_seed: realm.seed, tick: realm.tick })
+        Ok(OpenKeeper { handle, recovered, land_seed: realm.seed, tick: realm.tick, things })
     });
     opener
         .join()

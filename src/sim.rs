@@ -1,39 +1,53 @@
-//! The sim host: shards, keeper, network and bots in one thread from one seed.
+//! The sim host: shards, keeper, network, disk and bots in one thread from one seed.
 //!
-//! Owns a whole realm in lockstep: every parcel arrives, a keeper answer to a command of tick T comes at T+3. Promises:
-//! the same `world`, `net` and handoff code as the product; no OS time, no threads; the same seed gives the same hash on
-//! any number of shards. Every tick checks what must always hold.
+//! Owns a whole realm in lockstep: every parcel arrives, a keeper answer to a command of tick T comes at T+3; with faults
+//! on request, each drawn from the seed. Promises: the same `world`, `net`, `mesh` and `keeper` code as the product; no
+//! OS time, no threads; without faults the same seed gives the same hash on any number of shards, with them a seed run
+//! twice does. Every tick checks what must always hold.
 
 pub mod bots;
+mod clients;
+pub mod faults;
+pub mod model;
+mod node;
+mod oracle;
+pub mod trader;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ids::{CELL_GRID, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
-use crate::keeper::{Claims, KeeperAnswer, KeeperCommand, MemoryStore};
-use crate::limits::{BODY_BYTES_MAX, KEEPER_WAITING_MAX, LANES};
-use crate::net::client::ClientOptions;
-use crate::net::handshake::Identity;
+use crate::ids::{CELL_GRID, EntityId, FINE_SHIFT, GRID_PER_M};
+use crate::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreErrorKind, Terms};
+use crate::limits::BODY_BYTES_MAX;
 use crate::net::interest::Radii;
-use crate::net::token::UserData;
-use crate::shard::core::{Core, Rules, Whom};
+use crate::shard::core::{Core, Rules};
 use crate::world::cut::CutMap;
-use crate::world::frame::Frame;
 use crate::world::land::{LAND_CELLS, Land};
-use crate::world::parcel::{InputParcel, OutcomeParcel};
 use crate::world::random::{below, random};
-use crate::world::{World, WorldConfig, roll_hash};
-use bots::{Bot, Crossing, Haunt};
+use crate::world::{WorldConfig, roll_hash};
+use bots::Crossing;
+use clients::Clients;
+use faults::{Fault, Faults, Feature, Plan};
+use node::{Node, Setup};
+use oracle::Oracle;
 
-/// Ticks from a keeper command to its answer.
+/// Ticks from a keeper command to its answer, without faults.
 const KEEPER_TICKS: u64 = 3;
-/// Ticks that a body is under way.
-const NETWORK_TICKS: u64 = 1;
-/// Ticks between two bodies of a bot.
-const INPUT_TICKS: u64 = 2;
+/// Ticks between two words to the keeper about the time.
+const CLOCK_TICKS: u64 = 30;
+/// Ticks at the end of a run without faults: whatever happened must be over by then.
+const QUIET_TICKS: u64 = 600;
+/// Ticks at the end of a run in which the bots begin nothing new.
+const REST_TICKS: u64 = 300;
+/// Ticks that a process needs to start again.
+const RESTART_TICKS: u32 = 40;
+/// Longest time that a shard stands still: a longer one ends the process.
+const STALL_TICKS_MAX: u32 = 50;
+/// Ticks that mails and things wait: short, so that a run sees their end.
+const TERMS: Terms = Terms { mail_ticks: 400, thing_ticks: 500 };
 /// Shards whose borders the bots gather at, whatever the number of shards of the run.
 const BORDERS_OF_SHARDS: usize = 8;
 /// Bots at one border.
@@ -46,6 +60,8 @@ pub enum SimScenario {
     Seam,
     /// All in one disc of 30 m, every one of them looking at what it is shown.
     Crowd,
+    /// As seam, and they trade, mail, drop, pick up and cheat.
+    Trade,
 }
 
 /// What a run is made from.
@@ -63,10 +79,12 @@ pub struct SimConfig {
     pub npcs: u32,
     /// What the bots do.
     pub scenario: SimScenario,
+    /// What goes wrong.
+    pub faults: Faults,
 }
 
 /// What came of a run.
-#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, serde::Serialize)]
 pub struct SimReport {
     /// As asked.
     pub seed: u64,
@@ -76,7 +94,7 @@ pub struct SimReport {
     pub shards: usize,
     /// World hash after the last tick, hexadecimal.
     pub hash: String,
-    /// Bots that played.
+    /// Bots that played at the end.
     pub bots: u64,
     /// Entities that changed their shard.
     pub handoffs: u64,
@@ -90,40 +108,48 @@ pub struct SimReport {
     pub violation_texts: Vec<String>,
     /// Actions done, as the bots were told.
     pub acted: u64,
+    /// Orders that the ledger answered.
+    pub orders: u64,
+    /// Operations that bots were told are done, or refused.
+    pub ops_acked: u64,
+    /// Likewise, refused.
+    pub ops_refused: u64,
+    /// Trades done, as the bots were told.
+    pub trades: u64,
+    /// Things picked up, as the bots were told.
+    pub loots: u64,
+    /// Mails sent, as the bots were told.
+    pub mails: u64,
+    /// Starts of the process after the first.
+    pub restarts: u64,
     /// Contradictions that bots found.
     pub bot_errors: u64,
     /// Fewest other entities that a bot that looks saw updated within the last two seconds.
     pub visible_min: usize,
-}
-
-/// One bot and its transport.
-struct Client {
-    bot: Bot,
-    /// It decodes what it is shown.
-    looks: bool,
-    lane: u8,
-    session: Option<SessionRef>,
-    /// Bodies from the server with their ticks of arrival.
-    down: VecDeque<(u64, Vec<u8>)>,
-    /// Bodies to the server, likewise.
-    up: VecDeque<(u64, Vec<u8>)>,
+    /// How often each fault happened.
+    pub faults: BTreeMap<String, u64>,
+    /// How often what players do met each fault: `feature x fault`.
+    pub coverage: BTreeMap<String, u64>,
 }
 
 /// A realm in one thread.
 pub struct Sim {
     config: SimConfig,
+    setup: Setup,
     tick: u64,
-    cores: Vec<Core>,
-    claims: Claims,
-    store: MemoryStore,
-    answers: VecDeque<(u64, Vec<(ShardId, KeeperAnswer)>)>,
-    clients: Vec<Client>,
-    by_session: HashMap<SessionRef, usize>,
-    epochs: HashMap<EntityId, u32>,
+    node: Option<Node>,
+    /// The disk while no process runs.
+    disk: MemoryDisk,
+    start_at: u64,
+    clients: Clients,
+    plan: Plan,
+    oracle: Oracle,
+    /// Ticks between two commits.
+    commit_ticks: u64,
     hash: u64,
-    checked: u64,
-    violations: u64,
-    texts: Vec<String>,
+    handoffs: u64,
+    effects_across: u64,
+    restarts: u64,
 }
 
 impl Sim {
@@ -138,25 +164,30 @@ impl Sim {
             npcs: config.npcs,
             npc_life_ticks: 600,
             start_tick: 0,
+            things: Arc::new([]),
         };
         let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
         let rules = Rules { radii, send_hz: 30, dev: true, seam: None };
-        let core = |shard| Core::new(World::new(world.clone(), ShardId(shard as u8)), config.shards, rules);
+        let setup = Setup { world, rules, desk: DeskRules { start_goods: true, terms: TERMS } };
         let haunts = borders(&land, config);
+        let mut plan = Plan::new(config.seed, config.faults, config.ticks.saturating_sub(QUIET_TICKS));
+        let commit_ticks = if plan.is_quiet() { 1 } else { 1 + u64::from(plan.draw(6)) };
+        let node = Node::start(&setup, MemoryDisk::default(), 0).map_err(|(error, _)| error);
         Sim {
             config,
+            node: Some(node.expect("an empty disk opens")),
+            setup,
             tick: 0,
-            cores: (0..config.shards).map(core).collect(),
-            claims: Claims::default(),
-            store: MemoryStore::new(config.seed),
-            answers: VecDeque::new(),
-            clients: (0..config.bots).map(|number| client(config, number, &haunts, &land)).collect(),
-            by_session: HashMap::new(),
-            epochs: HashMap::new(),
+            disk: MemoryDisk::default(),
+            start_at: 0,
+            clients: Clients::new(config, &haunts, &land),
+            plan,
+            oracle: Oracle::new(TERMS),
+            commit_ticks,
             hash: config.seed,
-            checked: 0,
-            violations: 0,
-            texts: Vec::new(),
+            handoffs: 0,
+            effects_across: 0,
+            restarts: 0,
         }
     }
 
@@ -176,218 +207,199 @@ impl Sim {
     /// One tick of everything.
     pub fn step(&mut self) {
         self.tick += 1;
-        self.clients_up();
-        self.keeper_answers();
-        self.shards();
-        self.keeper_commands();
-        self.clients_down();
-        self.check();
-        let entities = self.cores.iter().map(|core| core.world.digest()).fold(0, u64::wrapping_add);
-        let effects = self.cores.iter().map(|core| core.world.effects_digest()).fold(0, u64::wrapping_add);
-        self.hash = roll_hash(self.hash, self.tick, entities, effects);
+        match self.node.take() {
+            Some(node) => self.node = self.run_tick(node),
+            None if self.tick >= self.start_at => self.start(),
+            None => (),
+        }
+        let Sim { clients, plan, tick, .. } = self;
+        clients.down(plan, *tick);
+        let is_end = self.tick + REST_TICKS / 2 > self.config.ticks;
+        self.oracle.look_at(&self.clients, self.node.as_ref(), self.tick, is_end);
+        let digest = |digest: fn(&Core) -> u64| {
+            let cores = self.node.iter().flat_map(|node| &node.cores);
+            cores.map(digest).fold(0, u64::wrapping_add)
+        };
+        let entities = digest(|core| core.world.digest());
+        let effects = digest(|core| core.world.effects_digest());
+        let ledger = self.node.as_ref().map_or(0, |node| node.desk.ledger().digest());
+        self.hash = roll_hash(self.hash, self.tick, entities, effects.wrapping_add(ledger));
     }
 
-    fn owner_of(lane: u8, shards: usize) -> usize {
-        usize::from(lane) % shards
-    }
-
-    /// Bots join, act and send; what is due arrives.
-    fn clients_up(&mut self) {
-        for (at, client) in self.clients.iter_mut().enumerate() {
-            let core = &mut self.cores[Sim::owner_of(client.lane, self.config.shards)];
-            if client.session.is_none() && self.tick > at as u64 / 8 {
-                let session = core.admit(client.lane, identity(at, &client.bot), false).expect("lanes have room");
-                client.session = Some(session);
-                self.by_session.insert(session, at);
-            }
-            while client.up.front().is_some_and(|&(tick, _)| tick <= self.tick) {
-                let (_, body) = client.up.pop_front().expect("it is there");
-                core.handle_body(client.session.expect("who sends is connected"), &body);
-            }
-            if client.session.is_some() {
-                client.bot.want(self.tick);
-                if client.bot.plays() {
-                    client.bot.act();
-                }
-                if (self.tick + at as u64).is_multiple_of(INPUT_TICKS) {
-                    let mut out = [0; BODY_BYTES_MAX];
-                    let length = client.bot.session.poll_body(self.tick as u32, 0, &mut out);
-                    client.up.push_back((self.tick + NETWORK_TICKS, out[..length].to_vec()));
-                }
-            }
-        }
-        for pair in self.clients.chunks_exact_mut(2) {
-            let ids = [pair[0].bot.entity(), pair[1].bot.entity()];
-            (pair[0].bot.friend, pair[1].bot.friend) = (ids[1], ids[0]);
-        }
-    }
-
-    fn keeper_answers(&mut self) {
-        while self.answers.front().is_some_and(|&(tick, _)| tick <= self.tick) {
-            let (_, answers) = self.answers.pop_front().expect("it is there");
-            for (shard, answer) in answers {
-                self.cores[shard.index()].hear_keeper(answer);
-            }
-        }
-    }
-
-    /// The tick of every shard, in lockstep.
-    fn shards(&mut self) {
-        let (tick, shards) = (self.tick, self.config.shards);
-        let mut inputs: Vec<Vec<InputParcel>> = Vec::with_capacity(shards);
-        for core in &mut self.cores {
-            core.give_actions(tick);
-            inputs.push(core.inputs.iter_mut().map(std::mem::take).collect());
-            core.begin(tick);
-        }
-        let mut outs: Vec<Vec<OutcomeParcel>> = Vec::with_capacity(shards);
-        for (at, core) in self.cores.iter_mut().enumerate() {
-            (0u8..).zip(&inputs).for_each(|(from, given)| core.take_inputs(ShardId(from), &given[at]));
-            core.play();
-            let mut out: Vec<OutcomeParcel> = (0..shards).map(|_| OutcomeParcel::default()).collect();
-            out.iter_mut().for_each(|parcel| parcel.reset(core.world.shard, tick));
-            let mut frame = Frame::default();
-            core.world.publish(&mut frame, &mut out.iter_mut().collect::<Vec<_>>());
-            let frame = Arc::new(frame);
-            out.iter_mut().for_each(|parcel| parcel.frame = Some(frame.clone()));
-            outs.push(out);
-        }
-        for (at, core) in self.cores.iter_mut().enumerate() {
-            outs.iter_mut().for_each(|from| core.hear(&mut from[at]));
-            let (clients, by_session) = (&mut self.clients, &self.by_session);
-            core.send_due(Whom::Rest, |session, write| {
-                let mut out = [0; BODY_BYTES_MAX];
-                let length = write(&mut out);
-                clients[by_session[&session]].down.push_back((tick + NETWORK_TICKS, out[..length].to_vec()));
-            });
-            core.end_tick();
-        }
-    }
-
-    /// The keeper hears all shards, in an order that does not depend on their number.
-    fn keeper_commands(&mut self) {
-        let mut commands: Vec<KeeperCommand> = self.cores.iter_mut().flat_map(|core| core.keeper.drain(..)).collect();
-        commands.sort_by_key(|command| match command {
-            KeeperCommand::Claim { client_id, .. } | KeeperCommand::Release { client_id, .. } => *client_id,
-            KeeperCommand::Order(asked) => asked.order.id.source.0,
-            KeeperCommand::Row(row) => row.client_id,
-            KeeperCommand::Clock { .. } => 0,
+    /// One tick of a running process; none when it ended.
+    fn run_tick(&mut self, mut node: Node) -> Option<Node> {
+        let tick = self.tick;
+        self.strike_stalls(&mut node);
+        let Sim { clients, plan, .. } = self;
+        clients.hear_ends(&mut node, tick);
+        clients.up(&mut node, plan, tick);
+        let things = node.desk.ledger().things();
+        let lying: Vec<EntityId> = things
+            .filter(|thing| {
+                thing.end_tick + 30 > tick + TERMS.thing_ticks && thing.end_tick + 10 < tick + TERMS.thing_ticks
+            })
+            .map(|thing| EntityId::thing(thing.number))
+            .collect();
+        clients.introduce(&lying, tick + REST_TICKS > self.config.ticks);
+        node.hear_keeper(tick);
+        let mut sent = Vec::new();
+        node.step(tick, |session, write| {
+            let mut out = [0; BODY_BYTES_MAX];
+            let length = write(&mut out);
+            sent.push((session, out[..length].to_vec()));
         });
-        let mut answers = Vec::new();
+        sent.iter().for_each(|(session, body)| clients.send(plan, tick, *session, body));
+        let node = self.keep(node)?;
+        self.oracle.check_world(&node, tick);
+        Some(node)
+    }
+
+    fn strike_stalls(&mut self, node: &mut Node) {
+        let tick = self.tick;
+        if self.plan.strikes(Fault::ShardStall, tick) {
+            let shard = self.plan.draw(self.config.shards as u32) as usize;
+            let until = tick + u64::from(1 + self.plan.draw(STALL_TICKS_MAX));
+            if node.runs(shard, tick) {
+                node.stall_shard(shard, until);
+            }
+        }
+        if self.plan.strikes(Fault::KeeperStall, tick) {
+            let until = tick + u64::from(1 + self.plan.draw(120));
+            node.stall_keeper(until);
+        }
+    }
+
+    /// The keeper's part of a tick, and the ways in which a process ends.
+    fn keep(&mut self, mut node: Node) -> Option<Node> {
+        let (tick, quiet) = (self.tick, self.plan.is_quiet());
+        let mut commands = node.keeper_commands(tick);
+        if tick.is_multiple_of(CLOCK_TICKS) {
+            commands.insert(0, KeeperCommand::Clock { tick, unix_s: tick / 60 });
+        }
         for command in commands {
-            let done = self.claims.apply(command, &mut self.store, &mut answers);
-            done.expect("memory has no faults");
-        }
-        self.store.commit();
-        self.answers.push_back((self.tick + KEEPER_TICKS, answers));
-    }
-
-    fn clients_down(&mut self) {
-        for client in &mut self.clients {
-            while client.down.front().is_some_and(|&(tick, _)| tick <= self.tick) {
-                let (_, body) = client.down.pop_front().expect("it is there");
-                if client.bot.hear(&body, |_| ()).is_err() {
-                    self.violations += 1;
-                }
+            self.oracle.expect(&node, command, &mut self.plan, tick);
+            if let Err(error) = node.desk.apply(command) {
+                return self.end_after_error(node, error.kind);
             }
-            if self.tick.is_multiple_of(60) && client.bot.plays() {
-                client.bot.check_view(self.tick as u32);
+            self.oracle.compare(&node, command);
+        }
+        let after = if quiet { KEEPER_TICKS } else { 1 + u64::from(self.plan.draw(3)) };
+        node.give_answers(tick, after);
+        if self.plan.strikes(Fault::Kill, tick) {
+            // Before a commit, or after it while its answers are under way.
+            if self.plan.draw(2) == 0 && node.commit(tick, after, None).is_ok() {
+                self.oracle.committed();
+            }
+            return self.end(node, |disk, _| disk.kill());
+        }
+        if self.plan.strikes(Fault::PowerLoss, tick) {
+            if self.plan.draw(2) == 0 && node.commit(tick, after, None).is_ok() {
+                self.oracle.committed();
+            }
+            return self.end(node, |disk, plan| disk.lose_power(plan.bits()));
+        }
+        let faults = [
+            (Fault::TornWrite, DiskFault::Io),
+            (Fault::DiskFull, DiskFault::Full),
+            (Fault::WriteError, DiskFault::Io),
+            (Fault::SyncError, DiskFault::Sync),
+        ];
+        for (fault, how) in faults {
+            if self.plan.strikes(fault, tick) && node.desk.has_group() {
+                let failed = node.commit(tick, after, Some(how));
+                self.oracle.demand_at(tick, failed.is_err(), || format!("{fault:?} was not noticed"));
+                let power = fault == Fault::TornWrite;
+                return self.end(node, |disk, plan| if power { disk.lose_power(plan.bits()) } else { disk.kill() });
             }
         }
+        if tick.is_multiple_of(self.commit_ticks) {
+            if let Err(error) = node.commit(tick, after, None) {
+                return self.end_after_error(node, error.kind);
+            }
+            self.oracle.committed();
+        }
+        Some(node)
     }
 
-    /// What must hold after every tick.
-    fn check(&mut self) {
-        let mut owned: Vec<(EntityId, u32)> = self.cores.iter().flat_map(|core| core.world.ids()).collect();
-        owned.sort_unstable();
-        let total = |count: fn(&Core) -> u64| self.cores.iter().map(count).sum::<u64>();
-        let spawned = total(|core| core.world.counters.spawned);
-        let despawned = total(|core| core.world.counters.despawned);
-        let sent = total(|core| core.world.counters.effects_sent);
-        let applied = total(|core| core.world.counters.effects_applied);
-        let refused = total(|core| core.world.counters.effects_refused);
-        let waiting = total(|core| core.world.effects_waiting() as u64);
-        let keeper = self.cores.iter().map(|core| core.keeper.len()).max().unwrap_or(0);
-        let twice = owned.windows(2).filter(|pair| pair[0].0 == pair[1].0).count();
-        let falls = owned.iter().filter(|(id, epoch)| self.epochs.insert(*id, *epoch).is_some_and(|old| old > *epoch));
-        let falls = falls.count();
-        self.demand(twice == 0, || format!("{twice} entities have two owners"));
-        self.demand(falls == 0, || format!("the owner epoch of {falls} entities fell"));
-        let count = owned.len() as u64;
-        self.demand(count == spawned - despawned, || format!("{count} entities, {spawned} began, {despawned} ended"));
-        self.demand(sent == applied + refused + waiting, || {
-            format!("{sent} effects sent, {applied} applied, {refused} refused, {waiting} under way")
-        });
-        self.demand(keeper <= KEEPER_WAITING_MAX, || format!("{keeper} commands wait for the keeper"));
+    /// The process ended by itself because its disk is not what it should be, which no fault of this run explains.
+    fn end_after_error(&mut self, node: Node, kind: StoreErrorKind) -> Option<Node> {
+        self.oracle.demand_at(self.tick, false, || format!("the disk was refused for no reason: {kind:?}"));
+        self.end(node, |disk, _| disk.kill())
     }
 
-    fn demand(&mut self, holds: bool, text: impl FnOnce() -> String) {
-        self.checked += 1;
-        if !holds {
-            self.violations += 1;
-            if self.texts.len() < 10 {
-                self.texts.push(format!("tick {}: {}", self.tick, text()));
+    /// The process ends; `crash` says what becomes of its disk.
+    fn end(&mut self, node: Node, crash: impl FnOnce(&mut MemoryDisk, &mut Plan)) -> Option<Node> {
+        self.handoffs += node.cores.iter().map(|core| core.world.counters.handed_out).sum::<u64>();
+        self.effects_across += node.cores.iter().map(|core| core.world.counters.effects_across).sum::<u64>();
+        self.disk = node.end();
+        crash(&mut self.disk, &mut self.plan);
+        self.start_at = self.tick + u64::from(1 + self.plan.draw(RESTART_TICKS));
+        self.clients.lose_all(self.start_at);
+        None
+    }
+
+    /// A process starts on what the last one left.
+    fn start(&mut self) {
+        let whole = self.disk.clone();
+        if self.plan.strikes(Fault::BitRot, self.tick) && self.disk.rot(self.plan.bits()) {
+            // The operator looks, and puts the backup in its place when the look finds something.
+            self.oracle.check_rot(&self.disk, &whole, self.tick);
+            self.disk = whole;
+        }
+        match Node::start(&self.setup, std::mem::take(&mut self.disk), self.tick) {
+            Ok(node) => {
+                self.restarts += 1;
+                self.oracle.recovered(&node, self.tick);
+                self.node = Some(node);
+            }
+            Err((error, disk)) => {
+                self.oracle.demand_at(self.tick, false, || format!("it does not start again: {error}"));
+                (self.disk, self.start_at) = (disk, u64::MAX);
             }
         }
     }
 
     fn report(mut self) -> SimReport {
-        let mut errors = BTreeMap::new();
-        for client in &self.clients {
-            let (view, counts) = (client.bot.errors(), client.bot.counts);
-            let kinds = [
-                ("jump", view.jump),
-                ("twice", view.twice),
-                ("never_leaves", view.never_leaves),
-                ("other", view.other + counts.malformed),
-                ("own_position", counts.own_position),
-            ];
-            kinds.iter().for_each(|(kind, count)| *errors.entry(*kind).or_insert(0u64) += count);
+        if let Some(node) = self.node.take() {
+            self.oracle.check_end(&self.clients, self.tick);
+            self.handoffs += node.cores.iter().map(|core| core.world.counters.handed_out).sum::<u64>();
+            self.effects_across += node.cores.iter().map(|core| core.world.counters.effects_across).sum::<u64>();
+            self.oracle.check_files(&node.end());
         }
-        let bot_errors = errors.values().sum();
-        let looking = self.clients.iter().filter(|client| client.looks);
+        let bot_errors = self.oracle.check_bots(&self.clients);
+        let looking = self.clients.all.iter().filter(|client| client.looks);
         let visible = looking.map(|client| client.bot.session.view().visible(self.tick as u32, 120));
         let visible_min = visible.min().unwrap_or(0);
-        self.demand(bot_errors == 0, || format!("bots saw {errors:?}"));
-        let total = |count: fn(&Core) -> u64| self.cores.iter().map(count).sum::<u64>();
+        let acted = self.clients.all.iter().map(|client| client.bot.counts.acted).sum();
+        let traders = || self.clients.all.iter().filter_map(|client| client.bot.trader.as_ref());
+        let deals = |count: fn(&trader::DealCounts) -> u64| traders().map(|trader| count(&trader.counts)).sum::<u64>();
+        let names = |feature: &Feature, fault: &Fault| format!("{feature:?} x {fault:?}");
+        let counts = self.plan.counts.iter().map(|(fault, count)| (format!("{fault:?}"), *count));
         SimReport {
             seed: self.config.seed,
             ticks: self.tick,
             shards: self.config.shards,
             hash: format!("{:016x}", self.hash),
-            bots: self.clients.iter().filter(|client| client.bot.plays()).count() as u64,
-            handoffs: total(|core| core.world.counters.handed_out),
-            effects_across: total(|core| core.world.counters.effects_across),
-            invariants_checked: self.checked,
-            violations: self.violations,
-            violation_texts: self.texts,
-            acted: self.clients.iter().map(|client| client.bot.counts.acted).sum(),
+            bots: self.clients.all.iter().filter(|client| client.bot.plays()).count() as u64,
+            handoffs: self.handoffs,
+            effects_across: self.effects_across,
+            acted,
+            orders: self.oracle.orders(),
+            ops_acked: deals(|counts| counts.acked),
+            ops_refused: deals(|counts| counts.refused),
+            trades: deals(|counts| counts.trades),
+            loots: deals(|counts| counts.loots),
+            mails: deals(|counts| counts.mails),
+            restarts: self.restarts,
             bot_errors,
             visible_min,
+            faults: counts.collect(),
+            coverage: self.plan.met.iter().map(|((feature, fault), count)| (names(feature, fault), *count)).collect(),
+            invariants_checked: self.oracle.checked,
+            violations: self.oracle.violations,
+            violation_texts: self.oracle.texts,
         }
     }
-}
-
-fn client(config: SimConfig, number: u64, haunts: &[Crossing], land: &Arc<Land>) -> Client {
-    let place = haunts[(number / BOTS_AT_A_BORDER) as usize % haunts.len()];
-    let offset = (number % BOTS_AT_A_BORDER) as i32 / 2 * 3 * GRID_PER_M;
-    let haunt = match config.scenario {
-        SimScenario::Seam => Haunt::Border(Crossing { along: place.along + offset, ..place }),
-        SimScenario::Crowd => Haunt::Disc { centre: haunts[0].position(0), radius: 30 * GRID_PER_M },
-    };
-    // One bot in eight looks at what it is shown; the others only make the server show it.
-    let looks = number.is_multiple_of(8) || config.scenario == SimScenario::Crowd;
-    let options = ClientOptions { packed: number % 16 != 8, decode: looks, reliable_transport: false };
-    let bot = Bot::new(config.seed, number, haunt, Some(land.clone()), options);
-    let lane = (number % LANES as u64) as u8;
-    Client { bot, looks, lane, session: None, down: VecDeque::new(), up: VecDeque::new() }
-}
-
-fn identity(number: usize, bot: &Bot) -> Identity {
-    let user_data = UserData { spawn_point: Some(bot.spawn_point()), peaceful: true, reusable: false };
-    let mut token_mac = [0; 16];
-    token_mac[..8].copy_from_slice(&(number as u64).to_le_bytes());
-    Identity { client_id: number as u64 + 1, user_data, token_mac, expires_unix_s: u64::MAX, timeout_s: 10 }
 }
 
 /// Places on the borders of eight shards where a bot can cross, drawn from the seed.

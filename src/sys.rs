@@ -121,6 +121,12 @@ pub fn buffer_bytes(socket: &impl AsRawFd, receive: bool, bytes: i32) -> io::Res
     if result == 0 { Ok(got.unsigned_abs().into()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Bytes that this user may still write on the file system of a path.
+pub fn free_bytes(path: &std::path::Path) -> io::Result<u64> {
+    let system = rustix::fs::statvfs(path)?;
+    Ok(system.f_bavail.saturating_mul(system.f_frsize))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
-use crate::cli::{Faults, FrameArgs, FrameKind, InspectArgs, InspectWhat, ReplayArgs, SimArgs, TokenArgs};
+use crate::cli::{FrameArgs, FrameKind, InspectArgs, InspectWhat, ReplayArgs, SimArgs, TokenArgs};
 use crate::clock::unix_s;
 use crate::config;
 use crate::exit::{Code, Failure, say};
@@ -152,7 +152,6 @@ pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
 
 /// `sim`: runs of the deterministic host. Fails when anything was violated.
 pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
-    let Faults::None = args.faults;
     let shards = usize::from(args.shards);
     if !(1..=SHARDS_MAX).contains(&shards) {
         return Err(Failure::new(Code::Usage, format!("--shards is 1 to {SHARDS_MAX}, not {shards}")));
@@ -168,6 +167,7 @@ pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
             bots: args.bots.into(),
             npcs: args.npcs,
             scenario: args.scenario,
+            faults: args.faults,
         };
         reports.push(Sim::new(config).run());
         if to - from > 1 {

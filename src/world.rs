@@ -8,6 +8,7 @@ pub mod cut;
 pub mod effect;
 pub mod entity;
 pub mod frame;
+pub mod goods;
 pub mod land;
 pub mod movement;
 pub mod npc;
@@ -26,13 +27,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::goods::{Order, OrderKind, Settled};
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
 use crate::limits::{EVENTS_PER_FRAME_MAX, LANES};
 use crate::net::{messages::Refusal, wire};
 use cut::CutMap;
-use effect::{ActionOutcome, Birth, Effect, EffectKind, Joining, Target};
-use entity::{Archetype, Body, Leaving, Npc, Player, Spawner};
+use effect::{Birth, Effect, EffectKind, Joining, PrivateEvent, Target, TradeEffect};
+use entity::{Archetype, Body, Leaving, Npc, Player, Spawner, Thing};
 use frame::{Frame, Frames, PublicEvent};
+use goods::{Deal, Given};
 use land::Land;
 use movement::Motion;
 use parcel::{Handoffs, Input, InputKind, InputParcel, OutcomeParcel, Told};
@@ -60,6 +63,8 @@ pub struct WorldConfig {
     pub npc_life_ticks: u32,
     /// First tick of this run.
     pub start_tick: u64,
+    /// What lies on the ground at the start.
+    pub things: Arc<[crate::goods::Thing]>,
 }
 
 /// A change that no entity owns, the same for all shards, in force from a tick on.
@@ -144,6 +149,8 @@ pub struct World {
     elapsed: u64,
     /// Rows to keep; whoever runs the world takes them.
     pub saves: Vec<Save>,
+    /// Orders to the ledger, likewise; at most one under way for each player, its deeds, and each thing.
+    pub orders: Vec<Order>,
     config: WorldConfig,
     cut: Arc<CutMap>,
     decrees: Vec<Decree>,
@@ -151,10 +158,12 @@ pub struct World {
     players: Table<Player>,
     npcs: Table<Npc>,
     spawners: Table<Spawner>,
+    things: Table<Thing>,
     slices: Slices,
     arrived: Vec<Effect>,
     sent: Vec<(ShardId, Effect)>,
-    outcomes: Vec<ActionOutcome>,
+    private: Vec<PrivateEvent>,
+    given: Given,
     events: Vec<PublicEvent>,
     gone: Vec<EntityId>,
 }
@@ -170,12 +179,20 @@ impl World {
             }
         }
         let shards = config.cut.shards();
+        let mut things = Table::default();
+        for thing in config.things.iter() {
+            if config.cut.owner(CellKey::of_fine(thing.x, thing.y)) == shard {
+                things.insert(lay(thing, &config.land));
+            }
+        }
+        let spawned = (spawners.len() + things.len()) as u64;
         World {
             shard,
             tick: config.start_tick,
             elapsed: 1,
-            counters: Counters { spawned: spawners.len() as u64, ..Counters::default() },
+            counters: Counters { spawned, ..Counters::default() },
             saves: Vec::new(),
+            orders: Vec::new(),
             cut: config.cut.clone(),
             config,
             decrees: Vec::new(),
@@ -183,10 +200,12 @@ impl World {
             players: Table::default(),
             npcs: Table::default(),
             spawners,
+            things,
             slices: Slices::default(),
             arrived: Vec::new(),
             sent: Vec::new(),
-            outcomes: Vec::new(),
+            private: Vec::new(),
+            given: Given::default(),
             events: Vec::new(),
             gone: Vec::new(),
         }
@@ -216,7 +235,9 @@ impl World {
     pub fn ids(&self) -> impl Iterator<Item = (EntityId, u32)> + '_ {
         let players = self.players.iter().map(|player| (player.body.id, player.body.epoch));
         let npcs = self.npcs.iter().map(|npc| (npc.body.id, npc.body.epoch));
-        players.chain(npcs).chain(self.spawners.iter().map(|spawner| (spawner.id, spawner.epoch)))
+        let things = self.things.iter().map(|thing| (thing.body.id, thing.body.epoch));
+        let spawners = self.spawners.iter().map(|spawner| (spawner.id, spawner.epoch));
+        players.chain(npcs).chain(things).chain(spawners)
     }
 
     /// Hears a decree; every shard must hear it before its tick.
@@ -229,11 +250,12 @@ impl World {
     /// Takes what another shard, or this one, gave in an earlier tick.
     pub fn arrive(&mut self, parcel: &mut OutcomeParcel) {
         self.arrived.append(&mut parcel.effects);
-        let Handoffs { players, npcs, spawners } = &mut parcel.handoffs;
-        self.counters.handed_in += (players.len() + npcs.len() + spawners.len()) as u64;
+        let Handoffs { players, npcs, spawners, things } = &mut parcel.handoffs;
+        self.counters.handed_in += (players.len() + npcs.len() + spawners.len() + things.len()) as u64;
         players.drain(..).for_each(|player| self.players.insert(player));
         npcs.drain(..).for_each(|npc| self.npcs.insert(npc));
         spawners.drain(..).for_each(|spawner| self.spawners.insert(spawner));
+        things.drain(..).for_each(|thing| self.things.insert(thing));
     }
 
     /// First part of a tick: everything that needs no input of this tick.
@@ -260,7 +282,7 @@ impl World {
         let (seed, tick) = (self.config.seed, self.tick);
         arrived.sort_by_cached_key(|effect| effect.order(seed, tick));
         for effect in arrived.drain(..) {
-            if self.apply(&effect) {
+            if self.apply(&effect, frames) {
                 self.counters.effects_applied += 1;
             } else {
                 self.counters.effects_refused += 1;
@@ -271,7 +293,7 @@ impl World {
     }
 
     /// Applies one effect; false when its target is not here.
-    fn apply(&mut self, effect: &Effect) -> bool {
+    fn apply(&mut self, effect: &Effect, frames: &Frames) -> bool {
         match (effect.kind, effect.target) {
             (EffectKind::Join(joining), _) => self.join(&joining),
             (EffectKind::Birth(birth), _) => self.bear(&birth),
@@ -280,22 +302,114 @@ impl World {
             }
             (EffectKind::Refused { action, refusal }, Target::Entity(target)) => {
                 let Some(player) = self.players.get_mut(target) else { return false };
-                self.outcomes.extend(player.refuse_wave(action, refusal));
+                self.private.extend(player.refuse_wave(action, refusal));
             }
             (EffectKind::Gone, Target::Actor(target)) => {
                 let Some(spawner) = self.spawners.get_mut(target) else { return false };
                 spawner.alive -= 1;
             }
+            (EffectKind::Lay(thing), _) => {
+                self.things.insert(lay(&thing, &self.config.land));
+                self.counters.spawned += 1;
+            }
+            (EffectKind::Lift { operation }, Target::Entity(target)) => {
+                let Some(thing) = self.things.get_mut(target) else { return false };
+                match thing.lift(effect.source, operation) {
+                    Deal::Order(order) => self.orders.push(order),
+                    Deal::Effect(effect) => self.send(effect, frames),
+                }
+            }
+            (EffectKind::Lifted { done }, Target::Entity(target)) => {
+                let Some(thing) = self.things.get_mut(target) else { return false };
+                thing.taken = None;
+                if done {
+                    self.end_thing(target);
+                }
+            }
+            (_, Target::Entity(target)) => return self.apply_to_player(effect, target, frames),
             _ => unreachable!("an effect has the target that its kind needs"),
         }
         true
+    }
+
+    /// Applies what only players understand; false when this one is not here.
+    fn apply_to_player(&mut self, effect: &Effect, target: EntityId, frames: &Frames) -> bool {
+        let tick = self.tick;
+        let Some(player) = self.players.get_mut(target) else { return false };
+        match effect.kind {
+            EffectKind::Missed { operation, refusal } => {
+                let word = player.miss(operation, refusal);
+                self.private.extend(word.map(|word| player.whisper(word)));
+            }
+            EffectKind::Settled { operation, refusal } => player.settle(operation, refusal, &mut self.given),
+            EffectKind::Rewarded { deed, done } => player.reward(deed, done, tick),
+            EffectKind::Trade { number, effect: what } => {
+                player.hear_trade(effect.source, number, what, tick, &mut self.given);
+            }
+            _ => unreachable!("an effect has the target that its kind needs"),
+        }
+        let session = player.session;
+        self.give(session, frames);
+        true
+    }
+
+    /// Passes on what one player gave out.
+    fn give(&mut self, session: SessionRef, frames: &Frames) {
+        let mut given = std::mem::take(&mut self.given);
+        self.orders.append(&mut given.orders);
+        self.private.extend(given.words.drain(..).map(|word| PrivateEvent { session, word }));
+        given.effects.drain(..).for_each(|effect| self.send(effect, frames));
+        self.given = given;
+    }
+
+    fn end_thing(&mut self, id: EntityId) {
+        let thing = self.things.remove(id).expect("the caller found it");
+        thing.body.place.into_iter().for_each(|place| self.slices.leave(place));
+        self.counters.despawned += 1;
+    }
+
+    /// An order is durable: whom it concerns hears of it in the next tick.
+    pub fn settled(&mut self, settled: &Settled, frames: &Frames) {
+        let Settled { number, order, refusal, thing } = *settled;
+        let (id, done) = (order.id, refusal == Refusal::None);
+        let answer = |sequence| EffectKind::Settled { operation: sequence, refusal };
+        let mut effects: Vec<(Target, EffectKind)> = Vec::with_capacity(2);
+        match order.kind {
+            OrderKind::Swap { partner, .. } => {
+                effects.push((Target::Entity(id.source), answer(id.sequence)));
+                effects.push((Target::Entity(partner.source), answer(partner.sequence)));
+            }
+            OrderKind::PickUp { thing } => {
+                effects.push((Target::Entity(id.source), answer(id.sequence)));
+                let done = done || refusal == Refusal::Gone;
+                effects.push((Target::Entity(EntityId::thing(thing)), EffectKind::Lifted { done }));
+            }
+            OrderKind::Sweep { thing } => {
+                let done = done || refusal == Refusal::Gone;
+                effects.push((Target::Entity(EntityId::thing(thing)), EffectKind::Lifted { done }));
+            }
+            OrderKind::Deed { deed } => {
+                let whose = EntityId::character(id.source.number());
+                effects.push((Target::Entity(whose), EffectKind::Rewarded { deed, done }));
+            }
+            _ => effects.push((Target::Entity(id.source), answer(id.sequence))),
+        }
+        if let Some(thing) = thing {
+            effects.push((Target::Cell(CellKey::of_fine(thing.x, thing.y)), EffectKind::Lay(thing)));
+        }
+        for (n, (target, kind)) in (0u32..).zip(effects) {
+            let sequence = (number as u32).wrapping_mul(4).wrapping_add(n);
+            self.send(Effect { target, source: EntityId::KEEPER, sequence, kind }, frames);
+        }
     }
 
     fn join(&mut self, joining: &Joining) {
         let motion = Motion::standing(&self.config.land, joining.x, joining.y, joining.yaw);
         let mut body = Body::new(joining.id, Archetype::Human, motion);
         body.epoch = joining.epoch;
-        self.players.insert(Player::new(body, joining.session, joining.client_id, joining.guest, joining.peaceful));
+        let mut player = Player::new(body, joining.session, joining.client_id, joining.guest, joining.peaceful);
+        player.dealings.deeds = joining.deeds;
+        self.players.insert(player);
         self.counters.spawned += 1;
     }
 
@@ -323,12 +437,21 @@ impl World {
 
     /// Tells the source of an effect by name why it was refused.
     fn refuse(&mut self, effect: &Effect, frames: &Frames) {
-        let EffectKind::Wave { action, .. } = effect.kind else {
-            self.counters.refusals_lost += 1;
-            return;
+        let refusal = Refusal::Gone;
+        let kind = match effect.kind {
+            EffectKind::Wave { action, .. } => EffectKind::Refused { action, refusal },
+            EffectKind::Lift { operation } => EffectKind::Missed { operation, refusal },
+            EffectKind::Trade { effect: TradeEffect::End { .. }, .. } => {
+                self.counters.refusals_lost += 1;
+                return;
+            }
+            EffectKind::Trade { number, .. } => EffectKind::Trade { number, effect: TradeEffect::End { refusal } },
+            _ => {
+                self.counters.refusals_lost += 1;
+                return;
+            }
         };
-        let Target::Entity(source) = effect.target else { unreachable!("waves have entities as targets") };
-        let kind = EffectKind::Refused { action, refusal: Refusal::Gone };
+        let Target::Entity(source) = effect.target else { unreachable!("what is refused was for an entity") };
         let answer = Effect { target: Target::Entity(effect.source), source, sequence: effect.sequence, kind };
         self.send(answer, frames);
     }
@@ -390,6 +513,7 @@ impl World {
             birth.into_iter().for_each(|effect| self.send(effect, frames));
         }
         self.spawners = spawners;
+        self.orders.extend(self.things.iter_mut().filter_map(|thing| thing.age(tick)));
     }
 
     /// Second part of a tick, once for each shard's inputs.
@@ -407,15 +531,35 @@ impl World {
                 InputKind::Emote { number, emote } => {
                     if player.begins(number) {
                         self.events.push(player.emote(emote, self.tick));
-                        self.outcomes.push(player.outcome(number, Refusal::None));
+                        self.private.push(player.outcome(number, Refusal::None));
                     }
                 }
                 InputKind::WaveAt { number, target } => {
                     if player.begins(number) {
                         match player.wave(number, target, self.tick, frames) {
                             Ok(effect) => self.send(effect, frames),
-                            Err(refusal) => self.outcomes.push(player.outcome(number, refusal)),
+                            Err(refusal) => self.private.push(player.outcome(number, refusal)),
                         }
+                    }
+                }
+                // While an order is under way the next one is not begun: its session repeats it in the next tick.
+                InputKind::Goods { number, operation, wish } => {
+                    if player.dealings.operation.is_none() && player.begins(number) {
+                        let deal = player.deal(operation, wish, frames);
+                        self.private
+                            .push(player.outcome(number, deal.as_ref().err().copied().unwrap_or(Refusal::None)));
+                        match deal {
+                            Ok(Deal::Order(order)) => self.orders.push(order),
+                            Ok(Deal::Effect(effect)) => self.send(effect, frames),
+                            Err(_) => (),
+                        }
+                    }
+                }
+                InputKind::Trade { number, wish } => {
+                    if player.dealings.operation.is_none() && player.begins(number) {
+                        let done = player.trade(wish, self.tick, frames, &mut self.given);
+                        self.private.push(player.outcome(number, done.err().unwrap_or(Refusal::None)));
+                        self.give(session, frames);
                     }
                 }
                 InputKind::Leave => player.released = true,
@@ -425,11 +569,15 @@ impl World {
 
     /// Third part of a tick: the players move. Without `rows` changed characters stay dirty and only those that go are
     /// saved.
-    pub fn play(&mut self, rows: bool) {
+    pub fn play(&mut self, rows: bool, frames: &Frames) {
         let tick = self.tick;
-        for player in self.players.iter_mut() {
+        let (mut players, mut given) = (std::mem::take(&mut self.players), std::mem::take(&mut self.given));
+        for player in players.iter_mut() {
+            player.watch_trade(tick, frames, &mut given);
+            self.private.extend(given.words.drain(..).map(|word| player.whisper(word)));
             player.run(&self.config.land, self.elapsed);
-            self.outcomes.extend(player.settle_wave(tick));
+            self.private.extend(player.settle_wave(tick));
+            self.orders.extend(player.find_deed(tick));
             if player.released {
                 self.gone.push(player.body.id);
             } else if rows && player.row_is_due(tick) {
@@ -438,6 +586,9 @@ impl World {
                 self.saves.push(save(player, self.shard, tick));
             }
         }
+        (self.players, self.given) = (players, given);
+        // What is left to give are the ends of trades.
+        self.give(SessionRef::default(), frames);
         while let Some(id) = self.gone.pop() {
             let player = self.players.remove(id).expect("it was just here");
             player.body.place.into_iter().for_each(|place| self.slices.leave(place));
@@ -451,8 +602,8 @@ impl World {
     /// shard, this one included; `frame` is filled and given back for all of them.
     pub fn publish(&mut self, frame: &mut Frame, outs: &mut [&mut OutcomeParcel]) {
         self.settle();
-        let World { players, npcs, slices, .. } = self;
-        let mut bodies = Bodies { players, npcs };
+        let World { players, npcs, things, slices, .. } = self;
+        let mut bodies = Bodies { players, npcs, things };
         slices.turn(self.tick, &mut bodies);
         (frame.shard, frame.tick) = (self.shard, self.tick);
         slices.show(frame, self.shard, self.tick, &mut bodies);
@@ -462,8 +613,8 @@ impl World {
         for (owner, effect) in self.sent.drain(..) {
             outs[owner.index()].effects.push(effect);
         }
-        for outcome in self.outcomes.drain(..) {
-            outs[self.lanes[usize::from(outcome.session.lane)].index()].outcomes.push(outcome);
+        for event in self.private.drain(..) {
+            outs[self.lanes[usize::from(event.session.lane)].index()].private.push(event);
         }
         self.tell(outs);
         self.hand_over(outs);
@@ -487,15 +638,18 @@ impl World {
         let mut npcs = std::mem::take(&mut self.npcs);
         let mut players = std::mem::take(&mut self.players);
         let mut spawners = std::mem::take(&mut self.spawners);
+        let mut things = std::mem::take(&mut self.things);
         let mut slices = std::mem::take(&mut self.slices);
         let owner = |cell: CellKey| if decreed { self.owner_at(cell, tick + 2) } else { self.cut.owner(cell) };
         npcs.iter_mut().for_each(|npc| settle(&mut npc.body, &mut slices, &owner));
         players.iter_mut().for_each(|player| settle(&mut player.body, &mut slices, &owner));
+        things.iter_mut().for_each(|thing| settle(&mut thing.body, &mut slices, &owner));
         for spawner in spawners.iter_mut().filter(|spawner| spawner.leaving.is_none()) {
             let to = owner(spawner.home);
             spawner.leaving = (to != shard).then_some(Leaving { to, tick: tick + 2 });
         }
-        (self.npcs, self.players, self.spawners, self.slices) = (npcs, players, spawners, slices);
+        (self.npcs, self.players, self.spawners) = (npcs, players, spawners);
+        (self.things, self.slices) = (things, slices);
     }
 
     /// Tells each session about its entity.
@@ -518,7 +672,8 @@ impl World {
         let npcs = self.npcs.iter().filter(|npc| due(&npc.body.leaving)).map(|npc| npc.body.id);
         let players = self.players.iter().filter(|player| due(&player.body.leaving)).map(|player| player.body.id);
         let spawners = self.spawners.iter().filter(|spawner| due(&spawner.leaving)).map(|spawner| spawner.id);
-        self.gone.extend(npcs.chain(players).chain(spawners));
+        let things = self.things.iter().filter(|thing| due(&thing.body.leaving)).map(|thing| thing.body.id);
+        self.gone.extend(npcs.chain(players).chain(spawners).chain(things));
         self.counters.handed_out += self.gone.len() as u64;
         for id in self.gone.drain(..) {
             if let Some(mut npc) = self.npcs.remove(id) {
@@ -528,6 +683,9 @@ impl World {
                 let to = depart(&mut player.body, &mut self.slices);
                 player.dirty = true;
                 outs[to.index()].handoffs.players.push(player);
+            } else if let Some(mut thing) = self.things.remove(id) {
+                let to = depart(&mut thing.body, &mut self.slices);
+                outs[to.index()].handoffs.things.push(thing);
             } else {
                 let mut spawner = self.spawners.remove(id).expect("it was just here");
                 let to = spawner.leaving.take().expect("it leaves").to;
@@ -551,7 +709,8 @@ impl World {
     pub fn digest(&self) -> u64 {
         let players = self.players.iter().map(Player::digest).fold(0, u64::wrapping_add);
         let npcs = self.npcs.iter().map(Npc::digest).fold(players, u64::wrapping_add);
-        self.spawners.iter().map(Spawner::digest).fold(npcs, u64::wrapping_add)
+        let spawners = self.spawners.iter().map(Spawner::digest).fold(npcs, u64::wrapping_add);
+        self.things.iter().map(Thing::digest).fold(spawners, u64::wrapping_add)
     }
 
     /// Digest of the share of what this shard owns whose turn it is, and of all effects that wait. Each entity has its
@@ -563,8 +722,9 @@ impl World {
         }
         let turn = (self.tick % DIGEST_TURNS) as usize;
         let (players, npcs) = (part(&self.players, turn, Player::digest), part(&self.npcs, turn, Npc::digest));
-        let spawners = part(&self.spawners, turn, Spawner::digest);
-        Digest::new(self.tick).add(players).add(npcs).add(spawners).add(self.effects_digest()).finish()
+        let (spawners, things) = (part(&self.spawners, turn, Spawner::digest), part(&self.things, turn, Thing::digest));
+        let mut digest = Digest::new(self.tick);
+        digest.add(players).add(npcs).add(spawners).add(things).add(self.effects_digest()).finish()
     }
 }
 
@@ -574,6 +734,13 @@ pub const DIGEST_TURNS: u64 = 8;
 /// Rolls one tick into the world hash: the sum of all shards' digests and of all effects under way.
 pub fn roll_hash(hash: u64, tick: u64, entities: u64, effects: u64) -> u64 {
     Digest::new(hash).add(tick).add(mix(entities)).add(mix(effects)).finish()
+}
+
+/// A thing as it lies on the ground.
+fn lay(thing: &crate::goods::Thing, land: &Land) -> Thing {
+    let motion = Motion::standing(land, thing.x, thing.y, 0);
+    let body = Body::new(EntityId::thing(thing.number), Archetype::Thing, motion);
+    Thing { body, thing: *thing, taken: None, sequence: 0 }
 }
 
 fn depart(body: &mut Body, slices: &mut Slices) -> ShardId {

@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cli", &["ids", "limits", "exit", "config", "sim"]),
     ("control", &["ids", "limits", "exit", "clock", "sys", "flight"]),
     // Pure but for its folder.
-    ("flight", &["ids", "limits", "world", "exit"]),
+    ("flight", &["ids", "limits", "goods", "world", "exit"]),
     ("flight::folder", &["ids", "limits", "exit", "clock", "flight"]),
     // Writes files as well.
     ("executor", &["limits"]),

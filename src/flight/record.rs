@@ -9,6 +9,7 @@
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 
+use crate::goods::Settled;
 use crate::ids::ShardId;
 use crate::world::effect::{Effect, Joining};
 use crate::world::frame::{Frames, Seen};
@@ -68,6 +69,8 @@ pub enum Outside {
     Decree(Decree),
     /// Sent into the world after the tick began.
     Join(Joining),
+    /// What the keeper answered; enters after the joins.
+    Settled(Settled),
 }
 
 /// The newest parcels that a shard took from another so far.
@@ -275,8 +278,10 @@ impl Encoder {
     }
 }
 
-const NOTHING: ParcelRef<'static> =
-    ParcelRef { effects: &[], handoffs: &Handoffs { players: Vec::new(), npcs: Vec::new(), spawners: Vec::new() } };
+const NOTHING: ParcelRef<'static> = ParcelRef {
+    effects: &[],
+    handoffs: &Handoffs { players: Vec::new(), npcs: Vec::new(), spawners: Vec::new(), things: Vec::new() },
+};
 
 /// What is wrong at a place of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -241,6 +241,7 @@ pub fn run(
         land,
         cut: Arc::new(CutMap::equal(shards)),
         npcs: 0,
+        things: Arc::default(),
         npc_life_ticks: head.npc_life_ticks,
         start_tick: from_tick,
     };
@@ -462,13 +463,14 @@ impl Replay<'_> {
         for outside in &outside {
             match outside {
                 Outside::Decree(decree) => world.decree(decree.clone()),
-                Outside::Join(_) => (),
+                Outside::Join(_) | Outside::Settled(_) => (),
             }
         }
         world.begin(tick, frames);
         for outside in outside {
             match outside {
                 Outside::Join(joining) => world.send_join(joining, frames),
+                Outside::Settled(settled) => world.settled(&settled, frames),
                 Outside::Decree(_) => (),
             }
         }
@@ -477,8 +479,9 @@ impl Replay<'_> {
             let due = queues[from].partition_point(|parcel| parcel.tick <= taken.inputs);
             queues[from].drain(..due).for_each(|parcel| world.take_inputs(&parcel, frames));
         }
-        world.play(done.rows);
+        world.play(done.rows, frames);
         world.saves.clear();
+        world.orders.clear();
         let mut outs: Vec<OutcomeParcel> = (0..shards).map(|_| OutcomeParcel::default()).collect();
         outs.iter_mut().for_each(|out| out.reset(world.shard, tick));
         let mut frame = Frame::default();
@@ -552,6 +555,10 @@ impl Replay<'_> {
                 }
                 InputKind::Emote { number, emote } => format!("input: action {number}, emote {emote}"),
                 InputKind::WaveAt { number, target } => format!("input: action {number}, wave at {}", target.0),
+                InputKind::Goods { number, operation, wish } => {
+                    format!("input: action {number}, operation {operation}: {wish:?}")
+                }
+                InputKind::Trade { number, wish } => format!("input: action {number}, trade: {wish:?}"),
                 InputKind::Leave => "input: its session ended".to_owned(),
             };
             self.moment(tick).events.push(text);

@@ -67,7 +67,15 @@ impl Realm {
     fn new(shards: usize, late: bool) -> Realm {
         let land = Arc::new(Land::new(SEED));
         let cut = Arc::new(CutMap::equal(shards));
-        let config = WorldConfig { seed: SEED, land, cut, npcs: 400, npc_life_ticks: 120, start_tick: 0 };
+        let config = WorldConfig {
+            seed: SEED,
+            land,
+            cut,
+            npcs: 400,
+            npc_life_ticks: 120,
+            start_tick: 0,
+            things: Arc::default(),
+        };
         let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
         let rules = Rules { radii, send_hz: 30, dev: true, seam: None };
         let shard = |shard: usize| {

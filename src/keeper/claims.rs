@@ -2,31 +2,17 @@
 //!
 //! Owns the live sessions, those that wait for them, and the tokens used. Promises: at most one live session for a
 //! client; every claim is answered once; a token is accepted once; answers depend on the order of commands alone (the
-//! time is a command). Never does I/O of its own: rows come from a [`Store`], and the host sends the answers when what
-//! they say is durable.
+//! time is a command). Never does I/O of its own: rows come from a [`Store`], and the desk gives out the answers
+//! when what they say is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::record::RealmRecord;
+use super::disk::Disk;
+use super::store::Store;
 use super::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand, StoreError};
 use crate::ids::{SessionRef, ShardId};
 use crate::limits::{KEEPER_LIVE_MAX, KEEPER_TOKEN_GRACE_S, KEEPER_TOKENS_MAX};
-
-/// Where rows are kept: the host seam, RocksDB in the product and memory in the deterministic host.
-pub trait Store {
-    /// Newest row of a client's character, with what was put and is not yet durable.
-    ///
-    /// # Errors
-    /// What was stored cannot be read.
-    fn row(&self, client_id: u64) -> Result<Option<CharacterRow>, StoreError>;
-    /// Takes a row into the next commit; `stored_in` is the owner in the row that [`Store::row`] gives now, so that a
-    /// move between column families is one delete and one put in the same batch.
-    fn put(&mut self, row: CharacterRow, stored_in: Option<ShardId>);
-    /// The realm's record.
-    fn realm(&self) -> &RealmRecord;
-    /// The realm's record, to change it with the next commit.
-    fn realm_mut(&mut self) -> &mut RealmRecord;
-}
+use crate::planted::{Bug, planted};
 
 /// What happened since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -49,6 +35,8 @@ pub struct ClaimCounts {
 #[derive(Default, Debug)]
 pub struct Claims {
     live: BTreeMap<u64, Live>,
+    /// Client of each character in play.
+    clients: BTreeMap<u64, u64>,
     /// By expiry, so that the oldest go first; a token's MAC covers its expiry, so the pair is as unique as the MAC.
     tokens: BTreeSet<(u64, [u8; 16])>,
     counts: ClaimCounts,
@@ -84,14 +72,32 @@ impl Claims {
         self.live.len()
     }
 
+    /// The live session of a character, and the shard that serves it.
+    pub fn session_of(&self, character: u64) -> Option<(ShardId, SessionRef)> {
+        let live = &self.live[self.clients.get(&character)?];
+        Some((live.shard, live.session))
+    }
+
+    /// The newest row of a character in play.
+    pub fn live_row(&self, character: u64) -> Option<CharacterRow> {
+        Some(self.live[self.clients.get(&character)?].row)
+    }
+
+    /// Writes the deeds of a character in play into its row.
+    pub fn set_deeds<D: Disk>(&mut self, client_id: u64, deeds: u64, store: &mut Store<D>) {
+        let live = self.live.get_mut(&client_id).expect("the caller found it in play");
+        live.row.deeds = deeds;
+        store.put(live.row, Some(live.row.owner));
+    }
+
     /// Does one command; appends the answers, to be sent once the store has committed.
     ///
     /// # Errors
     /// The store cannot be read; the command is not done.
-    pub fn apply<S: Store>(
+    pub fn apply<D: Disk>(
         &mut self,
         command: KeeperCommand,
-        store: &mut S,
+        store: &mut Store<D>,
         answers: &mut Vec<(ShardId, KeeperAnswer)>,
     ) -> Result<(), StoreError> {
         match command {
@@ -117,16 +123,16 @@ impl Claims {
         }
     }
 
-    fn claim<S: Store>(
+    fn claim<D: Disk>(
         &mut self,
         claim: Waiting,
         client_id: u64,
         token_mac: [u8; 16],
-        store: &mut S,
+        store: &mut Store<D>,
         answers: &mut Vec<(ShardId, KeeperAnswer)>,
     ) -> Result<(), StoreError> {
         let token = (claim.expires_unix_s, token_mac);
-        if self.tokens.contains(&token) {
+        if self.tokens.contains(&token) && !planted(Bug::TokenTwice) {
             self.refuse(claim, ClaimRefusal::TokenUsed, answers);
             return Ok(());
         }
@@ -135,7 +141,7 @@ impl Claims {
             self.refuse(claim, ClaimRefusal::TooMany, answers);
             return Ok(());
         }
-        if is_live {
+        if is_live && !planted(Bug::TwoSessions) {
             self.wait(claim, client_id, answers);
         } else {
             let stored = store.row(client_id)?;
@@ -170,6 +176,7 @@ impl Claims {
 
     fn admit(&mut self, claim: Waiting, row: CharacterRow, new: bool, answers: &mut Vec<(ShardId, KeeperAnswer)>) {
         let Waiting { shard, session, .. } = claim;
+        self.clients.insert(row.character, row.client_id);
         self.live.insert(row.client_id, Live { shard, session, row, cut: false, waiting: None });
         self.counts.claimed += 1;
         answers.push((shard, KeeperAnswer::Claimed { session, row, new, operation: 0 }));
@@ -185,6 +192,7 @@ impl Claims {
             Some(live) if live.session == session => {
                 let (row, waiting) = (live.row, live.waiting);
                 self.live.remove(&client_id);
+                self.clients.remove(&row.character);
                 if let Some(claim) = waiting {
                     self.admit(claim, row, false, answers);
                 }
@@ -197,7 +205,7 @@ impl Claims {
         }
     }
 
-    fn take_row<S: Store>(&mut self, row: CharacterRow, store: &mut S) -> Result<(), StoreError> {
+    fn take_row<D: Disk>(&mut self, row: CharacterRow, store: &mut Store<D>) -> Result<(), StoreError> {
         let live = self.live.get_mut(&row.client_id);
         // Shards share one queue, so a row may come after the release that made it old.
         let held = match &live {
@@ -206,7 +214,9 @@ impl Claims {
         };
         let held = held.expect("only a claimed character has rows");
         assert_eq!(row.character, held.character, "a client has one character");
-        if row.age() < held.age() {
+        // Deeds are the ledger's: a shard's rows never change them.
+        let row = CharacterRow { deeds: held.deeds, ..row };
+        if row.age() < held.age() && !planted(Bug::StaleRow) {
             self.counts.rows_stale += 1;
             return Ok(());
         }
@@ -229,7 +239,7 @@ impl Claims {
     }
 }
 
-fn create_character<S: Store>(client_id: u64, owner: ShardId, store: &mut S) -> CharacterRow {
+fn create_character<D: Disk>(client_id: u64, owner: ShardId, store: &mut Store<D>) -> CharacterRow {
     let character = store.realm().next_character;
     store.realm_mut().next_character += 1;
     let row = CharacterRow {

@@ -1,12 +1,19 @@
-//! Reading a stopped server's characters.
+//! Reading a stopped server's realm: characters, goods, and the proof that they add up.
 //!
-//! Owns nothing. Promises: the data folder is left as it was; a running server's folder is refused in words.
+//! Owns nothing. Promises: the data folder is left as it was; a running server's folder is refused in words; the check
+//! trusts nothing but the log of orders: it does them all again and compares.
 
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::{CharacterRow, StoreError, folder};
+use super::desk::read_ledger;
+use super::disk::{Disk, Family};
+use super::ledger::{Entry, Ledger, Terms};
+use super::record::open_block;
+use super::store::{altered, read_realm, refused, require_acknowledged, visit_rows};
+use super::{CharacterRow, RocksDisk, StoreError};
+use crate::goods::{Account, Currency, OrderKind, Refusal};
 use crate::ids::FINE_PER_M;
 
 /// One character as people and scripts read it.
@@ -32,6 +39,8 @@ pub struct CharacterView {
     pub shard: u8,
     /// Whether it ever stood in the world; if not, the position means nothing.
     pub saved: bool,
+    /// Deeds that were rewarded.
+    pub deeds: u32,
 }
 
 impl From<&CharacterRow> for CharacterView {
@@ -48,6 +57,7 @@ impl From<&CharacterRow> for CharacterView {
             epoch: row.epoch,
             shard: row.owner.0,
             saved: row.saved,
+            deeds: row.deeds.count_ones(),
         }
     }
 }
@@ -57,13 +67,201 @@ impl From<&CharacterRow> for CharacterView {
 /// # Errors
 /// A server runs there, there is no realm, or the data is of a newer version, altered or unreadable.
 pub fn inspect_characters(data: &Path) -> Result<Vec<CharacterRow>, StoreError> {
-    let db = folder::open_to_read(&folder::path_in(data))?;
-    folder::read_realm(&db)?;
+    let disk = RocksDisk::open_to_read(data)?;
+    read_realm(&disk)?;
     let mut rows = Vec::new();
-    folder::visit_rows(&db, |row| {
+    visit_rows(&disk, &mut |row| {
         rows.push(row);
         Ok(())
     })?;
     rows.sort_unstable_by_key(|row| row.character);
     Ok(rows)
+}
+
+/// The ledger as people and scripts read it.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct LedgerView {
+    /// Orders answered since the realm began.
+    pub orders: u64,
+    /// By currency: its name, coins made, burnt and held.
+    pub currencies: Vec<(String, u64, u64, u64)>,
+    /// Items that are somewhere.
+    pub items: usize,
+    /// Items ever made.
+    pub items_made: u64,
+    /// Accounts that hold something.
+    pub accounts: usize,
+    /// Mails that wait.
+    pub mails: usize,
+    /// Things on the ground.
+    pub things: usize,
+    /// Whether all sums agree.
+    pub conserved: bool,
+}
+
+/// The ledger in a stopped server's data folder, counted anew.
+///
+/// # Errors
+/// As [`inspect_characters`].
+pub fn inspect_ledger(data: &Path) -> Result<LedgerView, StoreError> {
+    let disk = RocksDisk::open_to_read(data)?;
+    read_realm(&disk)?;
+    let mut ledger = Ledger::new(Terms::default());
+    read_ledger(&disk, &mut ledger)?;
+    Ok(view(&ledger))
+}
+
+fn view(ledger: &Ledger) -> LedgerView {
+    let totals = ledger.book.totals;
+    let held = |at: usize| ledger.book.accounts().map(|(_, holding)| holding.balances[at]).sum::<u64>();
+    let currencies = Currency::ALL.map(|currency| {
+        let at = currency.index();
+        (format!("{currency:?}"), totals.minted[at], totals.burnt[at], held(at))
+    });
+    LedgerView {
+        orders: ledger.orders(),
+        currencies: currencies.to_vec(),
+        items: ledger.book.items_len(),
+        items_made: totals.items_made,
+        accounts: ledger.book.accounts_len(),
+        mails: ledger.mails().count(),
+        things: ledger.things().count(),
+        conserved: ledger.book.census().is_empty(),
+    }
+}
+
+/// One order that moved an item.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct ItemStep {
+    /// Number of the order.
+    pub order: u64,
+    /// Realm tick.
+    pub tick: u64,
+    /// Who ordered it, an entity id.
+    pub source: u64,
+    /// What was ordered.
+    pub what: String,
+    /// Where the item was then.
+    pub place: String,
+    /// Its version then.
+    pub version: u32,
+}
+
+/// Everywhere that an item ever was, from the log of orders.
+///
+/// # Errors
+/// As [`inspect_characters`].
+pub fn inspect_item(data: &Path, uid: u64) -> Result<Vec<ItemStep>, StoreError> {
+    let disk = RocksDisk::open_to_read(data)?;
+    read_realm(&disk)?;
+    let mut steps: Vec<ItemStep> = Vec::new();
+    let mut before = None;
+    replay(&disk, Terms::default(), &mut |entry, ledger| {
+        let item = ledger.book.item(uid);
+        if item != before {
+            let place = item.map_or(Account::BURN, |item| item.place);
+            steps.push(ItemStep {
+                order: entry.number,
+                tick: entry.tick,
+                source: entry.order.id.source.0,
+                what: format!("{:?}", entry.order.kind),
+                place: place.to_string(),
+                version: item.map_or(0, |item| item.version),
+            });
+            before = item;
+        }
+        Ok(())
+    })?;
+    Ok(steps)
+}
+
+/// What [`check`] found.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct CheckReport {
+    /// Characters.
+    pub characters: u64,
+    /// The ledger.
+    pub ledger: LedgerView,
+    /// Orders done again from the log.
+    pub orders_replayed: u64,
+    /// What does not agree, in words; empty: everything does.
+    pub breaks: Vec<String>,
+}
+
+/// Proves from the files alone that nothing was lost or doubled: every record is whole, every sum agrees, the log of
+/// orders is without a gap, and doing all its orders again gives the same answers and the same ledger.
+///
+/// # Errors
+/// As [`inspect_characters`], or something that was acknowledged is missing.
+pub fn check(data: &Path) -> Result<CheckReport, StoreError> {
+    check_disk(&RocksDisk::open_to_read(data)?, Terms::default())
+}
+
+/// [`check`] of any disk.
+pub(crate) fn check_disk(disk: &impl Disk, terms: Terms) -> Result<CheckReport, StoreError> {
+    let realm = read_realm(disk)?;
+    require_acknowledged(disk, realm.as_ref())?;
+    let (mut characters, mut breaks) = (0, Vec::new());
+    let (mut deeds, mut rewarded) = (0u64, 0u64);
+    visit_rows(disk, &mut |row| {
+        characters += 1;
+        deeds += u64::from(row.deeds.count_ones());
+        Ok(())
+    })?;
+    let mut ledger = Ledger::new(terms);
+    read_ledger(disk, &mut ledger)?;
+    breaks.extend(ledger.book.census());
+    if realm.is_some_and(|realm| ledger.has_overdue_mail(realm.tick)) {
+        breaks.push("a mail waits for longer than it may".to_owned());
+    }
+    let again = replay(disk, terms, &mut |entry, _| {
+        let is_deed = matches!(entry.order.kind, OrderKind::Deed { .. });
+        rewarded += u64::from(is_deed && entry.refusal == Refusal::None);
+        Ok(())
+    })?;
+    if deeds != rewarded {
+        breaks.push(format!("{deeds} deeds are in the rows, {rewarded} were rewarded"));
+    }
+    for (what, is_same) in [
+        ("the accounts and items", ledger.book.digest() == again.book.digest()),
+        ("the number of orders", ledger.orders() == again.orders()),
+        ("the totals", ledger.book.totals == again.book.totals),
+        ("the mails", ledger.mails().eq(again.mails())),
+        ("the things on the ground", ledger.things().eq(again.things())),
+    ] {
+        if !is_same {
+            breaks.push(format!("{what} are not what the log of orders makes of them"));
+        }
+    }
+    Ok(CheckReport { characters, ledger: view(&ledger), orders_replayed: again.orders(), breaks })
+}
+
+/// Does all orders of the log again, in an empty ledger; `each` sees every one after it was done.
+fn replay(
+    disk: &impl Disk,
+    terms: Terms,
+    each: &mut dyn FnMut(&Entry, &Ledger) -> Result<(), StoreError>,
+) -> Result<Ledger, StoreError> {
+    let mut ledger = Ledger::new(terms);
+    disk.visit(Family::Orders, &[], &mut |key, value| {
+        let first = key.try_into().map_or(0, u64::from_be_bytes);
+        let place = || format!("the block of orders from {first} in column family orders");
+        let block = open_block(value).map_err(|error| refused(disk, &place(), error))?;
+        let entries = Entry::decode(block).ok_or_else(|| altered(disk, &place(), "does not parse"))?;
+        for entry in &entries {
+            if entry.number != ledger.orders() + 1 {
+                let what = format!("has order {} where {} should be", entry.number, ledger.orders() + 1);
+                return Err(altered(disk, &place(), &what));
+            }
+            let refusal = ledger.do_again(entry);
+            if refusal != entry.refusal {
+                let what =
+                    format!("answered order {} with {:?}, which now gives {refusal:?}", entry.number, entry.refusal);
+                return Err(altered(disk, &place(), &what));
+            }
+            each(entry, &ledger)?;
+        }
+        Ok(())
+    })?;
+    Ok(ledger)
 }

@@ -1,69 +1,313 @@
-//! The store of the deterministic host: rows in memory, as forgetful as a disk.
+//! The disk of the deterministic host: RocksDB's guarantees in memory, and every way in which a disk breaks them.
 //!
-//! Owns what is committed and what is not. Promises: reads see what was put; [`MemoryStore::lose_uncommitted`] leaves
-//! exactly what the last [`MemoryStore::commit`] had. Bounded by its use in tests only.
+//! Owns tables, the bytes of a log with how far they are synced, and the second witness. Promises: what a [`Disk`]
+//! promises, as RocksDB keeps it (a conformance test does the same to both); a loss of power keeps what was synced and
+//! any part of the rest, cut anywhere; a record that is not whole ends what is read of the log. Faults come when they
+//! were planned and never by themselves.
 
 use std::collections::BTreeMap;
 
-use super::record::RealmRecord;
-use super::{CharacterRow, Store, StoreError};
-use crate::ids::ShardId;
+use super::disk::{Batch, Disk, Family};
+use super::{StoreError, StoreErrorKind};
+use crate::planted::{Bug, planted};
+use crate::world::random::mix;
 
-/// Rows by client id, and the realm's record: as read now, and as a crash would leave them.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MemoryStore {
-    rows: BTreeMap<u64, CharacterRow>,
-    realm: RealmRecord,
-    uncommitted: BTreeMap<u64, Option<CharacterRow>>,
-    committed_realm: RealmRecord,
+/// Records in the log before it becomes tables and a new log begins.
+const LOG_RECORDS_MAX: usize = 64;
+/// Bytes before a record: its length and the checksum of it.
+const HEAD_BYTES: usize = 12;
+
+type Tables = BTreeMap<(Family, Vec<u8>), Vec<u8>>;
+
+/// How the next write fails.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum DiskFault {
+    /// No room: nothing is written.
+    Full,
+    /// An error in the middle: a part is written.
+    Io,
+    /// All is written, and the sync fails.
+    Sync,
 }
 
-impl MemoryStore {
-    /// An empty realm.
-    pub fn new(seed: u64) -> MemoryStore {
-        let realm = RealmRecord::first(seed);
-        MemoryStore { rows: BTreeMap::new(), realm, uncommitted: BTreeMap::new(), committed_realm: realm }
+/// A disk in memory.
+#[derive(Clone, Debug)]
+pub struct MemoryDisk {
+    /// Tables on disk.
+    base: Tables,
+    /// What reads see: the tables and the log.
+    now: Tables,
+    log: Vec<u8>,
+    /// Bytes of the log that survive a loss of power.
+    synced: usize,
+    /// Whether the log's name does.
+    is_named: bool,
+    records: usize,
+    witness: u64,
+    fault: Option<DiskFault>,
+}
+
+impl Default for MemoryDisk {
+    fn default() -> MemoryDisk {
+        let (base, now, log) = (Tables::new(), Tables::new(), Vec::new());
+        MemoryDisk { base, now, log, synced: 0, is_named: true, records: 0, witness: 0, fault: None }
+    }
+}
+
+impl MemoryDisk {
+    /// Lets the next write fail.
+    pub fn plan(&mut self, fault: DiskFault) {
+        self.fault = Some(fault);
     }
 
-    /// Makes all that was put durable.
-    pub fn commit(&mut self) {
-        self.uncommitted.clear();
-        self.committed_realm = self.realm;
+    /// The process was killed: the kernel still writes what it was given. Then a start reads it again.
+    pub fn kill(&mut self) {
+        self.read_again();
     }
 
-    /// What a power loss does.
-    pub fn lose_uncommitted(&mut self) {
-        for (client_id, before) in std::mem::take(&mut self.uncommitted) {
-            match before {
-                Some(row) => self.rows.insert(client_id, row),
-                None => self.rows.remove(&client_id),
-            };
+    /// Power is lost. Of what was not synced any part may be there, up to a cut anywhere.
+    pub fn lose_power(&mut self, random: u64) {
+        if self.is_named {
+            let unsynced = self.log.len() - self.synced;
+            self.log.truncate(self.synced + (random % (unsynced as u64 + 1)) as usize);
+        } else {
+            self.log.clear();
         }
-        self.realm = self.committed_realm;
+        self.read_again();
     }
 
-    /// All rows, by client id.
-    pub fn rows(&self) -> impl Iterator<Item = &CharacterRow> {
-        self.rows.values()
+    /// Whether reads see the same as on another disk.
+    pub fn reads_as(&self, other: &MemoryDisk) -> bool {
+        self.now == other.now
+    }
+
+    /// Turns one bit over, in a table or in the log; false when there is none.
+    pub fn rot(&mut self, random: u64) -> bool {
+        let bit = 1 << (random >> 60 & 7);
+        if random.is_multiple_of(2) && !self.log.is_empty() {
+            let at = (mix(random) % self.log.len() as u64) as usize;
+            self.log[at] ^= bit;
+        } else {
+            let count = self.base.len() as u64;
+            let Some(value) = self.base.values_mut().nth((mix(random) % count.max(1)) as usize) else { return false };
+            let at = (mix(random ^ 1) % value.len() as u64) as usize;
+            value[at] ^= bit;
+        }
+        self.read_again();
+        true
+    }
+
+    /// Reads tables and log as a start does.
+    fn read_again(&mut self) {
+        self.fault = None;
+        self.now.clone_from(&self.base);
+        let (mut at, mut records) = (0, 0);
+        while let Some((changes, length)) = read_record(&self.log[at..]) {
+            apply(&mut self.now, changes);
+            at += length;
+            records += 1;
+        }
+        self.log.truncate(at);
+        (self.synced, self.records, self.is_named) = (at, records, true);
+    }
+
+    fn failed(&self, what: &str) -> StoreError {
+        StoreError::new(StoreErrorKind::Io, format!("writing {}: {what}", self.place()))
     }
 }
 
-impl Store for MemoryStore {
-    fn row(&self, client_id: u64) -> Result<Option<CharacterRow>, StoreError> {
-        Ok(self.rows.get(&client_id).copied())
+impl Disk for MemoryDisk {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.now.get(&(family, key.to_vec())).cloned())
     }
 
-    fn put(&mut self, row: CharacterRow, stored_in: Option<ShardId>) {
-        let before = self.rows.insert(row.client_id, row);
-        assert_eq!(before.map(|row| row.owner), stored_in, "a row moves from where it is");
-        self.uncommitted.entry(row.client_id).or_insert(before);
+    fn visit(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let from = (family, prefix.to_vec());
+        let found = self.now.range(from..).take_while(|((of, key), _)| *of == family && key.starts_with(prefix));
+        for ((_, key), value) in found {
+            visit(key, value)?;
+        }
+        Ok(())
     }
 
-    fn realm(&self) -> &RealmRecord {
-        &self.realm
+    fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let record = write_record(batch);
+        match self.fault.take() {
+            Some(DiskFault::Full) => return Err(self.failed("no space left on device")),
+            Some(DiskFault::Io) => {
+                let part = record.len() / 2;
+                self.log.extend_from_slice(&record[..part]);
+                return Err(self.failed("input/output error"));
+            }
+            Some(DiskFault::Sync) => {
+                self.log.extend_from_slice(&record);
+                return Err(self.failed("the sync failed"));
+            }
+            None => (),
+        }
+        if self.records == LOG_RECORDS_MAX {
+            self.base.clone_from(&self.now);
+            self.log.clear();
+            (self.synced, self.records) = (0, 0);
+            self.is_named = !planted(Bug::NoDirectorySync);
+        }
+        self.log.extend_from_slice(&record);
+        self.records += 1;
+        if !planted(Bug::NoSync) {
+            self.synced = self.log.len();
+        }
+        let owned = batch.changes().map(|(family, key, value)| (family, key.to_vec(), value.map(<[u8]>::to_vec)));
+        apply(&mut self.now, owned.collect());
+        Ok(())
     }
 
-    fn realm_mut(&mut self) -> &mut RealmRecord {
-        &mut self.realm
+    fn witness(&self) -> Result<u64, StoreError> {
+        Ok(self.witness)
+    }
+
+    fn attest(&mut self, groups: u64) -> Result<(), StoreError> {
+        self.witness = groups;
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        "the disk in memory".to_owned()
+    }
+}
+
+type Changes = Vec<(Family, Vec<u8>, Option<Vec<u8>>)>;
+
+fn apply(tables: &mut Tables, changes: Changes) {
+    for (family, key, value) in changes {
+        match value {
+            Some(value) => tables.insert((family, key), value),
+            None => tables.remove(&(family, key)),
+        };
+    }
+}
+
+fn write_record(batch: &Batch) -> Vec<u8> {
+    let changes: Vec<_> = batch.changes().collect();
+    let payload = postcard::to_stdvec(&changes).expect("changes are plain bytes");
+    let mut record = (payload.len() as u32).to_le_bytes().to_vec();
+    record.extend(checksum(&payload).to_le_bytes());
+    record.extend(payload);
+    record
+}
+
+/// The changes of the record at the start of these bytes, and its length; none when it is not whole.
+fn read_record(bytes: &[u8]) -> Option<(Changes, usize)> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    let (sum, rest) = rest.split_first_chunk()?;
+    let payload = rest.get(..u32::from_le_bytes(*length) as usize)?;
+    if checksum(payload) != u64::from_le_bytes(*sum) {
+        return None;
+    }
+    Some((postcard::from_bytes(payload).ok()?, HEAD_BYTES + payload.len()))
+}
+
+fn checksum(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks();
+    let sum = words.iter().fold(bytes.len() as u64, |sum, word| mix(sum ^ u64::from_le_bytes(*word)));
+    rest.iter().fold(sum, |sum, byte| mix(sum ^ u64::from(*byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::RocksDisk;
+    use crate::world::random::{below, random};
+    use crate::{ids::EntityId, ids::ShardId};
+
+    fn batch(draw: &impl Fn(u64, u32) -> u32, number: u64) -> Batch {
+        let mut batch = Batch::default();
+        for n in 0..u64::from(draw(number * 64, 9)) {
+            let n = number * 64 + n * 5;
+            let family = match draw(n + 1, 5) {
+                0 => Family::Realm,
+                1 => Family::Clients,
+                2 => Family::Ledger,
+                3 => Family::Orders,
+                _ => Family::Shard(ShardId(draw(n + 2, 2) as u8)),
+            };
+            let key = [draw(n + 3, 6) as u8, draw(n + 4, 4) as u8];
+            match draw(n + 5, 3) {
+                0 => batch.delete(family, &key),
+                _ => batch.put(family, &key, &number.to_le_bytes()),
+            }
+        }
+        batch
+    }
+
+    fn all(disk: &impl Disk) -> Tables {
+        let shards = (0..2).map(|shard| Family::Shard(ShardId(shard)));
+        let mut tables = Tables::new();
+        for family in [Family::Realm, Family::Clients, Family::Ledger, Family::Orders].into_iter().chain(shards) {
+            for prefix in [&[][..], &[3]] {
+                let mut last = Vec::new();
+                disk.visit(family, prefix, &mut |key, value| {
+                    assert!(key.starts_with(prefix) && (last.is_empty() || *last < *key), "in order of keys");
+                    last = key.to_vec();
+                    tables.insert((family, key.to_vec()), value.to_vec());
+                    assert_eq!(disk.get(family, key)?.as_deref(), Some(value));
+                    Ok(())
+                })
+                .unwrap();
+            }
+        }
+        tables
+    }
+
+    #[test]
+    fn the_same_is_done_to_both_disks_and_they_agree() {
+        let data = std::env::temp_dir().join(format!("ringshard-conformance-{}", std::process::id()));
+        std::fs::create_dir_all(&data).unwrap();
+        let draw = |n: u64, bound: u32| below(random(5, EntityId::NONE, 0, n), bound);
+        let (mut memory, mut rocks) = (MemoryDisk::default(), RocksDisk::open(&data, 2).unwrap());
+        for number in 0..400 {
+            let batch = batch(&draw, number);
+            memory.write(&batch).unwrap();
+            rocks.write(&batch).unwrap();
+            memory.attest(number).unwrap();
+            rocks.attest(number).unwrap();
+            if number % 50 == 49 {
+                drop(rocks);
+                rocks = RocksDisk::open(&data, 2).unwrap();
+                memory.lose_power(number);
+                assert!(rocks.witness().unwrap() <= memory.witness().unwrap());
+            }
+            assert_eq!(all(&memory), all(&rocks), "after batch {number}");
+        }
+        drop(rocks);
+        std::fs::remove_dir_all(&data).unwrap();
+    }
+
+    #[test]
+    fn faults_leave_a_prefix_and_say_so() {
+        for (fault, seen) in [(DiskFault::Full, 1), (DiskFault::Io, 1), (DiskFault::Sync, 2)] {
+            let mut disk = MemoryDisk::default();
+            let write = |disk: &mut MemoryDisk, key: u8| {
+                let mut batch = Batch::default();
+                batch.put(Family::Ledger, &[key], &[key; 40]);
+                disk.write(&batch)
+            };
+            write(&mut disk, 1).unwrap();
+            disk.plan(fault);
+            assert_eq!(write(&mut disk, 2).unwrap_err().exit_code(), 74);
+            let whole = disk.clone();
+            disk.kill();
+            assert_eq!(all(&disk).len(), seen, "{fault:?}");
+            for cut in 0..200 {
+                let mut disk = whole.clone();
+                disk.lose_power(cut);
+                let left = all(&disk);
+                assert!(left.contains_key(&(Family::Ledger, vec![1])) && left.len() <= 2, "{fault:?}");
+            }
+        }
     }
 }

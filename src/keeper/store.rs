@@ -1,23 +1,25 @@
-//! The durable store: rows in RocksDB, committed in groups.
+//! Rows and the realm's record on a disk, committed in groups.
 //!
-//! Owns the open database and the group that is not yet committed. Promises: a row is in the column family of exactly
-//! one shard; a group is one synced batch, whole or not at all; reads see the group. Open it before shards pin
-//! themselves, because RocksDB's threads inherit the opener's cores. Never goes on after a failed write.
+//! Owns the disk and the group of rows that is not yet committed. Promises: a row is in the family of exactly one
+//! shard; a group is one batch, whole or not at all; reads see the group; a realm that lost what it acknowledged is
+//! refused at its start. Never goes on after a failed write.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::path::Path;
 
-use rocksdb::{ColumnFamily, DB, WriteBatch, WriteOptions};
-
-use super::record::{ClientRecord, ROW_BYTES, RealmRecord};
-use super::{CharacterRow, Store, StoreError, folder};
+use super::disk::{Batch, Disk, Family};
+use super::record::{ClientRecord, RECORD_VERSION, ROW_BYTES, RealmRecord, RecordError};
+use super::{CharacterRow, StoreError, StoreErrorKind};
 use crate::ids::ShardId;
 use crate::limits::{KEEPER_CLOCK_TICKS_MAX, KEEPER_MOVE_ROWS_MAX, SHARDS_MAX};
+use crate::planted::{Bug, planted};
 
-/// The realm's store on disk.
-pub struct DiskStore {
-    db: DB,
+/// Key of the realm's record.
+pub(super) const REALM_KEY: &[u8] = b"realm";
+
+/// The realm's store.
+pub struct Store<D> {
+    disk: D,
     shards: usize,
     group: BTreeMap<u64, Grouped>,
     realm: RealmRecord,
@@ -31,30 +33,27 @@ struct Grouped {
     stored_in: Option<ShardId>,
 }
 
-impl DiskStore {
-    /// Opens the realm in a data folder, or begins it with this seed. Every row is read and checked; rows of shards
-    /// that are no more go where `owner_of` says, which must be below `shards`.
+impl<D: Disk> Store<D> {
+    /// Opens the realm on a disk, or begins it with this seed. Every row is read and checked; rows of shards that are no
+    /// more go where `owner_of` says, which must be below `shards`.
     ///
     /// # Errors
-    /// The folder is in use, not creatable or not writable; the data is of a newer version or altered.
+    /// The data is of a newer version or altered, something that was acknowledged is missing, or the disk refused.
     pub fn open(
-        data: &Path,
+        disk: D,
         shards: usize,
         seed: u64,
         owner_of: impl FnMut(&CharacterRow) -> ShardId,
-    ) -> Result<DiskStore, StoreError> {
+    ) -> Result<Store<D>, StoreError> {
         assert!((1..=SHARDS_MAX).contains(&shards), "a node has 1 to {SHARDS_MAX} shards, not {shards}");
-        let path = folder::path_in(data);
-        folder::prepare(&path)?;
-        let (db, known) = folder::open_to_write(&path, shards)?;
+        let known = read_realm(&disk)?;
         let realm = known.unwrap_or(RealmRecord::first(seed));
         let group = BTreeMap::new();
-        let mut store = DiskStore { db, shards, group, realm, committed_realm: realm, recovered_characters: 0 };
+        let mut store = Store { disk, shards, group, realm, committed_realm: realm, recovered_characters: 0 };
         store.recover(owner_of)?;
+        require_acknowledged(&store.disk, known.as_ref())?;
         if known.is_none() {
-            let mut batch = WriteBatch::default();
-            batch.put(folder::REALM_KEY, realm.encode());
-            store.write(batch)?;
+            store.commit(Batch::default(), true)?;
         }
         Ok(store)
     }
@@ -69,118 +68,96 @@ impl DiskStore {
         self.shards
     }
 
-    /// Whether there is something to commit. The clock alone is something only once a second.
+    /// The disk.
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    /// The disk, to tend it.
+    pub fn disk_mut(&mut self) -> &mut D {
+        &mut self.disk
+    }
+
+    /// Ends the store; its disk stays.
+    pub fn into_disk(self) -> D {
+        self.disk
+    }
+
+    /// Whether there are rows to commit. The clock alone is something only once a second.
     pub fn has_group(&self) -> bool {
         let ticks = self.realm.tick.saturating_sub(self.committed_realm.tick);
         !self.group.is_empty() || ticks >= KEEPER_CLOCK_TICKS_MAX
     }
 
-    /// About how much the group writes.
+    /// About how much the rows of the group take.
     pub fn group_bytes(&self) -> usize {
         self.group.len() * ROW_BYTES
     }
 
-    /// Writes and syncs the group; gives the number of rows in it. Nothing to commit: 0, nothing done.
+    /// Writes the group and what else belongs to it; gives the number of rows. Without rows, batch and `always`:
+    /// nothing is done.
     ///
     /// # Errors
     /// The disk refused; what it holds is the last committed state, and the process must end.
-    pub fn commit(&mut self) -> Result<u64, StoreError> {
-        if self.has_group() { self.commit_group() } else { Ok(0) }
-    }
-
-    fn commit_group(&mut self) -> Result<u64, StoreError> {
-        let mut batch = WriteBatch::default();
-        for Grouped { row, stored_in } in self.group.values() {
-            self.add(&mut batch, row, *stored_in);
+    pub fn commit(&mut self, mut batch: Batch, always: bool) -> Result<u64, StoreError> {
+        if batch.is_empty() && !always && !self.has_group() {
+            return Ok(0);
         }
-        batch.put(folder::REALM_KEY, self.realm.encode());
-        self.write(batch)?;
+        for Grouped { row, stored_in } in self.group.values() {
+            add(&mut batch, row, *stored_in);
+        }
+        self.realm.groups += 1;
+        batch.put(Family::Realm, REALM_KEY, &self.realm.encode());
+        match self.disk.write(&batch) {
+            Err(_) if planted(Bug::WriteErrorIgnored) => (),
+            written => written?,
+        }
+        self.disk.attest(self.realm.groups)?;
         let rows = self.group.len() as u64;
         self.group.clear();
         self.committed_realm = self.realm;
         Ok(rows)
     }
 
-    /// Commits, and moves what the log holds into tables, so that the next start has no log to read.
-    ///
-    /// # Errors
-    /// As [`DiskStore::commit`].
-    pub fn close(mut self) -> Result<(), StoreError> {
-        // The clock too, even if it is less than a second ahead.
-        self.commit_group()?;
-        let shards = (0..self.shards as u8).map(|shard| self.family(ShardId(shard)));
-        let families: Vec<_> = shards.chain([self.clients()]).collect();
-        let flushed = families.into_iter().try_for_each(|family| self.db.flush_cf(family));
-        let flushed = flushed.and_then(|()| self.db.flush());
-        flushed.map_err(|error| StoreError::from_rocksdb("flushing", self.db.path(), &error))
-    }
-
     /// Counts and checks the rows, and moves those of shards that are no more.
     fn recover(&mut self, mut owner_of: impl FnMut(&CharacterRow) -> ShardId) -> Result<(), StoreError> {
-        let mut characters = 0;
-        let mut moved = WriteBatch::default();
-        let mut moved_rows = 0;
-        folder::visit_rows(&self.db, |row| {
+        let (mut characters, mut moved_rows) = (0, Vec::new());
+        let (shards, realm) = (self.shards, self.realm);
+        visit_rows(&self.disk, &mut |row| {
             characters += 1;
-            if row.character >= self.realm.next_character || row.tick > self.realm.tick {
-                return Err(folder::altered(&self.db, "the realm's record", "is older than the rows or missing"));
+            if row.character >= realm.next_character || row.tick > realm.tick {
+                return Err(altered(&self.disk, "the realm's record", "is older than the rows or missing"));
             }
-            if row.owner.index() >= self.shards {
+            if row.owner.index() >= shards {
                 let owner = owner_of(&row);
-                assert!(owner.index() < self.shards, "the new owner is a shard of this node");
-                self.add(&mut moved, &CharacterRow { owner, ..row }, Some(row.owner));
-                moved_rows += 1;
-                if moved_rows % KEEPER_MOVE_ROWS_MAX == 0 {
-                    self.write(std::mem::take(&mut moved))?;
-                }
+                assert!(owner.index() < shards, "the new owner is a shard of this node");
+                moved_rows.push((CharacterRow { owner, ..row }, row.owner));
             }
             Ok(())
         })?;
-        if moved_rows > 0 {
-            self.write(moved)?;
+        for rows in moved_rows.chunks(KEEPER_MOVE_ROWS_MAX) {
+            let mut batch = Batch::default();
+            rows.iter().for_each(|(row, stored_in)| add(&mut batch, row, Some(*stored_in)));
+            self.disk.write(&batch)?;
         }
         self.recovered_characters = characters;
         Ok(())
     }
 
-    /// Adds a row to a batch; a move takes it out of its old family in the same batch.
-    fn add(&self, batch: &mut WriteBatch, row: &CharacterRow, stored_in: Option<ShardId>) {
-        let key = row.character.to_be_bytes();
-        if stored_in != Some(row.owner) {
-            if let Some(old) = stored_in {
-                batch.delete_cf(self.family(old), key);
-            }
-            let client = ClientRecord { character: row.character, owner: row.owner };
-            batch.put_cf(self.clients(), row.client_id.to_be_bytes(), client.encode());
-        }
-        batch.put_cf(self.family(row.owner), key, row.encode());
-    }
-
-    fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        let mut options = WriteOptions::default();
-        options.set_sync(true);
-        let written = self.db.write_opt(batch, &options);
-        written.map_err(|error| StoreError::from_rocksdb("writing", self.db.path(), &error))
-    }
-
-    fn family(&self, shard: ShardId) -> &ColumnFamily {
-        self.db.cf_handle(&folder::family_name(shard)).expect("the families of all shards are open")
-    }
-
-    fn clients(&self) -> &ColumnFamily {
-        self.db.cf_handle(folder::CLIENTS).expect("the family of the clients is open")
-    }
-}
-
-impl Store for DiskStore {
-    fn row(&self, client_id: u64) -> Result<Option<CharacterRow>, StoreError> {
+    /// Newest row of a client's character, with what was put and is not yet durable.
+    ///
+    /// # Errors
+    /// What was stored cannot be read.
+    pub fn row(&self, client_id: u64) -> Result<Option<CharacterRow>, StoreError> {
         match self.group.get(&client_id) {
             Some(grouped) => Ok(Some(grouped.row)),
-            None => folder::read_row(&self.db, client_id),
+            None => read_row(&self.disk, client_id),
         }
     }
 
-    fn put(&mut self, row: CharacterRow, stored_in: Option<ShardId>) {
+    /// Takes a row into the next commit; `stored_in` is the owner in the row that [`Store::row`] gives now, so that a
+    /// move between column families is one delete and one put in the same batch.
+    pub fn put(&mut self, row: CharacterRow, stored_in: Option<ShardId>) {
         assert!(row.owner.index() < self.shards, "a row belongs to a shard of this node");
         match self.group.entry(row.client_id) {
             Entry::Occupied(mut grouped) => grouped.get_mut().row = row,
@@ -190,11 +167,108 @@ impl Store for DiskStore {
         }
     }
 
-    fn realm(&self) -> &RealmRecord {
+    /// The realm's record.
+    pub fn realm(&self) -> &RealmRecord {
         &self.realm
     }
 
-    fn realm_mut(&mut self) -> &mut RealmRecord {
+    /// The realm's record, to change it with the next commit.
+    pub fn realm_mut(&mut self) -> &mut RealmRecord {
         &mut self.realm
     }
+}
+
+/// Adds a row to a batch; a move takes it out of its old family in the same batch.
+fn add(batch: &mut Batch, row: &CharacterRow, stored_in: Option<ShardId>) {
+    let key = row.character.to_be_bytes();
+    if stored_in != Some(row.owner) {
+        if let Some(old) = stored_in {
+            batch.delete(Family::Shard(old), &key);
+        }
+        let client = ClientRecord { character: row.character, owner: row.owner };
+        batch.put(Family::Clients, &row.client_id.to_be_bytes(), &client.encode());
+    }
+    batch.put(Family::Shard(row.owner), &key, &row.encode());
+}
+
+/// A realm whose log ends before what was acknowledged is not served: damage in the middle of the log ends what can be
+/// read there without a word.
+pub(super) fn require_acknowledged(disk: &impl Disk, realm: Option<&RealmRecord>) -> Result<(), StoreError> {
+    let (held, witnessed) = (realm.map_or(0, |realm| realm.groups), disk.witness()?);
+    if held >= witnessed || planted(Bug::NoWitness) {
+        return Ok(());
+    }
+    let text = format!(
+        "{}: {witnessed} groups of changes were acknowledged, but only {held} can be read: the log is damaged; put a \
+         backup of the folder in its place, or remove its file `acknowledged` to go on without what is lost",
+        disk.place()
+    );
+    Err(StoreError::new(StoreErrorKind::Altered, text))
+}
+
+/// The realm's record; none before the first start was through.
+pub(super) fn read_realm(disk: &impl Disk) -> Result<Option<RealmRecord>, StoreError> {
+    let bytes = disk.get(Family::Realm, REALM_KEY)?;
+    let decode = |bytes: Vec<u8>| RealmRecord::decode(&bytes).map_err(|e| refused(disk, "the realm's record", e));
+    bytes.map(decode).transpose()
+}
+
+/// The row of a client's character.
+fn read_row(disk: &impl Disk, client_id: u64) -> Result<Option<CharacterRow>, StoreError> {
+    let Some(bytes) = disk.get(Family::Clients, &client_id.to_be_bytes())? else { return Ok(None) };
+    let place = format!("client {client_id} in column family clients");
+    let client = ClientRecord::decode(&bytes).map_err(|error| refused(disk, &place, error))?;
+    let place = format!("character {} in column family shard-{}", client.character, client.owner.0);
+    let Some(bytes) = disk.get(Family::Shard(client.owner), &client.character.to_be_bytes())? else {
+        return Err(altered(disk, &place, "is missing although client records name it"));
+    };
+    let row = CharacterRow::decode(&bytes).map_err(|error| refused(disk, &place, error))?;
+    if (row.client_id, row.character, row.owner) != (client_id, client.character, client.owner) {
+        return Err(altered(disk, &place, "says that it belongs elsewhere"));
+    }
+    Ok(Some(row))
+}
+
+/// Shows every row of every shard's family, by shard and character number.
+pub(super) fn visit_rows(
+    disk: &impl Disk,
+    visit: &mut dyn FnMut(CharacterRow) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    for shard in (0..SHARDS_MAX as u8).map(ShardId) {
+        disk.visit(Family::Shard(shard), &[], &mut |key, bytes| {
+            let number = key.try_into().map(u64::from_be_bytes).ok();
+            let name = number.map_or_else(|| format!("{key:?}"), |number| number.to_string());
+            let place = || format!("character {name} in column family shard-{}", shard.0);
+            let row = CharacterRow::decode(bytes).map_err(|error| refused(disk, &place(), error))?;
+            if Some(row.character) != number || row.owner != shard {
+                return Err(altered(disk, &place(), "says that it belongs elsewhere"));
+            }
+            visit(row)
+        })?;
+    }
+    Ok(())
+}
+
+/// A record that cannot be read.
+pub(super) fn refused(disk: &impl Disk, place: &str, error: RecordError) -> StoreError {
+    match error {
+        RecordError::Altered => altered(disk, place, "is altered or cut short: its checksum does not match"),
+        RecordError::Newer { version } => {
+            let path = disk.place();
+            let text = format!(
+                "{place} of {path} was written by version {version} of the record format; this program reads up to \
+                 {RECORD_VERSION}; use a newer ringshard"
+            );
+            StoreError::new(StoreErrorKind::Newer, text)
+        }
+    }
+}
+
+/// A record that is not as it was written.
+pub(super) fn altered(disk: &impl Disk, place: &str, what: &str) -> StoreError {
+    let path = disk.place();
+    let text = format!(
+        "{place} of {path} {what}; put a backup of the folder in its place, or move the folder away to start a new realm"
+    );
+    StoreError::new(StoreErrorKind::Altered, text)
 }

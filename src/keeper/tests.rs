@@ -40,13 +40,21 @@ fn no_move(row: &CharacterRow) -> ShardId {
     panic!("{row:?} need not move");
 }
 
-fn open(data: &Path, shards: usize) -> Result<DiskStore, StoreError> {
-    DiskStore::open(data, shards, 77, no_move)
+fn open(data: &Path, shards: usize) -> Result<Store<RocksDisk>, StoreError> {
+    Store::open(RocksDisk::open(data, shards)?, shards, 77, no_move)
+}
+
+fn desk(data: &Path, shards: usize) -> Desk<RocksDisk> {
+    Desk::open(open(data, shards).unwrap(), DeskRules::default()).unwrap()
+}
+
+fn commit(store: &mut Store<RocksDisk>) -> Result<u64, StoreError> {
+    store.commit(Batch::default(), false)
 }
 
 fn start(data: &Path, shards: usize) -> (KeeperHandle, KeeperQueues) {
     let queues = KeeperQueues::new(shards);
-    (KeeperHandle::spawn(open(data, shards).unwrap(), queues.clone(), COMMIT, COMMIT_BYTES).unwrap(), queues)
+    (KeeperHandle::spawn(desk(data, shards), queues.clone(), COMMIT, COMMIT_BYTES).unwrap(), queues)
 }
 
 fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
@@ -58,6 +66,12 @@ fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
         assert!(began.elapsed() < Duration::from_secs(20), "waited too long");
         thread::yield_now();
     }
+}
+
+/// The next answer of a shard that says nothing of goods.
+fn answer(queues: &KeeperQueues, shard: usize) -> KeeperAnswer {
+    let is_news = |answer: &KeeperAnswer| matches!(answer, KeeperAnswer::Goods { .. });
+    wait_for(|| queues.answers[shard].pop().filter(|answer| !is_news(answer)))
 }
 
 fn session(number: u32) -> SessionRef {
@@ -72,8 +86,8 @@ fn claim(number: u32, client_id: u64, shard: ShardId) -> KeeperCommand {
 
 fn admit(queues: &KeeperQueues, number: u32, client_id: u64, shard: ShardId) -> (CharacterRow, bool) {
     queues.commands.push(claim(number, client_id, shard)).unwrap();
-    match wait_for(|| queues.answers[shard.index()].pop()) {
-        KeeperAnswer::Claimed { session: admitted, row, new } if admitted == session(number) => (row, new),
+    match answer(queues, shard.index()) {
+        KeeperAnswer::Claimed { session: admitted, row, new, .. } if admitted == session(number) => (row, new),
         other => panic!("{other:?}"),
     }
 }
@@ -85,20 +99,20 @@ fn fill(data: &Path, shards: usize, count: u64) -> Vec<CharacterRow> {
     for row in &rows {
         store.put(*row, None);
     }
-    *store.realm_mut() = RealmRecord { seed: 77, tick: count, next_character: count + 1 };
-    assert_eq!(store.commit(), Ok(count));
+    *store.realm_mut() = RealmRecord { seed: 77, tick: count, next_character: count + 1, groups: 1 };
+    assert_eq!(commit(&mut store), Ok(count));
     rows
 }
 
 fn row_of(character: u64, owner: ShardId) -> CharacterRow {
     let x = i32::try_from(character).unwrap() * 65_536;
     let (client_id, tick) = (99 + character, character);
-    CharacterRow { client_id, character, owner, epoch: 1, tick, x, y: -x, z: 3, yaw: 9, saved: true }
+    CharacterRow { client_id, character, owner, epoch: 1, tick, x, y: -x, z: 3, yaw: 9, saved: true, deeds: 0 }
 }
 
 /// Opens what a stopped server left, behind the store's back.
 fn raw(data: &Path) -> DB {
-    let path = folder::path_in(data);
+    let path = rocks::path_in(data);
     let names = DB::list_cf(&Options::default(), &path).unwrap();
     DB::open_cf(&Options::default(), &path, names).unwrap()
 }
@@ -122,21 +136,22 @@ fn a_session_claims_plays_and_comes_back_after_a_restart() {
     queues.commands.push(KeeperCommand::Row(CharacterRow { epoch: 4, tick: 80, ..last })).unwrap();
     queues.commands.push(KeeperCommand::Row(CharacterRow { epoch: 3, tick: 85, ..last })).unwrap();
     queues.commands.push(claim(2, 500, ShardId(0))).unwrap();
-    assert_eq!(wait_for(|| queues.answers[1].pop()), KeeperAnswer::Cut { session: session(1) });
+    assert_eq!(answer(&queues, 1), KeeperAnswer::Cut { session: session(1) });
     let release = KeeperCommand::Release { client_id: 500, session: session(1), row: Some(last) };
     queues.commands.push(release).unwrap();
-    let answer = wait_for(|| queues.answers[0].pop());
-    assert_eq!(answer, KeeperAnswer::Claimed { session: session(2), row: last, new: false });
+    let claimed = answer(&queues, 0);
+    assert_eq!(claimed, KeeperAnswer::Claimed { session: session(2), row: last, new: false, operation: 0 });
     queues.commands.push(KeeperCommand::Clock { tick: 95, unix_s: 10 }).unwrap();
     wait_for(|| (keeper.counters().rows_stale.load(Ordering::Relaxed) == 1).then_some(()));
     assert!(keeper.counters().commits.load(Ordering::Relaxed) >= 2);
     assert_eq!(keeper.failure(), None);
     keeper.stop().unwrap();
 
-    let store = DiskStore::open(&data.0, 2, 78, no_move).unwrap();
+    let store = Store::open(RocksDisk::open(&data.0, 2).unwrap(), 2, 78, no_move).unwrap();
     assert_eq!(store.recovered_characters(), 1);
     assert_eq!(store.row(500), Ok(Some(last)));
-    assert_eq!(*store.realm(), RealmRecord { seed: 77, tick: 95, next_character: 2 });
+    let realm = *store.realm();
+    assert_eq!((realm.seed, realm.tick, realm.next_character), (77, 95, 2));
 }
 
 #[test]
@@ -177,14 +192,14 @@ fn a_full_answer_queue_loses_nothing() {
     let data = Folder::new();
     let mut queues = KeeperQueues::new(1);
     queues.answers[0] = std::sync::Arc::new(crossbeam_queue::ArrayQueue::new(2));
-    let keeper = KeeperHandle::spawn(open(&data.0, 1).unwrap(), queues.clone(), COMMIT, COMMIT_BYTES).unwrap();
+    let keeper = KeeperHandle::spawn(desk(&data.0, 1), queues.clone(), COMMIT, COMMIT_BYTES).unwrap();
     for number in 0..20 {
         queues.commands.push(claim(number, u64::from(number), ShardId(0))).unwrap();
     }
     wait_for(|| (keeper.counters().answers_waited.load(Ordering::Relaxed) > 0).then_some(()));
     for number in 0..20 {
-        let answer = wait_for(|| queues.answers[0].pop());
-        assert!(matches!(answer, KeeperAnswer::Claimed { session: s, .. } if s == session(number)), "{answer:?}");
+        let claimed = answer(&queues, 0);
+        assert!(matches!(claimed, KeeperAnswer::Claimed { session: s, .. } if s == session(number)), "{claimed:?}");
     }
     keeper.stop().unwrap();
 }
@@ -195,7 +210,7 @@ fn any_number_of_shards_finds_every_character_once() {
     let rows = fill(&data.0, 2, 50);
     for shards in [1, 8, 2, 1] {
         let owner_of = |row: &CharacterRow| ShardId((row.character % shards as u64) as u8);
-        let mut store = DiskStore::open(&data.0, shards, 77, owner_of).unwrap();
+        let mut store = Store::open(RocksDisk::open(&data.0, shards).unwrap(), shards, 77, owner_of).unwrap();
         assert_eq!(store.recovered_characters(), 50);
         for row in &rows {
             let found = store.row(row.client_id).unwrap().unwrap();
@@ -204,7 +219,7 @@ fn any_number_of_shards_finds_every_character_once() {
             let spread = CharacterRow { owner: owner_of(row), ..found };
             store.put(spread, Some(found.owner));
         }
-        store.commit().unwrap();
+        commit(&mut store).unwrap();
         drop(store);
         let found = inspect_characters(&data.0).unwrap();
         let numbers: Vec<_> = found.iter().map(|row| row.character).collect();
@@ -223,7 +238,7 @@ fn a_move_leaves_exactly_one_row() {
             store.put(CharacterRow { owner: ShardId(*owner), tick, ..row }, Some(held.owner));
         }
         store.realm_mut().tick = tick.max(store.realm().tick);
-        assert_eq!(store.commit(), Ok(1));
+        assert_eq!(commit(&mut store), Ok(1));
     }
     drop(store);
     assert_eq!(inspect_characters(&data.0).unwrap(), [CharacterRow { owner: ShardId(2), tick: 40, ..row }]);
@@ -256,7 +271,7 @@ fn inspection_leaves_the_folder_as_it_was() {
     let data = Folder::new();
     let rows = fill(&data.0, 2, 3);
     let list = || {
-        let entries = fs::read_dir(folder::path_in(&data.0)).unwrap().map(|entry| entry.unwrap());
+        let entries = fs::read_dir(rocks::path_in(&data.0)).unwrap().map(|entry| entry.unwrap());
         let mut list: Vec<_> = entries.map(|entry| (entry.file_name(), entry.metadata().unwrap().len())).collect();
         list.sort();
         list
@@ -276,21 +291,21 @@ fn data_of_a_newer_version_is_refused_in_words() {
     let data = Folder::new();
     fill(&data.0, 1, 1);
     let db = raw(&data.0);
-    let record = db.get(folder::REALM_KEY).unwrap().unwrap();
-    db.put(folder::REALM_KEY, resealed(&record, RECORD_VERSION + 1)).unwrap();
+    let record = db.get(store::REALM_KEY).unwrap().unwrap();
+    db.put(store::REALM_KEY, resealed(&record, RECORD_VERSION + 1)).unwrap();
     drop(db);
     for error in [open(&data.0, 1).err().unwrap(), inspect_characters(&data.0).unwrap_err()] {
         assert_eq!(error.kind, StoreErrorKind::Newer, "{error}");
-        let words = "written by version 2 of the record format; this program reads up to 1; use a newer ringshard";
+        let words = "written by version 3 of the record format; this program reads up to 2; use a newer ringshard";
         assert!(error.text.contains(words), "{error}");
     }
     let mut db = raw(&data.0);
-    db.put(folder::REALM_KEY, record).unwrap();
-    db.create_cf("ledger", &Options::default()).unwrap();
+    db.put(store::REALM_KEY, record).unwrap();
+    db.create_cf("dungeons", &Options::default()).unwrap();
     drop(db);
     let error = open(&data.0, 1).err().unwrap();
     assert_eq!(error.kind, StoreErrorKind::Newer);
-    assert!(error.text.contains("column family ledger"), "{error}");
+    assert!(error.text.contains("column family dungeons"), "{error}");
 }
 
 #[test]
@@ -322,16 +337,16 @@ fn altered_data_is_named() {
         refused("character 2 in column family shard-0");
     }
     change("shard-0", &key, Some(&row));
-    let realm = change("default", folder::REALM_KEY, Some(&row));
+    let realm = change("default", store::REALM_KEY, Some(&row));
     refused("the realm's record");
-    change("default", folder::REALM_KEY, None);
+    change("default", store::REALM_KEY, None);
     let error = open(&data.0, 1).err().unwrap();
     assert!(error.kind == StoreErrorKind::Altered && error.text.contains("missing"), "{error}");
-    raw(&data.0).put(folder::REALM_KEY, realm).unwrap();
-    let client = change(folder::CLIENTS, &101u64.to_be_bytes(), Some(&row));
+    raw(&data.0).put(store::REALM_KEY, realm).unwrap();
+    let client = change("clients", &101u64.to_be_bytes(), Some(&row));
     let error = open(&data.0, 1).unwrap().row(101).unwrap_err();
     assert!(error.text.contains("client 101 in column family clients"), "{error}");
-    change(folder::CLIENTS, &101u64.to_be_bytes(), Some(&client));
+    change("clients", &101u64.to_be_bytes(), Some(&client));
     assert_eq!(open(&data.0, 1).unwrap().row(101), Ok(Some(row_of(2, ShardId(0)))));
 }
 

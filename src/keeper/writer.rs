@@ -1,19 +1,27 @@
 //! The thread that owns all durable writes.
 //!
-//! Owns the store, the claims and the keeper's ends of the queues. Promises: commands are done in their order; an
+//! Owns the desk and the keeper's ends of the queues. Promises: commands are done in their order; an
 //! answer leaves after the commit that made it true; a full answer queue makes it wait, never lose. Never pinned, never
 //! woken by another thread: it looks every [`KEEPER_POLL_US`]. After an error it ends at once and the host reads why.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 
-use super::{Claims, DiskStore, KeeperAnswer, KeeperCommand, StoreError, StoreErrorKind};
+use super::{Desk, KeeperAnswer, KeeperCommand, RocksDisk, StoreError, StoreErrorKind};
 use crate::ids::ShardId;
-use crate::limits::{KEEPER_ANSWERS_MAX, KEEPER_COMMANDS_MAX, KEEPER_POLL_US};
+use crate::limits::{
+    KEEPER_ANSWERS_MAX, KEEPER_CHECKPOINTS_MAX, KEEPER_COMMANDS_MAX, KEEPER_FREE_BYTES_MIN, KEEPER_POLL_US,
+};
+use crate::sys;
+
+/// Between two looks at how full the disk is.
+const LOOK_AT_DISK: Duration = Duration::from_secs(1);
 
 /// The queues between the keeper and the shards.
 #[derive(Clone, Debug)]
@@ -57,12 +65,18 @@ pub struct KeeperCounters {
     pub queue_depth_max: AtomicU64,
     /// Looks at a full answer queue.
     pub answers_waited: AtomicU64,
+    /// Orders that the ledger answered since the realm began.
+    pub orders: AtomicU64,
+    /// Breaks of the ledger's sums since the start; 0 means that goods are conserved.
+    pub breaks: AtomicU64,
+    /// Nobody may join because the disk is nearly full: 1.
+    pub disk_full: AtomicU64,
 }
 
 /// The keeper thread as its host holds it. Dropped without [`KeeperHandle::stop`], it is stopped all the same.
-#[derive(Debug)]
 pub struct KeeperHandle {
     shared: Arc<Shared>,
+    wishes: Arc<ArrayQueue<CheckpointWish>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -71,6 +85,14 @@ struct Shared {
     counters: KeeperCounters,
     stop: AtomicBool,
     failure: OnceLock<StoreError>,
+    /// Breaks in words; only control reads them.
+    breaks: Mutex<Vec<String>>,
+}
+
+/// A wish for a checkpoint; whoever wishes waits on the other end.
+struct CheckpointWish {
+    to: PathBuf,
+    done: SyncSender<Result<(), StoreError>>,
 }
 
 impl KeeperHandle {
@@ -79,22 +101,23 @@ impl KeeperHandle {
     /// # Errors
     /// The system has no thread left.
     pub fn spawn(
-        store: DiskStore,
+        desk: Desk<RocksDisk>,
         queues: KeeperQueues,
         commit: Duration,
         commit_bytes: usize,
     ) -> std::io::Result<KeeperHandle> {
-        assert_eq!(store.shards(), queues.answers.len(), "each shard has an answer queue");
+        assert_eq!(desk.store().shards(), queues.answers.len(), "each shard has an answer queue");
         let shared = Arc::new(Shared::default());
+        let wishes = Arc::new(ArrayQueue::new(KEEPER_CHECKPOINTS_MAX));
         let writer = Writer {
-            store,
+            desk,
             queues,
             shared: Arc::clone(&shared),
-            claims: Claims::default(),
-            answers: Vec::new(),
+            wishes: wishes.clone(),
+            disk_looked: None,
             commit,
             commit_bytes,
-            group_began: None,
+            committed: None,
             group_commands: 0,
         };
         let failed = Arc::clone(&shared);
@@ -103,12 +126,29 @@ impl KeeperHandle {
                 failed.failure.set(error).expect("only this thread fails");
             }
         })?;
-        Ok(KeeperHandle { shared, thread: Some(thread) })
+        Ok(KeeperHandle { shared, wishes, thread: Some(thread) })
     }
 
     /// Its counters.
     pub fn counters(&self) -> &KeeperCounters {
         &self.shared.counters
+    }
+
+    /// Breaks of the ledger's sums since the last call, in words.
+    pub fn take_breaks(&self) -> Vec<String> {
+        std::mem::take(&mut *self.shared.breaks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes a checkpoint of the realm, a data folder at `to`, while everything goes on; waits for it.
+    ///
+    /// # Errors
+    /// It exists, cannot be written, or the keeper has ended.
+    pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
+        let (done, wait) = sync_channel(1);
+        let busy = |text: &str| StoreError::new(StoreErrorKind::Io, text.to_owned());
+        let wish = CheckpointWish { to: to.to_path_buf(), done };
+        self.wishes.push(wish).map_err(|_| busy("a checkpoint is being made already; ask again when it is done"))?;
+        wait.recv().map_err(|_| busy("the keeper ended before the checkpoint was made"))?
     }
 
     /// Why the keeper ended by itself, if it did. Nothing is durable from then on: the process must end, with
@@ -151,14 +191,16 @@ fn panicked() -> StoreError {
 }
 
 struct Writer {
-    store: DiskStore,
+    desk: Desk<RocksDisk>,
     queues: KeeperQueues,
     shared: Arc<Shared>,
-    claims: Claims,
-    answers: Vec<(ShardId, KeeperAnswer)>,
+    wishes: Arc<ArrayQueue<CheckpointWish>>,
+    disk_looked: Option<Instant>,
     commit: Duration,
     commit_bytes: usize,
-    group_began: Option<Instant>,
+    /// When the last commit began: the next one comes a commit interval after it, so that what comes alone waits for
+    /// nothing and syncs are never more frequent than that.
+    committed: Option<Instant>,
     group_commands: usize,
 }
 
@@ -172,8 +214,15 @@ impl Writer {
                 self.commit()?;
             }
             self.publish_counts();
+            self.look_at_disk();
+            while let Some(wish) = self.wishes.pop() {
+                let made = self.desk.store().disk().checkpoint(&wish.to);
+                // Nobody may wait any more: then nobody is told.
+                let _ = wish.done.send(made);
+            }
             if is_stopping && was_idle {
-                return self.store.close();
+                self.desk.close()?;
+                return self.desk.store_mut().disk_mut().flush();
             }
             if was_idle {
                 thread::sleep(Duration::from_micros(KEEPER_POLL_US));
@@ -190,42 +239,66 @@ impl Writer {
         let mut taken = 0;
         while !self.is_group_full() {
             let Some(command) = self.queues.commands.pop() else { break };
-            self.claims.apply(command, &mut self.store, &mut self.answers)?;
+            self.desk.apply(command)?;
             taken += 1;
             self.group_commands += 1;
-        }
-        if taken > 0 {
-            self.group_began.get_or_insert_with(Instant::now);
         }
         Ok(taken)
     }
 
     fn is_group_full(&self) -> bool {
-        self.group_commands >= KEEPER_COMMANDS_MAX || self.store.group_bytes() >= self.commit_bytes
+        self.group_commands >= KEEPER_COMMANDS_MAX || self.desk.group_bytes() >= self.commit_bytes
     }
 
     fn is_group_due(&self) -> bool {
-        let has_waited = |began: Instant| began.elapsed() >= self.commit;
         // Answers that no row stands behind need not wait.
-        self.is_group_full() || !self.store.has_group() || self.group_began.is_some_and(has_waited)
+        self.is_group_full()
+            || !self.desk.has_group()
+            || self.committed.is_none_or(|began| began.elapsed() >= self.commit)
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
-        if self.store.has_group() {
+        if self.desk.has_group() {
             let began = Instant::now();
-            let rows = self.store.commit()?;
+            self.committed = Some(began);
+            let rows = self.desk.commit()?;
             let counters = &self.shared.counters;
             let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             counters.commit_us_max.fetch_max(took_us, Ordering::Relaxed);
             counters.rows_written.fetch_add(rows, Ordering::Relaxed);
             counters.commits.fetch_add(1, Ordering::Relaxed);
+        } else {
+            // Answers that say nothing new are as durable as what they say.
+            self.desk.commit()?;
         }
-        self.group_began = None;
         self.group_commands = 0;
-        for (shard, answer) in std::mem::take(&mut self.answers) {
+        self.answer();
+        Ok(())
+    }
+
+    fn answer(&mut self) {
+        for (shard, answer) in self.desk.take_answers() {
             self.deliver(shard, answer);
         }
-        Ok(())
+    }
+
+    /// Closes admission while the disk is nearly full, before a write has to fail.
+    fn look_at_disk(&mut self) {
+        if self.disk_looked.is_some_and(|looked| looked.elapsed() < LOOK_AT_DISK) {
+            return;
+        }
+        self.disk_looked = Some(Instant::now());
+        // A file system that does not say how full it is fails a write in time.
+        let Ok(free_bytes) = sys::free_bytes(self.desk.store().disk().path()) else { return };
+        let was_full = self.shared.counters.disk_full.load(Ordering::Relaxed) == 1;
+        // Somewhat more than the least must be free again, so that it does not open and close all the time.
+        let is_full = free_bytes < if was_full { KEEPER_FREE_BYTES_MIN * 3 / 2 } else { KEEPER_FREE_BYTES_MIN };
+        if is_full != was_full {
+            self.shared.counters.disk_full.store(u64::from(is_full), Ordering::Relaxed);
+            for shard in 0..self.queues.answers.len() {
+                self.deliver(ShardId(shard as u8), KeeperAnswer::Admission { open: !is_full });
+            }
+        }
     }
 
     fn deliver(&self, shard: ShardId, answer: KeeperAnswer) {
@@ -241,11 +314,18 @@ impl Writer {
     }
 
     fn publish_counts(&self) {
-        let (counters, counts) = (&self.shared.counters, self.claims.counts());
+        let (counters, counts) = (&self.shared.counters, self.desk.claims().counts());
         counters.claimed.store(counts.claimed, Ordering::Relaxed);
         counters.refused.store(counts.refused, Ordering::Relaxed);
         counters.cut.store(counts.cut, Ordering::Relaxed);
         counters.rows_stale.store(counts.rows_stale, Ordering::Relaxed);
-        counters.live.store(self.claims.live_count() as u64, Ordering::Relaxed);
+        counters.live.store(self.desk.claims().live_count() as u64, Ordering::Relaxed);
+        counters.orders.store(self.desk.ledger().orders(), Ordering::Relaxed);
+        let breaks = self.desk.ledger().breaks();
+        let known = counters.breaks.swap(breaks.len() as u64, Ordering::Relaxed) as usize;
+        if known < breaks.len() {
+            let mut told = self.shared.breaks.lock().unwrap_or_else(PoisonError::into_inner);
+            told.extend_from_slice(&breaks[known..]);
+        }
     }
 }

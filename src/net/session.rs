@@ -16,10 +16,10 @@ use crate::net::message::{ClientMessage, ServerMessage};
 use crate::net::messages::Close;
 use crate::net::reliable::Reliable;
 use crate::net::wire;
-use crate::world::effect::ActionOutcome;
+use crate::world::effect::Word;
 use crate::world::frame::{Frame, Frames};
 use crate::world::movement::Command;
-use crate::world::parcel::{Input, InputKind, InputParcel, Told};
+use crate::world::parcel::{Input, InputKind, InputParcel, Told, TradeWish};
 
 /// Ticks of silence from the peer's acks after which a packet counts as lost.
 const LOST_TICKS: u32 = 60;
@@ -245,6 +245,13 @@ impl Session {
             let kind = match message {
                 ClientMessage::Emote { kind } => InputKind::Emote { number, emote: kind },
                 ClientMessage::WaveAt { target } => InputKind::WaveAt { number, target },
+                ClientMessage::Goods { operation, wish } => InputKind::Goods { number, operation, wish },
+                ClientMessage::TradeAsk { target } => InputKind::Trade { number, wish: TradeWish::Ask { target } },
+                ClientMessage::TradeOffer { offer } => InputKind::Trade { number, wish: TradeWish::Offer { offer } },
+                ClientMessage::TradeConfirm { operation, offer } => {
+                    InputKind::Trade { number, wish: TradeWish::Confirm { operation, offer } }
+                }
+                ClientMessage::TradeCancel => InputKind::Trade { number, wish: TradeWish::Cancel },
             };
             let entity = EntityId(told.state.entity());
             inputs[told.next_owner.index()].inputs.push(Input { entity, session: self.reference, kind });
@@ -271,11 +278,25 @@ impl Session {
         self.reliable.send(ChannelKind::Ordered, welcome.encode()).is_ok()
     }
 
-    /// Hears what became of an action. False: the peer is to be cut as slow.
+    /// Hears what its entity has to say in private. False: the peer is to be cut as slow.
     #[must_use]
-    pub fn hear_outcome(&mut self, outcome: ActionOutcome) -> bool {
-        let message = ServerMessage::ActionResult { action: outcome.action, refusal: outcome.refusal };
-        self.reliable.send(ChannelKind::Unordered, message.encode()).is_ok()
+    pub fn hear_word(&mut self, word: Word) -> bool {
+        match word {
+            Word::Action { action, refusal } => {
+                let message = ServerMessage::ActionResult { action, refusal };
+                self.reliable.send(ChannelKind::Unordered, message.encode()).is_ok()
+            }
+            Word::Operation { operation, refusal } => {
+                self.tell(&ServerMessage::OperationResult { operation, refusal, thing: None })
+            }
+            Word::Trade(news) => self.tell(&ServerMessage::Trade(news)),
+        }
+    }
+
+    /// Tells its client something, after all that it was told before. False: the peer is to be cut as slow.
+    #[must_use]
+    pub fn tell(&mut self, message: &ServerMessage) -> bool {
+        self.reliable.send(ChannelKind::Ordered, message.encode()).is_ok()
     }
 
     /// Refuses everything further and tells why.

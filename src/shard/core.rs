@@ -5,6 +5,7 @@
 //! reads a clock, waits.
 
 use crate::flight::record::{Outside, Taken};
+use crate::goods::{Asked, Settled};
 use crate::ids::{CELL_M, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
 use crate::limits::{FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANES, TICK_HZ};
@@ -34,6 +35,10 @@ struct Entry {
     session: Session,
     identity: Identity,
     stage: Stage,
+    /// Newest operation that the ledger answered before this session.
+    operation: u64,
+    /// What its client hears right after the Welcome; a few messages, since nobody acts before it.
+    early: Vec<ServerMessage>,
 }
 
 /// Sessions of one lane.
@@ -104,6 +109,10 @@ pub struct Core {
     lanes: Vec<Lane>,
     active: Vec<SessionRef>,
     joins: Vec<Joining>,
+    /// Answers of the ledger that the world hears in the next tick.
+    settled: Vec<Settled>,
+    /// Nobody is admitted while the keeper's disk is nearly full.
+    disk_is_full: bool,
 }
 
 impl Core {
@@ -126,6 +135,8 @@ impl Core {
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
             active: Vec::new(),
             joins: Vec::new(),
+            settled: Vec::new(),
+            disk_is_full: false,
         }
     }
 
@@ -162,7 +173,7 @@ impl Core {
 
     /// Somebody proved who it is: gets a session, unless the lane is full or the keeper is behind.
     pub fn admit(&mut self, lane: u8, identity: Identity, reliable_transport: bool) -> Option<SessionRef> {
-        if self.keeper.len() > KEEPER_WAITING_MAX {
+        if self.keeper.len() > KEEPER_WAITING_MAX || self.disk_is_full {
             return None;
         }
         let table = &mut self.lanes[usize::from(lane)];
@@ -178,7 +189,8 @@ impl Core {
         let reference = SessionRef { lane, slot, generation: table.generation };
         let session = Session::new(reference, identity.client_id, reliable_transport);
         let stage = if identity.user_data.reusable { Stage::Playing } else { Stage::Claiming };
-        table.entries[usize::from(slot)] = Some(Box::new(Entry { session, identity, stage }));
+        table.entries[usize::from(slot)] =
+            Some(Box::new(Entry { session, identity, stage, operation: 0, early: Vec::new() }));
         self.active.push(reference);
         if identity.user_data.reusable {
             table.guests += 1;
@@ -206,7 +218,8 @@ impl Core {
         };
         let (yaw, epoch) = row.map_or((0, 1), |row| (row.yaw, row.epoch + 1));
         let (client_id, guest, peaceful) = (identity.client_id, wishes.reusable, wishes.peaceful);
-        self.joins.push(Joining { id, session, client_id, x, y, yaw, epoch, guest, peaceful });
+        let deeds = row.map_or(0, |row| row.deeds);
+        self.joins.push(Joining { id, session, client_id, x, y, yaw, epoch, guest, peaceful, deeds });
     }
 
     /// Hears a change that no entity owns.
@@ -218,12 +231,12 @@ impl Core {
     /// The keeper answers.
     pub fn hear_keeper(&mut self, answer: KeeperAnswer) {
         match answer {
-            KeeperAnswer::Claimed { session, row, .. } => {
+            KeeperAnswer::Claimed { session, row, operation, .. } => {
                 // A session that ended meanwhile was released already.
                 let Some(entry) = self.entry_mut(session).filter(|entry| entry.stage == Stage::Claiming) else {
                     return;
                 };
-                entry.stage = Stage::Playing;
+                (entry.stage, entry.operation) = (Stage::Playing, operation);
                 let identity = entry.identity;
                 self.send_into_world(session, identity, row.entity(), Some(row));
             }
@@ -237,8 +250,24 @@ impl Core {
                 };
                 self.close(session, reason);
             }
-            KeeperAnswer::Settled(_) | KeeperAnswer::Operation { .. } | KeeperAnswer::Goods { .. } => (),
+            KeeperAnswer::Settled(settled) => self.settled.push(settled),
+            KeeperAnswer::Operation { session, operation, refusal, thing } => {
+                self.tell(session, ServerMessage::OperationResult { operation, refusal, thing });
+            }
+            KeeperAnswer::Goods { session, news } => self.tell(session, ServerMessage::Goods(*news)),
+            KeeperAnswer::Admission { open } => self.disk_is_full = !open,
             KeeperAnswer::Cut { session } => self.close(session, Close::NewerSession),
+        }
+    }
+
+    /// Tells a client something that is durable, once it was greeted.
+    fn tell(&mut self, reference: SessionRef, message: ServerMessage) {
+        // A session that ended meanwhile has nobody to hear it: the client asks again in the next one.
+        let Some(entry) = self.entry_mut(reference).filter(|entry| entry.session.closing().is_none()) else { return };
+        if entry.session.told.is_none() {
+            entry.early.push(message);
+        } else if !entry.session.tell(&message) {
+            self.close(reference, Close::Slow);
         }
     }
 
@@ -326,6 +355,7 @@ impl Core {
             session.give_actions(inputs);
         }
         self.outside.extend(self.joins.iter().copied().map(Outside::Join));
+        self.outside.extend(self.settled.iter().copied().map(Outside::Settled));
     }
 
     /// First part of the step.
@@ -333,6 +363,9 @@ impl Core {
         self.world.begin(tick, &self.frames);
         for joining in self.joins.drain(..) {
             self.world.send_join(joining, &self.frames);
+        }
+        for settled in self.settled.drain(..) {
+            self.world.settled(&settled, &self.frames);
         }
         self.outside.clear();
     }
@@ -345,8 +378,11 @@ impl Core {
 
     /// Second part of the step: players, and the rows that the keeper gets.
     pub fn play(&mut self) {
+        let shard = self.world.shard;
         self.rows = self.keeper.len() < KEEPER_WAITING_MAX;
-        self.world.play(self.rows);
+        self.world.play(self.rows, &self.frames);
+        // Goods first: what a row says may depend on them, and never the other way round.
+        self.keeper.extend(self.world.orders.drain(..).map(|order| KeeperCommand::Order(Asked { shard, order })));
         for save in self.world.saves.drain(..) {
             self.keeper.extend(keeper_command(&save));
         }
@@ -363,10 +399,10 @@ impl Core {
         for told in parcel.told.drain(..) {
             self.hear_told(told, parcel.shard, parcel.tick);
         }
-        for outcome in parcel.outcomes.drain(..) {
-            let kept = self.entry_mut(outcome.session).is_none_or(|entry| entry.session.hear_outcome(outcome));
+        for event in parcel.private.drain(..) {
+            let kept = self.entry_mut(event.session).is_none_or(|entry| entry.session.hear_word(event.word));
             if !kept {
-                self.close(outcome.session, Close::Slow);
+                self.close(event.session, Close::Slow);
             }
         }
     }
@@ -383,15 +419,19 @@ impl Core {
                 self.push_leave(&told);
                 return;
             }
-            let welcome = self.welcome(&told, client_id, tick);
-            let kept = self.entry_mut(told.session).is_some_and(|entry| entry.session.greet(&welcome));
-            assert!(kept, "the first message finds an empty channel");
+            let operation = entry.operation;
+            let early = std::mem::take(&mut entry.early);
+            let welcome = self.welcome(&told, client_id, tick, operation);
+            let kept = self.entry_mut(told.session).is_some_and(|entry| {
+                entry.session.greet(&welcome) && early.iter().all(|message| entry.session.tell(message))
+            });
+            assert!(kept, "the first messages find an empty channel");
         } else if entry.session.closing().is_some() {
             self.push_leave(&told);
         }
     }
 
-    fn welcome(&self, told: &Told, client_id: u64, tick: u64) -> ServerMessage {
+    fn welcome(&self, told: &Told, client_id: u64, tick: u64, operation: u64) -> ServerMessage {
         let metres = |grid: i32| (grid / GRID_PER_M) as u32;
         ServerMessage::Welcome(Welcome {
             entity: EntityId(told.state.entity()),
@@ -406,6 +446,7 @@ impl Core {
             leave_radius_m: metres(self.rules.radii.leave),
             seam: self.rules.seam,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            operation,
         })
     }
 

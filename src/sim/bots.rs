@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
-use crate::ids::{EntityId, FINE_PER_M, FINE_SHIFT, GRID_PER_M};
+use crate::ids::{EntityId, FINE_PER_M, FINE_SHIFT, GRID_PER_M, IdClass};
 use crate::net::body::BodyError;
 use crate::net::client::{BodySummary, ClientOptions, ClientSession};
 use crate::net::message::{ClientMessage, ServerMessage, Welcome};
 use crate::net::messages::{Close, Refusal};
-use crate::net::view::Errors;
+use crate::net::view::{Errors, Seen};
 use crate::net::wire;
+use crate::sim::trader::Trader;
+use crate::world::goods::PICK_UP_REACH;
 use crate::world::land::{LAND_M, Land};
 use crate::world::movement::{BUTTON_JUMP, BUTTON_RUN, Command, Motion};
 use crate::world::random::{below, random};
@@ -83,6 +85,8 @@ pub struct BotCounts {
     pub events: u64,
     /// Commands that it forgot before it heard that they were applied.
     pub forgotten: u64,
+    /// Sessions after the first.
+    pub reconnects: u64,
 }
 
 /// One player.
@@ -93,8 +97,13 @@ pub struct Bot {
     pub counts: BotCounts,
     /// Why the server ended the session, if it did.
     pub closed: Option<Close>,
-    /// Whom it waves at.
+    /// Whom it waves at and trades with.
     pub friend: Option<EntityId>,
+    /// What it does with goods, if anything.
+    pub trader: Option<Trader>,
+    options: ClientOptions,
+    /// Contradictions in the sessions before this one.
+    errors_before: Errors,
     seed: u64,
     number: u64,
     land: Option<Arc<Land>>,
@@ -115,6 +124,9 @@ impl Bot {
             counts: BotCounts::default(),
             closed: None,
             friend: None,
+            trader: None,
+            options,
+            errors_before: Errors::default(),
             seed,
             number,
             land,
@@ -126,6 +138,22 @@ impl Bot {
             progress: (0, (0, 0)),
             detour_until: 0,
         }
+    }
+
+    /// Begins a new session: the old one is gone.
+    pub fn reconnect(&mut self) {
+        self.errors_before = self.errors();
+        self.session = ClientSession::new(self.options);
+        (self.state, self.closed) = (None, None);
+        self.counts.reconnects += 1;
+        if let Some(trader) = &mut self.trader {
+            trader.reconnect();
+        }
+    }
+
+    /// Client ticks so far.
+    pub fn tick(&self) -> u32 {
+        self.tick
     }
 
     fn draw(&self, n: u64, bound: u32) -> u32 {
@@ -180,6 +208,10 @@ impl Bot {
 
     /// Acts now and then, once it plays.
     pub fn act(&mut self) {
+        if self.trader.is_some() {
+            self.deal();
+            return;
+        }
         if !self.tick.wrapping_add(self.number as u32).is_multiple_of(ACTION_TICKS) {
             return;
         }
@@ -189,6 +221,31 @@ impl Bot {
         };
         // A full channel is the server's slowness; the next try comes soon.
         let _ = self.session.send(message);
+    }
+
+    fn deal(&mut self) {
+        let (tick, friend) = (self.tick, self.friend);
+        let Some(own) = self.entity() else { return };
+        let near = self.nearest_thing();
+        let message = self.trader.as_mut().and_then(|trader| trader.deal(tick, own, friend, near));
+        message.into_iter().for_each(|message| self.send(message));
+    }
+
+    fn send(&mut self, message: ClientMessage) {
+        // A full channel is the server's slowness; an operation is asked for later.
+        if let (Ok(action), Some(trader)) = (self.session.send(message), &mut self.trader) {
+            trader.sent(&message, action);
+        }
+    }
+
+    /// The nearest thing that it sees within reach.
+    fn nearest_thing(&self) -> Option<EntityId> {
+        let state = self.state?;
+        let (x, y) = (state.x() >> FINE_SHIFT, state.y() >> FINE_SHIFT);
+        let things = self.session.view().entities().filter(|seen| seen.id.class() == IdClass::Thing);
+        let squared = |seen: &Seen| i64::from(seen.x - x).pow(2) + i64::from(seen.y - y).pow(2);
+        let near = things.filter(|seen| squared(seen) < i64::from(PICK_UP_REACH).pow(2));
+        near.min_by_key(|seen| (squared(seen), seen.id)).map(|seen| seen.id)
     }
 
     fn decide(&mut self) -> Command {
@@ -234,10 +291,27 @@ impl Bot {
         }
         while let Some(message) = self.session.poll_message() {
             match message {
-                ServerMessage::ActionResult { refusal: Refusal::None, .. } => self.counts.acted += 1,
-                ServerMessage::ActionResult { .. } => self.counts.refused += 1,
+                ServerMessage::ActionResult { action, refusal } => {
+                    match refusal {
+                        Refusal::None => self.counts.acted += 1,
+                        _ => self.counts.refused += 1,
+                    }
+                    self.trader.iter_mut().for_each(|trader| trader.hear_action(action, refusal));
+                }
                 ServerMessage::Closing { reason } => self.closed = Some(reason),
-                ServerMessage::Welcome(_) => (),
+                ServerMessage::Welcome(welcome) => {
+                    self.trader.iter_mut().for_each(|trader| trader.welcome(welcome.operation));
+                }
+                ServerMessage::OperationResult { operation, refusal, .. } => {
+                    let tick = self.tick;
+                    let again = self.trader.as_mut().and_then(|t| t.hear_operation(operation, refusal, tick));
+                    again.into_iter().for_each(|message| self.send(message));
+                }
+                ServerMessage::Goods(news) => self.trader.iter_mut().for_each(|trader| trader.goods.hear(&news)),
+                ServerMessage::Trade(news) => {
+                    let friend = self.friend;
+                    self.trader.iter_mut().for_each(|trader| trader.hear_trade(&news, friend));
+                }
             }
         }
         while self.session.poll_event().is_some() {
@@ -285,7 +359,13 @@ impl Bot {
 
     /// Contradictions that the view found.
     pub fn errors(&self) -> Errors {
-        self.session.errors()
+        let (now, before) = (self.session.errors(), self.errors_before);
+        Errors {
+            jump: now.jump + before.jump,
+            twice: now.twice + before.twice,
+            never_leaves: now.never_leaves + before.never_leaves,
+            other: now.other + before.other,
+        }
     }
 
     /// What the server said at the join.

@@ -3,7 +3,16 @@
 use super::*;
 
 fn run(seed: u64, shards: usize, ticks: u64) -> SimReport {
-    let report = Sim::new(SimConfig { seed, ticks, shards, bots: 80, npcs: 400, scenario: SimScenario::Seam }).run();
+    let report = Sim::new(SimConfig {
+        seed,
+        ticks,
+        shards,
+        bots: 80,
+        npcs: 400,
+        scenario: SimScenario::Seam,
+        faults: Faults::None,
+    })
+    .run();
     assert_eq!(report.violations, 0, "{:?}", report.violation_texts);
     report
 }
@@ -36,7 +45,8 @@ fn the_same_seed_twice_is_the_same_and_another_is_not() {
 
 #[test]
 fn a_crowd_sees_itself() {
-    let config = SimConfig { seed: 1, ticks: 600, shards: 2, bots: 300, npcs: 400, scenario: SimScenario::Crowd };
+    let (scenario, faults) = (SimScenario::Crowd, Faults::None);
+    let config = SimConfig { seed: 1, ticks: 600, shards: 2, bots: 300, npcs: 400, scenario, faults };
     let report = Sim::new(config).run();
     assert_eq!(report.violations, 0, "{:?}", report.violation_texts);
     assert!(report.visible_min > 250, "{report:?}");

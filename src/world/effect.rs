@@ -5,8 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::goods::{Offer, Refusal, Thing};
 use crate::ids::{CellKey, EntityId, SessionRef};
-use crate::net::messages::Refusal;
+use crate::net::message::TradeNews;
+use crate::world::goods::Confirmation;
 use crate::world::random::{Digest, mix};
 
 /// Whom an effect is for.
@@ -41,6 +43,8 @@ pub struct Joining {
     pub guest: bool,
     /// Monsters ignore it.
     pub peaceful: bool,
+    /// One bit for each deed that was rewarded.
+    pub deeds: u64,
 }
 
 /// A piece of wildlife that begins.
@@ -87,6 +91,69 @@ pub enum EffectKind {
     Birth(Birth),
     /// One that you made is gone.
     Gone,
+    /// A thing lies here from now on.
+    Lay(Thing),
+    /// Somebody reaches for you, a thing.
+    Lift {
+        /// Its operation.
+        operation: u64,
+    },
+    /// What you reached for did not come.
+    Missed {
+        /// Your operation.
+        operation: u64,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// You, a thing, were picked up or swept, or not.
+    Lifted {
+        /// You are gone.
+        done: bool,
+    },
+    /// Your order was answered.
+    Settled {
+        /// Your operation.
+        operation: u64,
+        /// `None`: it was done.
+        refusal: Refusal,
+    },
+    /// Your deed was rewarded, or not.
+    Rewarded {
+        /// Which.
+        deed: u8,
+        /// It was.
+        done: bool,
+    },
+    /// About a trade with you.
+    Trade {
+        /// The trade; 0 before there is one.
+        number: u64,
+        /// What.
+        effect: TradeEffect,
+    },
+}
+
+/// What one side of a trade tells the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum TradeEffect {
+    /// Trade with me.
+    Ask,
+    /// We both asked: the trade is open.
+    Open,
+    /// I give this.
+    Offer {
+        /// What.
+        offer: Offer,
+        /// Its number.
+        version: u16,
+    },
+    /// I agree.
+    Confirm(Confirmation),
+    /// It is over, or never was.
+    End {
+        /// Why.
+        refusal: Refusal,
+    },
 }
 
 /// One request from one entity to another's owner.
@@ -120,21 +187,65 @@ impl Effect {
         match self.kind {
             EffectKind::Wave { x, y, action } => digest.add(1).add_i32(x).add_i32(y).add(u64::from(action)),
             EffectKind::Refused { action, refusal } => digest.add(2).add(u64::from(action)).add(refusal.0 as u64),
-            EffectKind::Join(joining) => digest.add(3).add(joining.id.0).add_i32(joining.x).add_i32(joining.y),
+            EffectKind::Join(joining) => {
+                digest.add(3).add(joining.deeds).add(joining.id.0).add_i32(joining.x).add_i32(joining.y)
+            }
             EffectKind::Birth(birth) => digest.add(4).add(birth.id.0).add_i32(birth.x).add_i32(birth.y),
             EffectKind::Gone => digest.add(5),
+            EffectKind::Lay(thing) => digest.add(6).add(thing.number).add_i32(thing.x).add_i32(thing.y),
+            EffectKind::Lift { operation } => digest.add(7).add(operation),
+            EffectKind::Missed { operation, refusal } => digest.add(8).add(operation).add(refusal.0.into()),
+            EffectKind::Lifted { done } => digest.add(9).add(done.into()),
+            EffectKind::Settled { operation, refusal } => digest.add(10).add(operation).add(refusal.0.into()),
+            EffectKind::Rewarded { deed, done } => digest.add(11).add(deed.into()).add(done.into()),
+            EffectKind::Trade { number, effect } => {
+                digest.add(12).add(number);
+                match effect {
+                    TradeEffect::Ask => digest.add(1),
+                    TradeEffect::Open => digest.add(2),
+                    TradeEffect::Offer { offer, version } => {
+                        for item in offer.items() {
+                            digest.add(item.uid).add(item.version.into());
+                        }
+                        digest.add(3).add(offer.coins as u64).add(version.into())
+                    }
+                    TradeEffect::Confirm(word) => {
+                        digest.add(4).add(word.operation).add(u64::from(word.own) << 16 | u64::from(word.other))
+                    }
+                    TradeEffect::End { refusal } => digest.add(5).add(refusal.0.into()),
+                }
+            }
         };
         digest.finish()
     }
 }
 
-/// What became of a client's action, for its session alone.
+/// What an entity tells its own client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ActionOutcome {
-    /// Whose action.
+pub enum Word {
+    /// What became of an action.
+    Action {
+        /// Its number.
+        action: u16,
+        /// `None` when it was done, or the ledger was asked.
+        refusal: Refusal,
+    },
+    /// What became of an operation that never came to the ledger.
+    Operation {
+        /// Which.
+        operation: u64,
+        /// Why not.
+        refusal: Refusal,
+    },
+    /// News of a trade.
+    Trade(TradeNews),
+}
+
+/// A word for one session alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PrivateEvent {
+    /// For whom.
     pub session: SessionRef,
-    /// Its number.
-    pub action: u16,
-    /// `None` when it was done.
-    pub refusal: Refusal,
+    /// What.
+    pub word: Word,
 }

@@ -5,9 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::goods;
+use crate::goods::OrderId;
 use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_START};
 use crate::net::wire;
+use crate::world::goods::Dealings;
 use crate::world::land::LAND_CELLS;
 use crate::world::movement::{Command, Motion};
 use crate::world::random::{Digest, mix};
@@ -26,6 +29,8 @@ pub enum Archetype {
     Human = 1,
     /// Wildlife that wanders.
     Deer = 2,
+    /// Something that can be picked up.
+    Thing = 3,
 }
 
 /// A handoff that was announced.
@@ -162,6 +167,8 @@ pub struct Player {
     pub dirty: bool,
     /// Tick of its last row.
     pub row_tick: u64,
+    /// Orders, trades and deeds under way.
+    pub dealings: Dealings,
 }
 
 impl Player {
@@ -185,6 +192,7 @@ impl Player {
             released: false,
             dirty: true,
             row_tick: 0,
+            dealings: Dealings::default(),
         }
     }
 
@@ -205,6 +213,7 @@ impl Player {
         if let Some((action, tick)) = self.waving {
             digest.add(u64::from(action)).add(tick);
         }
+        self.dealings.digest(&mut digest);
         for held in self.waiting() {
             let Command { yaw, forward, right, buttons } = held.command;
             let command = u64::from(yaw) << 24 | u64::from(forward as u8) << 16 | u64::from(right as u8) << 8;
@@ -243,6 +252,38 @@ impl Npc {
         digest.add(u64::from(self.spawner)).add_i32(self.range_x).add_i32(self.range_y);
         digest.add(u64::from(self.walking)).add(self.turn_tick).add(self.end_tick).add(u64::from(self.sequence));
         digest.finish()
+    }
+}
+
+/// Something on the ground.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Thing {
+    /// Its body; it never moves.
+    pub body: Body,
+    /// What the ledger knows of it.
+    pub thing: goods::Thing,
+    /// Somebody gets it, or it is swept: the order that is not answered yet.
+    pub taken: Option<OrderId>,
+    /// Effects sent so far; orders them.
+    pub sequence: u32,
+}
+
+impl Thing {
+    /// Digest over everything that decides what it does.
+    pub fn digest(&self) -> u64 {
+        let mut digest = Digest::new(5);
+        self.body.digest(&mut digest);
+        digest.add(self.thing.number).add(self.thing.end_tick).add(self.sequence.into());
+        if let Some(order) = self.taken {
+            digest.add(order.source.0).add(order.sequence);
+        }
+        digest.finish()
+    }
+}
+
+impl Named for Thing {
+    fn id(&self) -> EntityId {
+        self.body.id
     }
 }
 

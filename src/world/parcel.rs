@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::goods::Offer;
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
+use crate::net::message::GoodsWish;
 use crate::net::wire;
-use crate::world::effect::{ActionOutcome, Effect};
-use crate::world::entity::{Npc, Player, Spawner};
+use crate::world::effect::{Effect, PrivateEvent};
+use crate::world::entity::{Npc, Player, Spawner, Thing};
 use crate::world::frame::Frame;
 use crate::world::movement::Command;
 
@@ -40,8 +42,48 @@ pub enum InputKind {
         /// At whom.
         target: EntityId,
     },
+    /// Something with goods.
+    Goods {
+        /// Number of the action.
+        number: u16,
+        /// Names it for ever.
+        operation: u64,
+        /// What.
+        wish: GoodsWish,
+    },
+    /// Something about a trade.
+    Trade {
+        /// Number of the action.
+        number: u16,
+        /// What.
+        wish: TradeWish,
+    },
     /// The session ended.
     Leave,
+}
+
+/// What a client wants of a trade.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum TradeWish {
+    /// To trade with somebody.
+    Ask {
+        /// With whom.
+        target: EntityId,
+    },
+    /// To offer something else.
+    Offer {
+        /// What.
+        offer: Offer,
+    },
+    /// To agree.
+    Confirm {
+        /// Names it for ever.
+        operation: u64,
+        /// Number of the partner's offer.
+        offer: u16,
+    },
+    /// To end it.
+    Cancel,
 }
 
 /// One input for one entity.
@@ -111,6 +153,8 @@ pub struct Handoffs {
     pub npcs: Vec<Npc>,
     /// Actors.
     pub spawners: Vec<Spawner>,
+    /// Things on the ground.
+    pub things: Vec<Thing>,
 }
 
 /// Second parcel of a tick: what became of it, as far as the other shard needs to know.
@@ -128,8 +172,8 @@ pub struct OutcomeParcel {
     pub handoffs: Handoffs,
     /// Own states of the entities that the other shard's sessions steer.
     pub told: Vec<Told>,
-    /// What became of those sessions' actions.
-    pub outcomes: Vec<ActionOutcome>,
+    /// What those entities tell their clients.
+    pub private: Vec<PrivateEvent>,
 }
 
 impl OutcomeParcel {
@@ -142,7 +186,8 @@ impl OutcomeParcel {
         self.handoffs.players.clear();
         self.handoffs.npcs.clear();
         self.handoffs.spawners.clear();
+        self.handoffs.things.clear();
         self.told.clear();
-        self.outcomes.clear();
+        self.private.clear();
     }
 }

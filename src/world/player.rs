@@ -6,7 +6,7 @@
 use crate::ids::{EntityId, GRID_PER_M};
 use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_MAX, ROW_TICKS_MAX};
 use crate::net::{messages::Refusal, wire};
-use crate::world::effect::{ActionOutcome, Effect, EffectKind, Target};
+use crate::world::effect::{Effect, EffectKind, PrivateEvent, Target, Word};
 use crate::world::entity::{Held, Player};
 use crate::world::frame::{Frames, PublicEvent, distance};
 use crate::world::land::Land;
@@ -97,7 +97,7 @@ impl Player {
     }
 
     /// The outcome of a wave that nobody refused in time.
-    pub fn settle_wave(&mut self, tick: u64) -> Option<ActionOutcome> {
+    pub fn settle_wave(&mut self, tick: u64) -> Option<PrivateEvent> {
         let (action, sent) = self.waving?;
         if tick < sent + WAVE_SETTLED_TICKS {
             return None;
@@ -107,14 +107,19 @@ impl Player {
     }
 
     /// The outcome of a wave that was refused.
-    pub fn refuse_wave(&mut self, action: u16, refusal: Refusal) -> Option<ActionOutcome> {
+    pub fn refuse_wave(&mut self, action: u16, refusal: Refusal) -> Option<PrivateEvent> {
         self.waving.take_if(|waving| waving.0 == action)?;
         Some(self.outcome(action, refusal))
     }
 
     /// What its session is told of an action.
-    pub fn outcome(&self, action: u16, refusal: Refusal) -> ActionOutcome {
-        ActionOutcome { session: self.session, action, refusal }
+    pub fn outcome(&self, action: u16, refusal: Refusal) -> PrivateEvent {
+        self.whisper(Word::Action { action, refusal })
+    }
+
+    /// A word for its session alone.
+    pub fn whisper(&self, word: Word) -> PrivateEvent {
+        PrivateEvent { session: self.session, word }
     }
 
     /// An emote as everybody near sees it.

@@ -7,7 +7,7 @@
 use crate::ids::{CellKey, EntityId, ShardId};
 use crate::limits::{KEYFRAME_TICKS, SLICE_SLOTS_MAX};
 use crate::net::{slice::encode_delta, wire};
-use crate::world::entity::{Body, Npc, Place, Player};
+use crate::world::entity::{Body, Npc, Place, Player, Thing};
 use crate::world::frame::{Frame, Indexed, SliceHead, position};
 use crate::world::table::Table;
 
@@ -50,6 +50,8 @@ pub struct Bodies<'a> {
     pub players: &'a mut Table<Player>,
     /// Wildlife.
     pub npcs: &'a mut Table<Npc>,
+    /// Things on the ground.
+    pub things: &'a mut Table<Thing>,
 }
 
 impl Bodies<'_> {
@@ -57,12 +59,16 @@ impl Bodies<'_> {
         if let Some(npc) = self.npcs.get_mut(id) {
             return Some(&mut npc.body);
         }
-        self.players.get_mut(id).map(|player| &mut player.body)
+        if let Some(player) = self.players.get_mut(id) {
+            return Some(&mut player.body);
+        }
+        self.things.get_mut(id).map(|thing| &mut thing.body)
     }
 
     fn each(&mut self, mut visit: impl FnMut(&mut Body)) {
         self.npcs.iter_mut().for_each(|npc| visit(&mut npc.body));
         self.players.iter_mut().for_each(|player| visit(&mut player.body));
+        self.things.iter_mut().for_each(|thing| visit(&mut thing.body));
     }
 }
 
@@ -242,11 +248,13 @@ impl Slices {
             let slot = frame.slices[slice as usize].first + u32::from(place.slot);
             Indexed { id: body.id, slot, slice }
         };
-        // Wildlife has the lower ids, so that two sorted lists behind each other are one.
+        // Wildlife has the lowest ids and things the highest, so that sorted lists behind each other are one.
         let npcs = bodies.npcs.order().iter().map(|&(_, at)| indexed(&bodies.npcs.at(at as usize).body));
         frame.index.extend(npcs);
         let players = bodies.players.order().iter().map(|&(_, at)| indexed(&bodies.players.at(at as usize).body));
         frame.index.extend(players);
+        let things = bodies.things.order().iter().map(|&(_, at)| indexed(&bodies.things.at(at as usize).body));
+        frame.index.extend(things);
     }
 }
 

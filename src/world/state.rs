@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cut::CutMap;
 use super::effect::Effect;
-use super::entity::{Body, Npc, Player, Spawner};
+use super::entity::{Body, Npc, Player, Spawner, Thing};
 use super::table::Table;
 use super::{Counters, Decree, World, WorldConfig};
 use crate::ids::{CellKey, EntityId, ShardId};
@@ -23,6 +23,7 @@ pub struct StateRef<'a> {
     players: &'a Table<Player>,
     npcs: &'a Table<Npc>,
     spawners: &'a Table<Spawner>,
+    things: &'a Table<Thing>,
     arrived: &'a [Effect],
 }
 
@@ -35,6 +36,7 @@ pub struct State {
     players: Table<Player>,
     npcs: Table<Npc>,
     spawners: Table<Spawner>,
+    things: Table<Thing>,
     arrived: Vec<Effect>,
 }
 
@@ -61,6 +63,7 @@ impl World {
             counters: _,
             elapsed: _,
             saves: _,
+            orders: _,
             config: _,
             cut,
             decrees,
@@ -68,27 +71,30 @@ impl World {
             players,
             npcs,
             spawners,
+            things,
             slices: _,
             arrived,
             sent,
-            outcomes,
+            private,
+            given,
             events,
             gone,
         } = self;
-        let nothing_begun = sent.is_empty() && outcomes.is_empty() && events.is_empty() && gone.is_empty();
+        let nothing_begun =
+            sent.is_empty() && private.is_empty() && given.is_empty() && events.is_empty() && gone.is_empty();
         assert!(nothing_begun, "a world is kept between two ticks");
-        StateRef { tick: *tick, cut, decrees, players, npcs, spawners, arrived }
+        StateRef { tick: *tick, cut, decrees, players, npcs, spawners, things, arrived }
     }
 
     /// The world that was kept. `config` is what it was made from; its cut map and first tick do not count.
     pub fn restored(config: WorldConfig, shard: ShardId, state: State) -> World {
-        let State { tick, cut, decrees, players, npcs, spawners, arrived } = state;
-        // No wildlife: the spawners come with the state.
-        let bare = WorldConfig { npcs: 0, cut: cut.clone(), start_tick: tick, ..config };
+        let State { tick, cut, decrees, players, npcs, spawners, things, arrived } = state;
+        // No wildlife and no things: both come with the state.
+        let bare = WorldConfig { npcs: 0, things: Arc::default(), cut: cut.clone(), start_tick: tick, ..config };
         let mut world = World::new(bare, shard);
         world.counters = Counters::default();
         (world.decrees, world.players, world.npcs, world.spawners) = (decrees, players, npcs, spawners);
-        world.arrived = arrived;
+        (world.things, world.arrived) = (things, arrived);
         world
     }
 
@@ -104,6 +110,9 @@ impl World {
         }
         if let Some(at) = self.npcs.position(id) {
             return Some(of_body(&self.npcs.at(at).body, None));
+        }
+        if let Some(at) = self.things.position(id) {
+            return Some(of_body(&self.things.at(at).body, None));
         }
         let spawner = self.spawners.at(self.spawners.position(id)?);
         let ground = self.config.land.height(spawner.x, spawner.y);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ids::FINE_PER_M;
+use crate::world::effect::Word;
 use crate::world::movement::{BUTTON_RUN, Command};
 use crate::world::random::random;
 
@@ -14,7 +15,7 @@ struct Lockstep {
     given: Vec<Vec<OutcomeParcel>>,
     owners: Vec<ShardId>,
     states: Vec<wire::OwnState>,
-    outcomes: Vec<ActionOutcome>,
+    private: Vec<PrivateEvent>,
     hash: u64,
     early: Option<u64>,
 }
@@ -28,7 +29,15 @@ fn session(player: u64) -> SessionRef {
 impl Lockstep {
     fn new(shards: usize, land: &Arc<Land>) -> Lockstep {
         let cut = Arc::new(CutMap::equal(shards));
-        let config = WorldConfig { seed: SEED, land: land.clone(), cut, npcs: 400, npc_life_ticks: 120, start_tick: 0 };
+        let config = WorldConfig {
+            seed: SEED,
+            land: land.clone(),
+            cut,
+            npcs: 400,
+            npc_life_ticks: 120,
+            start_tick: 0,
+            things: Arc::new([]),
+        };
         let worlds = (0..shards).map(|shard| World::new(config.clone(), ShardId(shard as u8))).collect();
         let given = (0..shards).map(|_| (0..shards).map(|_| OutcomeParcel::default()).collect()).collect();
         Lockstep {
@@ -37,7 +46,7 @@ impl Lockstep {
             given,
             owners: vec![ShardId(0); PLAYERS as usize],
             states: vec![wire::OwnState::default(); PLAYERS as usize],
-            outcomes: Vec::new(),
+            private: Vec::new(),
             hash: 0,
             early: None,
         }
@@ -89,6 +98,7 @@ impl Lockstep {
                     epoch: 1,
                     guest: false,
                     peaceful: true,
+                    deeds: 0,
                 };
                 let lane_owner = player as usize % self.worlds.len();
                 self.worlds[lane_owner].send_join(joining, frames);
@@ -99,7 +109,7 @@ impl Lockstep {
         let mut effects = 0u64;
         for (at, world) in self.worlds.iter_mut().enumerate() {
             world.take_inputs(&inputs[at], frames);
-            world.play(true);
+            world.play(true, frames);
         }
         let mut shown = Vec::new();
         for (world, outs) in self.worlds.iter_mut().zip(&mut self.given) {
@@ -121,7 +131,7 @@ impl Lockstep {
                 self.owners[player] = told.next_owner;
                 self.states[player] = told.state;
             }
-            self.outcomes.extend(outs.iter().flat_map(|out| &out.outcomes));
+            self.private.extend(outs.iter().flat_map(|out| &out.private));
         }
         if self.early == Some(tick) {
             self.deliver_across_early();
@@ -179,15 +189,21 @@ fn run(shards: usize, ticks: u64, prepare: impl Fn(&mut Lockstep)) -> Lockstep {
 #[test]
 fn seams_are_invisible() {
     let one = run(1, 900, |_| ());
-    assert!(one.outcomes.iter().filter(|outcome| outcome.refusal == Refusal::None).count() > 100);
+    assert!(
+        one.private.iter().filter(|event| matches!(event.word, Word::Action { refusal: Refusal::None, .. })).count()
+            > 100
+    );
     for shards in [2, 4, 8] {
         let many = run(shards, 900, |_| ());
         let handoffs: u64 = many.worlds.iter().map(|world| world.counters.handed_in).sum();
         let across: u64 = many.worlds.iter().map(|world| world.counters.effects_across).sum();
         assert!(handoffs > 20 && across > 50, "{shards} shards: {handoffs} handoffs, {across} effects across");
         assert_eq!(many.hash, one.hash, "{shards} shards");
-        let (mut a, mut b) = (one.outcomes.clone(), many.outcomes.clone());
-        let key = |outcome: &ActionOutcome| (outcome.session, outcome.action, outcome.refusal);
+        let (mut a, mut b) = (one.private.clone(), many.private.clone());
+        let key = |event: &PrivateEvent| match event.word {
+            Word::Action { action, refusal } => (event.session, action, refusal),
+            other => unreachable!("{other:?}"),
+        };
         a.sort_by_key(key);
         b.sort_by_key(key);
         assert_eq!(a, b, "clients of {shards} shards are told the same");

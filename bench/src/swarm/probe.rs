@@ -50,7 +50,8 @@ pub fn welcome_of(server: SocketAddr) -> Result<Welcome, Failure> {
             match message {
                 ServerMessage::Welcome(welcome) => return Ok(welcome),
                 ServerMessage::Closing { reason } => return Err(nobody(format!("it refused a guest: {reason:?}"))),
-                ServerMessage::ActionResult { .. } => (),
+                // A guest has no goods, and nothing else is said before the Welcome.
+                _ => (),
             }
         }
         if began.elapsed() > PATIENCE {

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::keeper::MemoryStore;
+use crate::keeper::store::visit_rows;
+use crate::keeper::{Batch, MemoryDisk};
 
 const SHARD: ShardId = ShardId(1);
 
@@ -21,12 +22,13 @@ fn release(number: u32, client_id: u64, row: Option<CharacterRow>) -> KeeperComm
 
 struct Bench {
     claims: Claims,
-    store: MemoryStore,
+    store: Store<MemoryDisk>,
 }
 
 impl Bench {
     fn new() -> Bench {
-        Bench { claims: Claims::default(), store: MemoryStore::new(1) }
+        let store = Store::open(MemoryDisk::default(), 3, 1, |_| SHARD).unwrap();
+        Bench { claims: Claims::default(), store }
     }
 
     fn apply(&mut self, command: KeeperCommand) -> Vec<KeeperAnswer> {
@@ -61,7 +63,7 @@ fn characters_are_numbered_once_and_found_again() {
     let moved = CharacterRow { tick: 9, x: 5, saved: true, ..row };
     assert_eq!(bench.apply(release(2, 40, Some(moved))), []);
     let again = bench.apply(claim(3, 40, 100));
-    assert_eq!(again, [KeeperAnswer::Claimed { session: session(3), row: moved, new: false }]);
+    assert_eq!(again, [KeeperAnswer::Claimed { session: session(3), row: moved, new: false, operation: 0 }]);
     assert_eq!(bench.store.realm().next_character, 3);
     assert_eq!(bench.store.realm().tick, 9);
 }
@@ -74,7 +76,7 @@ fn a_second_session_waits_for_the_first_and_gets_its_last_row() {
     let last = CharacterRow { epoch: 2, tick: 30, saved: true, ..row };
     assert_eq!(bench.apply(KeeperCommand::Row(last)), []);
     let answers = bench.apply(release(1, 7, None));
-    assert_eq!(answers, [KeeperAnswer::Claimed { session: session(2), row: last, new: false }]);
+    assert_eq!(answers, [KeeperAnswer::Claimed { session: session(2), row: last, new: false, operation: 0 }]);
     // The first session's release a second time: nobody's.
     assert_eq!(bench.apply(release(1, 7, None)), []);
     assert_eq!(bench.claims.counts().releases_late, 1);
@@ -114,7 +116,7 @@ fn full_tables_refuse_and_change_nothing() {
     }
     let next = KEEPER_LIVE_MAX as u32;
     assert_eq!(bench.apply(claim(next, u64::from(next), 100)), [refused(next, ClaimRefusal::TooMany)]);
-    assert_eq!(bench.store.rows().count(), KEEPER_LIVE_MAX);
+    assert_eq!(bench.store.realm().next_character, KEEPER_LIVE_MAX as u64 + 1);
     bench.apply(release(0, 0, None));
     bench.admit(next, u64::from(next));
     for number in next + 1..KEEPER_TOKENS_MAX as u32 {
@@ -146,13 +148,20 @@ fn older_rows_are_dropped_live_or_not() {
 fn a_power_loss_leaves_what_was_committed() {
     let mut bench = Bench::new();
     let row = bench.admit(1, 7);
-    bench.store.commit();
-    let committed = bench.store.clone();
+    bench.store.commit(Batch::default(), false).unwrap();
     bench.apply(KeeperCommand::Row(CharacterRow { tick: 5, owner: ShardId(0), ..row }));
     bench.apply(KeeperCommand::Row(CharacterRow { tick: 6, ..row }));
     bench.admit(2, 8);
-    bench.store.lose_uncommitted();
-    assert_eq!(bench.store, committed);
+    let mut disk = bench.store.into_disk();
+    disk.lose_power(9);
+    let store = Store::open(disk, 3, 1, |_| SHARD).unwrap();
+    let mut rows = Vec::new();
+    visit_rows(store.disk(), &mut |row| {
+        rows.push(row);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!((rows, store.realm().next_character), (vec![row], 2));
 }
 
 #[derive(Clone, Debug)]
@@ -255,7 +264,7 @@ impl Model {
 
     fn hear(&mut self, answer: KeeperAnswer) {
         match answer {
-            KeeperAnswer::Claimed { session, row, new } => {
+            KeeperAnswer::Claimed { session, row, new, .. } => {
                 let number = Model::number_of(session);
                 self.answered[number as usize] += 1;
                 assert!(!self.released[number as usize], "a released session is not admitted");
@@ -264,6 +273,10 @@ impl Model {
                 assert_eq!(newest, (!new).then_some(row), "the newest row is the one that is given");
             }
             KeeperAnswer::Refused { session, .. } => self.answered[Model::number_of(session) as usize] += 1,
+            KeeperAnswer::Settled(_)
+            | KeeperAnswer::Operation { .. }
+            | KeeperAnswer::Goods { .. }
+            | KeeperAnswer::Admission { .. } => panic!("claims say nothing of goods"),
             KeeperAnswer::Cut { session } => {
                 let number = Model::number_of(session);
                 assert_eq!(self.live.get(&self.sessions[number as usize].0), Some(&number), "only the live is cut");

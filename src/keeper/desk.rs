@@ -1,0 +1,372 @@
+//! The desk: where the keeper's commands are done, one after the other.
+//!
+//! Owns claims, rows and ledger on one disk, and the answers that wait for the next commit. Promises: what a command
+//! changed, in rows and in goods, becomes durable in one batch; its answer is given out after that batch and never
+//! before; the same commands on the same disk give the same answers. Never reads a clock: time is a command.
+
+use std::collections::HashMap;
+
+use super::book::Totals;
+use super::disk::{Batch, Disk, Family};
+use super::ledger::{Context, Done, Entry, Ledger, Terms};
+use super::record::{open_value, seal_block, seal_value};
+use super::store::{Store, altered, refused};
+use super::{Claims, KeeperAnswer, KeeperCommand, StoreError};
+use crate::goods::{Account, Asked, GoodsNews, Order, OrderId, OrderKind, Refusal, Settled, Thing};
+use crate::ids::{EntityId, IdClass, SessionRef, ShardId};
+use crate::limits::{START_COINS, START_ITEMS};
+use crate::planted::{Bug, planted};
+
+/// First bytes of the keys in the ledger's family.
+mod prefix {
+    pub const ACCOUNT: u8 = b'a';
+    pub const ITEM: u8 = b'i';
+    pub const MAIL: u8 = b'm';
+    pub const THING: u8 = b't';
+    pub const ANSWER: u8 = b'w';
+    pub const COUNTERS: u8 = b'c';
+}
+
+/// Bytes that one order writes, about.
+const ORDER_BYTES: usize = 240;
+
+/// What the ledger counts, durable with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub(super) struct Counters {
+    pub orders: u64,
+    pub rolled: u64,
+    pub totals: Totals,
+}
+
+/// How a realm is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DeskRules {
+    /// New characters get [`START_COINS`] and [`START_ITEMS`] from the mint.
+    pub start_goods: bool,
+    /// How long mails and things wait.
+    pub terms: Terms,
+}
+
+/// Claims, rows and ledger of a realm.
+pub struct Desk<D> {
+    store: Store<D>,
+    claims: Claims,
+    ledger: Ledger,
+    rules: DeskRules,
+    /// Answers to what is in the group.
+    answers: Vec<(ShardId, KeeperAnswer)>,
+    /// Answers to what is on disk.
+    ready: Vec<(ShardId, KeeperAnswer)>,
+    changed: bool,
+    settled: u64,
+    group_orders: usize,
+}
+
+impl<D: Disk> Desk<D> {
+    /// Takes over a store; the ledger is read and counted anew.
+    ///
+    /// # Errors
+    /// What was stored cannot be read, or its sums do not agree.
+    pub fn open(store: Store<D>, rules: DeskRules) -> Result<Desk<D>, StoreError> {
+        let mut ledger = Ledger::new(rules.terms);
+        read_ledger(store.disk(), &mut ledger)?;
+        if let Some(first) = ledger.book.census().first() {
+            return Err(altered(store.disk(), "the ledger", &format!("does not add up: {first}")));
+        }
+        let (claims, answers, ready) = (Claims::default(), Vec::new(), Vec::new());
+        Ok(Desk { store, claims, ledger, rules, answers, ready, changed: false, settled: 0, group_orders: 0 })
+    }
+
+    /// Rows and the realm's record.
+    pub fn store(&self) -> &Store<D> {
+        &self.store
+    }
+
+    /// Likewise, to tend the disk.
+    pub fn store_mut(&mut self) -> &mut Store<D> {
+        &mut self.store
+    }
+
+    /// Ends it; its disk stays.
+    pub fn into_disk(self) -> D {
+        self.store.into_disk()
+    }
+
+    /// Who plays.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Goods.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Things that lie on the ground now.
+    pub fn things(&self) -> Vec<Thing> {
+        if planted(Bug::ThingsForgotten) { Vec::new() } else { self.ledger.things().copied().collect() }
+    }
+
+    /// Does one command. What is answered waits for [`Desk::commit`].
+    ///
+    /// # Errors
+    /// The disk cannot be read; the process must end.
+    pub fn apply(&mut self, command: KeeperCommand) -> Result<(), StoreError> {
+        let waiting = self.answers.len();
+        match command {
+            KeeperCommand::Order(asked) => return self.order(asked),
+            KeeperCommand::Clock { tick, .. } => {
+                self.claims.apply(command, &mut self.store, &mut self.answers)?;
+                let news = self.ledger.clock(tick);
+                self.changed |= !news.is_empty();
+                self.tell(news);
+            }
+            _ => self.claims.apply(command, &mut self.store, &mut self.answers)?,
+        }
+        for at in waiting..self.answers.len() {
+            self.complete(at)?;
+        }
+        Ok(())
+    }
+
+    /// Adds to an answer that admits somebody what the ledger knows of it.
+    fn complete(&mut self, at: usize) -> Result<(), StoreError> {
+        let (shard, KeeperAnswer::Claimed { session, row, new, .. }) = self.answers[at] else { return Ok(()) };
+        let character = row.character;
+        if new && self.rules.start_goods {
+            let id = OrderId { source: EntityId::JOIN, sequence: character };
+            let kind = OrderKind::Grant { character, coins: START_COINS, items: START_ITEMS };
+            self.hold(EntityId::JOIN)?;
+            self.done(Order { id, kind });
+        }
+        self.hold(row.entity())?;
+        let newest = self.ledger.answers.newest(row.entity());
+        if let KeeperAnswer::Claimed { operation, .. } = &mut self.answers[at].1 {
+            *operation = newest;
+        }
+        let news = Box::new(self.ledger.whole(character));
+        self.answers.push((shard, KeeperAnswer::Goods { session, news }));
+        Ok(())
+    }
+
+    fn order(&mut self, asked: Asked) -> Result<(), StoreError> {
+        let Asked { shard, order } = asked;
+        self.hold(order.id.source)?;
+        let mut parties = vec![order.id];
+        if let OrderKind::Swap { partner, .. } = order.kind {
+            self.hold(partner.source)?;
+            parties.push(partner);
+        }
+        let Done { refusal, thing, news, .. } = self.done(order);
+        self.settled += 1;
+        let settled = Settled { number: self.settled, order, refusal, thing };
+        self.answers.push((shard, KeeperAnswer::Settled(settled)));
+        for id in parties.into_iter().filter(|id| id.source.class() == IdClass::Character) {
+            if let Some((shard, session)) = self.session_of(id.source.number()) {
+                let thing = thing.map(|thing| EntityId::thing(thing.number));
+                let answer = KeeperAnswer::Operation { session, operation: id.sequence, refusal, thing };
+                self.answers.push((shard, answer));
+            }
+        }
+        self.tell(news);
+        Ok(())
+    }
+
+    /// Does an order now that its source's answers are held.
+    fn done(&mut self, order: Order) -> Done {
+        let realm = self.store.realm();
+        let (tick, next_character) = (realm.tick, realm.next_character);
+        let deed = match order.kind {
+            OrderKind::Deed { deed } => self.claims.live_row(order.id.source.number()).map(|row| (row, deed)),
+            _ => None,
+        };
+        let deed_is_new = deed.is_some_and(|(row, deed)| deed < 64 && row.deeds & 1 << deed == 0);
+        let done = self.ledger.apply(order, Context { tick, next_character, deed_is_new });
+        self.changed |= done.new;
+        self.group_orders += usize::from(done.new);
+        if let Some((row, deed)) = deed.filter(|_| done.refusal == Refusal::None && done.new)
+            && !planted(Bug::DeedNotWritten)
+        {
+            self.claims.set_deeds(row.client_id, row.deeds | 1 << deed, &mut self.store);
+        }
+        done
+    }
+
+    fn session_of(&self, character: u64) -> Option<(ShardId, SessionRef)> {
+        self.claims.session_of(character)
+    }
+
+    fn tell(&mut self, news: Vec<(u64, GoodsNews)>) {
+        for (character, news) in news {
+            if let Some((shard, session)) = self.session_of(character) {
+                self.answers.push((shard, KeeperAnswer::Goods { session, news: Box::new(news) }));
+            }
+        }
+    }
+
+    /// Reads a source's answers unless they are in memory.
+    fn hold(&mut self, source: EntityId) -> Result<(), StoreError> {
+        if self.ledger.answers.holds(source) {
+            return Ok(());
+        }
+        let mut key = vec![prefix::ANSWER];
+        key.extend(source.0.to_be_bytes());
+        let (disk, mut answers) = (self.store.disk(), Vec::new());
+        disk.visit(Family::Ledger, &key, &mut |key, value| {
+            let place = || format!("an answer to {:#x}", source.0);
+            let answer = open_value(value).map_err(|error| refused(disk, &place(), error))?;
+            answers.push((*key.last().expect("the key has a prefix"), answer));
+            Ok(())
+        })?;
+        self.ledger.answers.restore(source, answers);
+        Ok(())
+    }
+
+    /// Whether there is something to commit.
+    pub fn has_group(&self) -> bool {
+        self.changed || self.store.has_group()
+    }
+
+    /// About how much the group writes.
+    pub fn group_bytes(&self) -> usize {
+        self.store.group_bytes() + self.group_orders * ORDER_BYTES
+    }
+
+    /// Writes the group, rows and goods in one batch; gives the number of rows. Then its answers may leave.
+    ///
+    /// # Errors
+    /// The disk refused; the process must end, and no answer may leave.
+    pub fn commit(&mut self) -> Result<u64, StoreError> {
+        self.commit_group(false)
+    }
+
+    /// Commits whatever there is, the clock too.
+    ///
+    /// # Errors
+    /// As [`Desk::commit`].
+    pub fn close(&mut self) -> Result<u64, StoreError> {
+        self.commit_group(true)
+    }
+
+    fn commit_group(&mut self, always: bool) -> Result<u64, StoreError> {
+        let mut batch = Batch::default();
+        if self.changed {
+            write_ledger(&mut self.ledger, &mut batch);
+        }
+        let rows = self.store.commit(batch, always)?;
+        (self.changed, self.group_orders) = (false, 0);
+        self.ready.append(&mut self.answers);
+        Ok(rows)
+    }
+
+    /// Answers that wait for the next commit.
+    pub fn waiting_answers(&self) -> &[(ShardId, KeeperAnswer)] {
+        &self.answers
+    }
+
+    /// Takes the answers to what is on disk: these may leave.
+    pub fn take_answers(&mut self) -> Vec<(ShardId, KeeperAnswer)> {
+        if planted(Bug::AckEarly) {
+            self.ready.append(&mut self.answers);
+        }
+        std::mem::take(&mut self.ready)
+    }
+}
+
+fn key_of(prefix: u8, number: u64) -> [u8; 9] {
+    let mut key = [prefix; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// Adds what the ledger changed to a batch.
+fn write_ledger(ledger: &mut Ledger, batch: &mut Batch) {
+    for (n, &account) in ledger.book.dirty_accounts.iter().enumerate() {
+        let balances = ledger.book.holding(account).map(|holding| holding.balances);
+        let key = key_of(prefix::ACCOUNT, account.0);
+        match balances {
+            _ if planted(Bug::BalanceNotWritten) && n % 2 == 1 => (),
+            Some(balances) if balances.iter().any(|&amount| amount > 0) => {
+                batch.put(Family::Ledger, &key, &seal_value(&balances));
+            }
+            _ => batch.delete(Family::Ledger, &key),
+        }
+    }
+    for &uid in &ledger.book.dirty_items {
+        let key = key_of(prefix::ITEM, uid);
+        match ledger.book.item(uid) {
+            _ if planted(Bug::ItemNotWritten) && uid % 10 == 5 => (),
+            Some(item) => batch.put(Family::Ledger, &key, &seal_value(&item)),
+            None => batch.delete(Family::Ledger, &key),
+        }
+    }
+    ledger.book.clear_dirty();
+    let (mails, things) = ledger.take_dirty();
+    for (number, mail) in mails {
+        let key = key_of(prefix::MAIL, number);
+        match mail {
+            Some(mail) => batch.put(Family::Ledger, &key, &seal_value(&mail)),
+            None => batch.delete(Family::Ledger, &key),
+        }
+    }
+    for (number, thing) in things {
+        let key = key_of(prefix::THING, number);
+        match thing {
+            Some(thing) => batch.put(Family::Ledger, &key, &seal_value(&thing)),
+            None => batch.delete(Family::Ledger, &key),
+        }
+    }
+    ledger.answers.take_dirty(|source, slot, answer| {
+        let mut key = [0; 10];
+        key[..9].copy_from_slice(&key_of(prefix::ANSWER, source.0));
+        key[9] = slot;
+        batch.put(Family::Ledger, &key, &seal_value(&answer));
+    });
+    if !planted(Bug::TotalsNotWritten) {
+        let counters = Counters { orders: ledger.orders(), rolled: ledger.rolled(), totals: ledger.book.totals };
+        batch.put(Family::Ledger, &[prefix::COUNTERS], &seal_value(&counters));
+    }
+    let entries = ledger.take_entries();
+    if let Some(first) = entries.first() {
+        batch.put(Family::Orders, &first.number.to_be_bytes(), &seal_block(&Entry::encode(&entries)));
+    }
+}
+
+/// Reads everything of the ledger but the answers, which are read when they are needed.
+pub(super) fn read_ledger(disk: &impl Disk, ledger: &mut Ledger) -> Result<(), StoreError> {
+    let mut names: HashMap<u8, &str> = HashMap::new();
+    names.extend([
+        (prefix::ACCOUNT, "account"),
+        (prefix::ITEM, "item"),
+        (prefix::MAIL, "mail"),
+        (prefix::THING, "thing"),
+    ]);
+    for kind in [prefix::ACCOUNT, prefix::ITEM, prefix::MAIL, prefix::THING] {
+        disk.visit(Family::Ledger, &[kind], &mut |key, value| {
+            let number = key[1..].try_into().map_or(0, u64::from_be_bytes);
+            let place = || format!("{} {number:#x} in column family ledger", names[&kind]);
+            let refuse = |error| refused(disk, &place(), error);
+            match kind {
+                prefix::ACCOUNT => {
+                    ledger.book.restore_balances(Account(number), open_value(value).map_err(refuse)?);
+                }
+                prefix::ITEM => {
+                    if !ledger.book.restore_item(number, open_value(value).map_err(refuse)?) {
+                        return Err(altered(disk, &place(), "is there twice"));
+                    }
+                }
+                prefix::MAIL => ledger.restore_mail(number, open_value(value).map_err(refuse)?),
+                _ => ledger.restore_thing(open_value(value).map_err(refuse)?),
+            }
+            Ok(())
+        })?;
+    }
+    if let Some(value) = disk.get(Family::Ledger, &[prefix::COUNTERS])? {
+        let counters: Counters =
+            open_value(&value).map_err(|error| refused(disk, "the counters in column family ledger", error))?;
+        ledger.book.totals = counters.totals;
+        ledger.restore_counters(counters.orders, counters.rolled);
+    }
+    ledger.book.clear_dirty();
+    Ok(())
+}

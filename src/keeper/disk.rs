@@ -1,0 +1,118 @@
+//! Where bytes are kept: the host seam of the keeper.
+//!
+//! Owns the names of the column families and the batch. Promises of every [`Disk`]: a batch that [`Disk::write`] took
+//! is on disk whole; one that it did not is there whole or not at all; after a loss of power every batch before a lost
+//! one is there. Never retries: after an error nothing more may be promised, and the process ends.
+
+use std::ops::Range;
+
+use super::StoreError;
+use crate::ids::ShardId;
+
+/// A column family.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+pub enum Family {
+    /// The realm's record.
+    Realm,
+    /// Client id to character number and shard.
+    Clients,
+    /// Balances, items, mails, things, answers.
+    Ledger,
+    /// Every order that was answered, in order.
+    Orders,
+    /// Character number to row, of the characters of one shard.
+    Shard(ShardId),
+}
+
+/// RocksDB in the product, memory with faults in the deterministic host.
+pub trait Disk {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Shows every key that begins with `prefix`, with its value, in order of keys.
+    ///
+    /// # Errors
+    /// Something cannot be read, or `visit` refuses it.
+    fn visit(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
+
+    /// Writes a batch and waits until it is on disk.
+    ///
+    /// # Errors
+    /// The disk refused; the process must end.
+    fn write(&mut self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// Groups that were acknowledged at the least, by a second witness beside the log.
+    ///
+    /// # Errors
+    /// The witness cannot be read.
+    fn witness(&self) -> Result<u64, StoreError>;
+
+    /// Tells the second witness that this many groups are on disk. It may write that down later, but before long.
+    ///
+    /// # Errors
+    /// The disk refused; the process must end.
+    fn attest(&mut self, groups: u64) -> Result<(), StoreError>;
+
+    /// Where this is, for messages.
+    fn place(&self) -> String;
+}
+
+/// Changes that become durable together.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    changes: Vec<(Family, Range<u32>, Option<Range<u32>>)>,
+}
+
+/// One change: a key gets a value, or loses it.
+pub type Change<'a> = (Family, &'a [u8], Option<&'a [u8]>);
+
+impl Batch {
+    /// Gives a key a value.
+    pub fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
+        let (key, value) = (self.add(key), self.add(value));
+        self.changes.push((family, key, Some(value)));
+    }
+
+    /// Takes a key's value away.
+    pub fn delete(&mut self, family: Family, key: &[u8]) {
+        let key = self.add(key);
+        self.changes.push((family, key, None));
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> Range<u32> {
+        let from = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(bytes);
+        from..self.bytes.len() as u32
+    }
+
+    /// The changes in the order in which they were made.
+    pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+        let bytes = |range: &Range<u32>| &self.bytes[range.start as usize..range.end as usize];
+        self.changes.iter().map(move |(family, key, value)| (*family, bytes(key), value.as_ref().map(bytes)))
+    }
+
+    /// Bytes of keys and values.
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Empties it for another group.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.changes.clear();
+    }
+}

@@ -1,0 +1,130 @@
+//! What was answered: the last orders of each source.
+//!
+//! Owns the answers of the sources in use. Promises: an order is new, or was answered, or is refused, and never two of
+//! these; a source's answers are read from disk before its first order and written with what they answer. Bounded by
+//! [`SOURCES_HELD_MAX`]: those longest unused leave memory and are read again.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use crate::goods::{OrderId, Refusal};
+use crate::ids::EntityId;
+use crate::limits::{ANSWERS_KEPT, SOURCES_HELD_MAX};
+use crate::net::fast_hash::FastHash;
+use crate::planted::{Bug, planted};
+
+/// What is known of an order before it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// Nothing: it may be done.
+    New,
+    /// It was answered.
+    Before(Refusal),
+    /// It can never be done.
+    Refused(Refusal),
+}
+
+/// One answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Answer {
+    /// Sequence of the order.
+    pub sequence: u64,
+    /// Digest of what was ordered.
+    pub digest: u64,
+    /// What was answered.
+    #[serde(with = "crate::goods::refusal_number")]
+    pub refusal: Refusal,
+    /// Number of the order in the log.
+    pub number: u64,
+}
+
+/// The answers of one source, oldest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Source {
+    kept: VecDeque<Answer>,
+    /// Where the next answer goes on disk, a ring.
+    next_slot: u8,
+    used: u64,
+}
+
+/// The answers of all sources in use.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
+    sources: HashMap<EntityId, Source, FastHash>,
+    dirty: BTreeSet<(EntityId, u8)>,
+    uses: u64,
+}
+
+impl Answers {
+    /// Whether a source's answers are in memory.
+    pub fn holds(&self, source: EntityId) -> bool {
+        self.sources.contains_key(&source)
+    }
+
+    /// Puts a source's answers in memory, as they were on disk, each with its slot.
+    pub fn restore(&mut self, source: EntityId, mut answers: Vec<(u8, Answer)>) {
+        answers.sort_unstable_by_key(|(_, answer)| answer.sequence);
+        let next_slot = answers.last().map_or(0, |&(slot, _)| (slot + 1) % ANSWERS_KEPT as u8);
+        let kept = answers.into_iter().map(|(_, answer)| answer).collect();
+        let before = self.sources.insert(source, Source { kept, next_slot, used: self.uses });
+        assert!(before.is_none(), "answers in memory are newer than those on disk");
+    }
+
+    /// Sequence of the newest order of a source that was answered; 0: none.
+    pub fn newest(&self, source: EntityId) -> u64 {
+        self.sources.get(&source).and_then(|source| source.kept.back()).map_or(0, |answer| answer.sequence)
+    }
+
+    /// What is known of an order with this content. `recall`: any content will do, and nothing is new.
+    pub fn look(&self, id: OrderId, digest: u64, recall: bool) -> Known {
+        let source = self.sources.get(&id.source).expect("a source's answers are read before its orders");
+        if planted(Bug::ApplyTwice) && !recall {
+            return Known::New;
+        }
+        let newest = source.kept.back().map_or(0, |answer| answer.sequence);
+        let found = source.kept.iter().rev().find(|answer| answer.sequence == id.sequence);
+        match found {
+            Some(answer) if recall || answer.digest == digest => Known::Before(answer.refusal),
+            Some(_) if planted(Bug::ReusedId) => Known::New,
+            Some(_) => Known::Refused(Refusal::Reused),
+            None if recall && (id.sequence > newest || source.kept.len() < ANSWERS_KEPT) => {
+                Known::Refused(Refusal::Unknown)
+            }
+            None if id.sequence > newest => Known::New,
+            None if planted(Bug::OldId) => Known::New,
+            None => Known::Refused(Refusal::TooOld),
+        }
+    }
+
+    /// Remembers an answer; the oldest of the source gives way.
+    pub fn add(&mut self, id: OrderId, digest: u64, refusal: Refusal, number: u64) {
+        self.uses += 1;
+        let source = self.sources.get_mut(&id.source).expect("a source's answers are read before its orders");
+        source.used = self.uses;
+        if source.kept.len() == ANSWERS_KEPT {
+            source.kept.pop_front();
+        }
+        source.kept.push_back(Answer { sequence: id.sequence, digest, refusal, number });
+        if !planted(Bug::AnswersNotWritten) {
+            self.dirty.insert((id.source, source.next_slot));
+        }
+        source.next_slot = (source.next_slot + 1) % ANSWERS_KEPT as u8;
+    }
+
+    /// Shows what must be written, each answer with its slot, and lets go of those longest unused.
+    pub fn take_dirty(&mut self, mut write: impl FnMut(EntityId, u8, Answer)) {
+        for (id, slot) in std::mem::take(&mut self.dirty) {
+            let source = &self.sources[&id];
+            let back = (usize::from(source.next_slot) + ANSWERS_KEPT - 1 - usize::from(slot)) % ANSWERS_KEPT;
+            let answer = source.kept[source.kept.len() - 1 - back];
+            write(id, slot, answer);
+        }
+        if self.sources.len() > SOURCES_HELD_MAX {
+            let mut by_use: Vec<_> = self.sources.iter().map(|(id, source)| (source.used, *id)).collect();
+            by_use.sort_unstable();
+            by_use.truncate(by_use.len() - SOURCES_HELD_MAX * 3 / 4);
+            by_use.iter().for_each(|(_, id)| {
+                self.sources.remove(id);
+            });
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The disk of the product: `realm` inside the data folder, a RocksDB database, and beside it the second witness.
+//!
+//! Owns its options and its column families: `default` (the realm's record), `clients` (client id to character number
+//! and shard), `ledger`, `orders`, `shard-0` .. (character number to row); keys are big-endian. Promises: a batch is one
+//! synced write; what of a newer version is there is refused by name, never skipped. Open it before shards pin
+//! themselves, because RocksDB's threads inherit the opener's cores. Not used, because
+//! each lost data in RocksDB's own crash tests: WAL recycling, `wal_bytes_per_sync`, `manual_wal_flush`,
+//! `unordered_write`, unsynced or WAL-less writes beside synced ones.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, DB, DBCompressionType, DBRecoveryMode, Direction, InfoLogger, IteratorMode,
+    LogLevel, Options, WriteBatch, WriteOptions,
+};
+
+use super::disk::{Batch, Disk, Family};
+use super::{StoreError, StoreErrorKind};
+use crate::ids::ShardId;
+use crate::limits::SHARDS_MAX;
+use crate::planted::{Bug, planted};
+
+/// Name of the second witness in the data folder.
+const WITNESS: &str = "acknowledged";
+/// Least time between two entries of the second witness.
+const WITNESS_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of one entry of the second witness: a count and its complement. There are two, written in turn, so that one is
+/// always whole.
+const WITNESS_BYTES: usize = 16;
+
+const MIB: usize = 1_024 * 1_024;
+
+/// Name of a column family.
+fn name_of(family: Family) -> String {
+    match family {
+        Family::Realm => "default".to_owned(),
+        Family::Clients => "clients".to_owned(),
+        Family::Ledger => "ledger".to_owned(),
+        Family::Orders => "orders".to_owned(),
+        Family::Shard(shard) => format!("shard-{}", shard.0),
+    }
+}
+
+/// All families that a realm may have, those of `shards` shards among them.
+fn families_of(shards: usize) -> impl Iterator<Item = Family> {
+    let fixed = [Family::Realm, Family::Clients, Family::Ledger, Family::Orders];
+    fixed.into_iter().chain((0..shards as u8).map(|shard| Family::Shard(ShardId(shard))))
+}
+
+/// The store's folder in a data folder.
+pub(super) fn path_in(data: &Path) -> PathBuf {
+    data.join("realm")
+}
+
+/// Creates the folder where it is missing and writes a file in it, to learn early and in words what is wrong.
+fn prepare(path: &Path) -> Result<(), StoreError> {
+    fs::create_dir_all(path).map_err(|error| match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            not_writable(path, &error)
+        }
+        _ => {
+            let path = path.display();
+            let text = format!(
+                "data folder {path} cannot be created: {error}; create it for this user, or give another with --data"
+            );
+            StoreError::new(StoreErrorKind::NotCreatable, text)
+        }
+    })?;
+    // Its own name per process, so that a second server meets the lock and not this file.
+    let probe = path.join(format!("probe-{}", std::process::id()));
+    let written = File::create(&probe).and_then(|mut file| {
+        file.write_all(&[0; 4_096])?;
+        file.sync_all()
+    });
+    let removed = fs::remove_file(&probe);
+    written.and(removed).map_err(|error| not_writable(path, &error))
+}
+
+fn not_writable(path: &Path, error: &io::Error) -> StoreError {
+    let path = path.display();
+    let text = format!(
+        "data folder {path} cannot be written: {error}; make room or mount it writable for this user (`df -h {path}`, \
+         `findmnt -T {path}`), or give another with --data"
+    );
+    StoreError::new(StoreErrorKind::Io, text)
+}
+
+fn holds_database(path: &Path) -> bool {
+    path.join("CURRENT").exists()
+}
+
+/// Options of the database and of every column family: small, for rows of 54 bytes.
+fn options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    // A tail torn by a power loss is dropped: it was never acknowledged.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options.set_max_background_jobs(2);
+    options.set_write_buffer_size(8 * MIB);
+    options.set_db_write_buffer_size(64 * MIB);
+    options.set_max_total_wal_size(64 * MIB as u64);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_max_open_files(256);
+    options.set_log_level(LogLevel::Warn);
+    options.set_max_log_file_size(MIB);
+    options.set_keep_log_file_num(2);
+    options.set_stats_dump_period_sec(0);
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_lru_cache(32 * MIB));
+    table.set_bloom_filter(10.0, false);
+    options.set_block_based_table_factory(&table);
+    options
+}
+
+/// The realm of a data folder on a real disk.
+pub struct RocksDisk {
+    db: DB,
+    witness: Option<Witness>,
+    groups_witnessed: u64,
+}
+
+/// The second witness, to be written.
+struct Witness {
+    file: File,
+    turn: u64,
+    since: Option<Instant>,
+}
+
+impl RocksDisk {
+    /// Opens the realm of a data folder to write it, or begins it, with what this number of shards needs.
+    ///
+    /// # Errors
+    /// The folder is in use, not creatable or not writable, or the data is of a newer version.
+    pub fn open(data: &Path, shards: usize) -> Result<RocksDisk, StoreError> {
+        let path = path_in(data);
+        prepare(&path)?;
+        let options = options();
+        let failed = |error: rocksdb::Error| StoreError::from_rocksdb("opening", &path, &error);
+        let names = if holds_database(&path) { families(&path)? } else { vec!["default".to_owned()] };
+        let with_options = names.into_iter().map(|name| (name, options.clone()));
+        let db = DB::open_cf_with_opts(&options, &path, with_options).map_err(failed)?;
+        let mut disk = RocksDisk { db, witness: None, groups_witnessed: read_witness(data)? };
+        // Before anything is added: a newer program's data stays as it is.
+        super::store::read_realm(&disk)?;
+        for name in families_of(shards).map(name_of) {
+            if disk.db.cf_handle(&name).is_none() {
+                disk.db.create_cf(&name, &options).map_err(failed)?;
+            }
+        }
+        let path = data.join(WITNESS);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = file.and_then(|file| file.sync_all().map(|()| file)).and_then(|file| {
+            // Its name must last as well.
+            File::open(data)?.sync_all().map(|()| file)
+        });
+        let file = file.map_err(|error| not_writable(&path, &error))?;
+        disk.witness = Some(Witness { file, turn: 0, since: None });
+        Ok(disk)
+    }
+
+    /// Opens the realm of a stopped server's data folder without changing it.
+    ///
+    /// # Errors
+    /// A server runs there, there is no realm, or it cannot be read.
+    pub fn open_to_read(data: &Path) -> Result<RocksDisk, StoreError> {
+        let db = open_to_read(&path_in(data))?;
+        Ok(RocksDisk { db, witness: None, groups_witnessed: read_witness(data)? })
+    }
+
+    /// The folder of the database.
+    pub fn path(&self) -> &Path {
+        self.db.path()
+    }
+
+    /// Moves what the log holds into tables, so that the next start has no log to read.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn flush(&mut self) -> Result<(), StoreError> {
+        let handles: Vec<&ColumnFamily> =
+            families_of(SHARDS_MAX).filter_map(|family| self.db.cf_handle(&name_of(family))).collect();
+        let flushed = handles.into_iter().try_for_each(|family| self.db.flush_cf(family));
+        flushed.map_err(|error| StoreError::from_rocksdb("flushing", self.db.path(), &error))?;
+        let groups = super::store::read_realm(self)?.map_or(0, |realm| realm.groups);
+        self.write_witness(groups)
+    }
+
+    /// Makes a data folder at `to`, which must not exist, with the realm as it is on disk now. Tables are shared with
+    /// it as hard links where the file system allows.
+    ///
+    /// # Errors
+    /// The folder exists or cannot be written.
+    pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
+        fs::create_dir_all(to).map_err(|error| not_writable(to, &error))?;
+        let made = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(path_in(to)));
+        made.map_err(|error| StoreError::from_rocksdb("writing a checkpoint to", to, &error))?;
+        let groups = super::store::read_realm(self)?.map_or(0, |realm| realm.groups);
+        let path = to.join(WITNESS);
+        let written = File::create(&path).and_then(|file| {
+            file.write_all_at(&witness_entry(groups), 0)?;
+            file.sync_all()?;
+            File::open(to)?.sync_all()
+        });
+        written.map_err(|error| not_writable(&path, &error))
+    }
+
+    fn write_witness(&mut self, groups: u64) -> Result<(), StoreError> {
+        let Some(witness) = &mut self.witness else { return Ok(()) };
+        let offset = witness.turn % 2 * WITNESS_BYTES as u64;
+        let written = witness.file.write_all_at(&witness_entry(groups), offset);
+        written.and_then(|()| witness.file.sync_data()).map_err(|error| not_writable(self.db.path(), &error))?;
+        (witness.turn, witness.since) = (witness.turn + 1, Some(Instant::now()));
+        self.groups_witnessed = groups;
+        Ok(())
+    }
+
+    fn failed(&self, doing: &str, error: &rocksdb::Error) -> StoreError {
+        StoreError::from_rocksdb(doing, self.db.path(), error)
+    }
+}
+
+fn witness_entry(groups: u64) -> [u8; WITNESS_BYTES] {
+    (u128::from(groups) | u128::from(!groups) << 64).to_le_bytes()
+}
+
+/// What the second witness says: the greater of its whole entries. No file: nothing.
+fn read_witness(data: &Path) -> Result<u64, StoreError> {
+    let path = data.join(WITNESS);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(not_writable(&path, &error)),
+    };
+    let whole = |entry: &[u8; WITNESS_BYTES]| {
+        let both = u128::from_le_bytes(*entry);
+        let (groups, complement) = (both as u64, (both >> 64) as u64);
+        (groups == !complement).then_some(groups)
+    };
+    Ok(bytes.as_chunks().0.iter().filter_map(whole).max().unwrap_or(0))
+}
+
+impl Disk for RocksDisk {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(handle) = self.db.cf_handle(&name_of(family)) else { return Ok(None) };
+        self.db.get_cf(handle, key).map_err(|error| self.failed("reading", &error))
+    }
+
+    fn visit(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let Some(handle) = self.db.cf_handle(&name_of(family)) else { return Ok(()) };
+        for entry in self.db.iterator_cf(handle, IteratorMode::From(prefix, Direction::Forward)) {
+            let (key, value) = entry.map_err(|error| self.failed("reading", &error))?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            visit(&key, &value)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let mut writes = WriteBatch::default();
+        let mut known: Option<(Family, &ColumnFamily)> = None;
+        for (family, key, value) in batch.changes() {
+            let handle = match known {
+                Some((same, handle)) if same == family => handle,
+                _ => self.db.cf_handle(&name_of(family)).expect("the families that are written are open"),
+            };
+            known = Some((family, handle));
+            match value {
+                Some(value) => writes.put_cf(handle, key, value),
+                None => writes.delete_cf(handle, key),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(!planted(Bug::NoSync));
+        self.db.write_opt(writes, &options).map_err(|error| self.failed("writing", &error))
+    }
+
+    fn witness(&self) -> Result<u64, StoreError> {
+        Ok(self.groups_witnessed)
+    }
+
+    fn attest(&mut self, groups: u64) -> Result<(), StoreError> {
+        let is_due =
+            self.witness.as_ref().is_some_and(|w| w.since.is_none_or(|since| since.elapsed() >= WITNESS_EVERY));
+        if is_due { self.write_witness(groups) } else { Ok(()) }
+    }
+
+    fn place(&self) -> String {
+        self.db.path().display().to_string()
+    }
+}
+
+/// Opens the database of a stopped server without changing it.
+fn open_to_read(path: &Path) -> Result<DB, StoreError> {
+    if !holds_database(path) {
+        let text = format!("there is no realm in {}; give the folder that `serve --data` was given", path.display());
+        return Err(StoreError::new(StoreErrorKind::Missing, text));
+    }
+    let mut options = Options::default();
+    // Without it RocksDB would start a log file in the folder.
+    options.set_info_logger(InfoLogger::new_stderr_logger(LogLevel::Fatal, None::<&str>));
+    refuse_in_use(path, &options)?;
+    let names = families(path)?;
+    DB::open_cf_with_opts_for_read_only(&options, path, names.into_iter().map(|name| (name, Options::default())), false)
+        .map_err(|error| StoreError::from_rocksdb("reading", path, &error))
+}
+
+/// A read-only database takes no lock, so the lock is asked for by an open that fails right after it.
+fn refuse_in_use(path: &Path, quiet: &Options) -> Result<(), StoreError> {
+    let mut options = quiet.clone();
+    options.set_error_if_exists(true);
+    let Err(error) = DB::open(&options, path) else {
+        panic!("RocksDB opened {}, which exists, although told not to", path.display());
+    };
+    let error = StoreError::from_rocksdb("reading", path, &error);
+    if error.kind == StoreErrorKind::InUse { Err(error) } else { Ok(()) }
+}
+
+fn families(path: &Path) -> Result<Vec<String>, StoreError> {
+    let names = DB::list_cf(&Options::default(), path)
+        .map_err(|error| StoreError::from_rocksdb("reading the column families of", path, &error))?;
+    let is_known = |name: &str| families_of(SHARDS_MAX).any(|family| name_of(family) == name);
+    match names.iter().find(|name| !is_known(name)) {
+        None => Ok(names),
+        Some(name) => {
+            let path = path.display();
+            let text = format!("{path} holds column family {name}, unknown to this program; use a newer ringshard");
+            Err(StoreError::new(StoreErrorKind::Newer, text))
+        }
+    }
+}

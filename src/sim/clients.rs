@@ -1,0 +1,264 @@
+//! The players of a run and the network between them and the realm.
+//!
+//! Owns every bot with its transport. Promises: what a bot was told is remembered over all of its sessions, so that it
+//! can be held against what is there; a body that is lost, doubled or late is so by the plan alone. A bot whose session
+//! ended comes back.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::bots::{Bot, Crossing, Haunt};
+use super::faults::{Fault, Feature, Plan};
+use super::node::Node;
+use super::trader::Trader;
+use super::{BOTS_AT_A_BORDER, SimConfig, SimScenario};
+use crate::ids::{EntityId, GRID_PER_M, SessionRef};
+use crate::limits::{BODY_BYTES_MAX, LANES};
+use crate::net::client::ClientOptions;
+use crate::net::handshake::Identity;
+use crate::net::token::UserData;
+use crate::world::land::Land;
+
+/// Ticks that a body is under way.
+const NETWORK_TICKS: u64 = 1;
+/// Ticks between two bodies of a bot.
+const INPUT_TICKS: u64 = 2;
+/// Most ticks that a body comes later than others.
+const LATE_TICKS_MAX: u32 = 12;
+/// Ticks until a bot whose session ended comes back, at the least.
+const REJOIN_TICKS: u64 = 20;
+/// Ticks without a word from the server after which a bot gives its session up.
+const SILENT_TICKS: u64 = 180;
+
+/// One bot and its transport.
+pub struct Client {
+    /// The brain.
+    pub bot: Bot,
+    /// It decodes what it is shown.
+    pub looks: bool,
+    lane: u8,
+    /// Its session, while it has one.
+    pub session: Option<SessionRef>,
+    /// Bodies from the server with their ticks of arrival.
+    down: VecDeque<(u64, Vec<u8>)>,
+    /// Bodies to the server, likewise.
+    up: VecDeque<(u64, Vec<u8>)>,
+    /// Tokens that it used; each is a newer one.
+    tokens: u64,
+    /// It comes with a token that was used.
+    stolen: bool,
+    /// First tick in which it asks for a session.
+    join_at: u64,
+    heard_at: u64,
+    handoffs: u64,
+}
+
+/// All players.
+pub struct Clients {
+    /// By number.
+    pub all: Vec<Client>,
+    by_session: HashMap<SessionRef, usize>,
+    /// Bodies that the server sent and nobody could read.
+    pub malformed: u64,
+    /// Tokens that were accepted twice.
+    pub thefts: u64,
+}
+
+impl Clients {
+    /// The players of a run, none of them connected.
+    pub fn new(config: SimConfig, haunts: &[Crossing], land: &Arc<Land>) -> Clients {
+        let all = (0..config.bots).map(|number| Client::new(config, number, haunts, land)).collect();
+        Clients { all, by_session: HashMap::new(), malformed: 0, thefts: 0 }
+    }
+
+    /// The process ended: every session with it.
+    pub fn lose_all(&mut self, tick: u64) {
+        self.by_session.clear();
+        for (at, client) in self.all.iter_mut().enumerate() {
+            client.lose(tick + at as u64 / 8);
+        }
+    }
+
+    /// Sessions that the server ended.
+    pub fn hear_ends(&mut self, node: &mut Node, tick: u64) {
+        for core in &mut node.cores {
+            while let Some(ended) = core.ended.pop() {
+                let Some(at) = self.by_session.remove(&ended.session) else { continue };
+                if self.all[at].session == Some(ended.session) {
+                    self.all[at].lose(tick);
+                }
+            }
+        }
+    }
+
+    /// Bots join, act and send; what is due arrives.
+    pub fn up(&mut self, node: &mut Node, plan: &mut Plan, tick: u64) {
+        for at in 0..self.all.len() {
+            let client = &mut self.all[at];
+            let shard = usize::from(client.lane) % node.cores.len();
+            let is_silent = client.session.is_some() && client.heard_at + SILENT_TICKS < tick;
+            if is_silent || (client.session.is_some() && plan.strikes(Fault::HangUp, tick)) {
+                let session = client.session.expect("it was just there");
+                self.by_session.remove(&session);
+                node.cores[shard].hang_up(session);
+                client.lose(tick);
+            }
+            let plays = client.session.is_some() && client.bot.plays();
+            if plays && plan.strikes(Fault::SecondSession, tick) {
+                // The same player connects again, from somewhere else, and forgets the first session.
+                client.lose(0);
+                client.stolen = plan.draw(4) == 0;
+            }
+            if client.session.is_none() && tick > client.join_at && node.runs(shard, tick) {
+                self.join(at, shard, node, tick);
+            }
+            let client = &mut self.all[at];
+            while node.runs(shard, tick) && client.up.front().is_some_and(|&(due, _)| due <= tick) {
+                let (_, body) = client.up.pop_front().expect("it is there");
+                if let Some(session) = client.session {
+                    node.cores[shard].handle_body(session, &body);
+                }
+            }
+            if client.session.is_some() {
+                client.bot.want(tick);
+                if client.bot.plays() {
+                    client.bot.act();
+                    plan.note(Feature::Move, tick);
+                }
+                if (tick + at as u64).is_multiple_of(INPUT_TICKS) {
+                    let mut out = [0; BODY_BYTES_MAX];
+                    let length = client.bot.session.poll_body(tick as u32, 0, &mut out);
+                    travel(&mut client.up, plan, tick, &out[..length]);
+                }
+            }
+        }
+    }
+
+    fn join(&mut self, at: usize, shard: usize, node: &mut Node, tick: u64) {
+        let client = &mut self.all[at];
+        client.tokens += u64::from(!client.stolen);
+        let identity = client.identity(at);
+        let Some(session) = node.cores[shard].admit(client.lane, identity, false) else {
+            client.join_at = tick + REJOIN_TICKS;
+            return;
+        };
+        (client.session, client.heard_at) = (Some(session), tick);
+        self.by_session.insert(session, at);
+    }
+
+    /// A body for a session leaves the server.
+    pub fn send(&mut self, plan: &mut Plan, tick: u64, session: SessionRef, body: &[u8]) {
+        // A session that its client forgot is served until it is cut.
+        let Some(&at) = self.by_session.get(&session) else { return };
+        if self.all[at].session == Some(session) {
+            travel(&mut self.all[at].down, plan, tick, body);
+        }
+    }
+
+    /// What is due arrives at the bots, and is checked by them.
+    pub fn down(&mut self, plan: &mut Plan, tick: u64) {
+        for client in &mut self.all {
+            while client.down.front().is_some_and(|&(due, _)| due <= tick) {
+                let (_, body) = client.down.pop_front().expect("it is there");
+                client.heard_at = tick;
+                let played = client.bot.plays();
+                self.malformed += u64::from(client.bot.hear(&body, |_| ()).is_err());
+                if !played && client.bot.plays() {
+                    plan.note(Feature::Join, tick);
+                    self.thefts += u64::from(client.stolen);
+                }
+            }
+            if client.bot.counts.handoffs > client.handoffs {
+                client.handoffs = client.bot.counts.handoffs;
+                plan.note(Feature::Handoff, tick);
+            }
+            if tick.is_multiple_of(60) && client.bot.plays() {
+                client.bot.check_view(tick as u32);
+            }
+        }
+    }
+
+    /// Tells the bots of each pair who the other is, what lies about, and whether to begin anything new.
+    pub fn introduce(&mut self, things: &[EntityId], rests: bool) {
+        for pair in self.all.chunks_exact_mut(2) {
+            let ids = [pair[0].bot.entity(), pair[1].bot.entity()];
+            (pair[0].bot.friend, pair[1].bot.friend) = (ids[1], ids[0]);
+            for client in pair {
+                if let Some(trader) = &mut client.bot.trader {
+                    trader.things.clear();
+                    trader.things.extend_from_slice(things);
+                    trader.rests = rests;
+                }
+            }
+        }
+    }
+}
+
+impl Client {
+    fn new(config: SimConfig, number: u64, haunts: &[Crossing], land: &Arc<Land>) -> Client {
+        let place = haunts[(number / BOTS_AT_A_BORDER) as usize % haunts.len()];
+        let offset = (number % BOTS_AT_A_BORDER) as i32 / 2 * 3 * GRID_PER_M;
+        let haunt = match config.scenario {
+            SimScenario::Seam | SimScenario::Trade => Haunt::Border(Crossing { along: place.along + offset, ..place }),
+            SimScenario::Crowd => Haunt::Disc { centre: haunts[0].position(0), radius: 30 * GRID_PER_M },
+        };
+        // One bot in eight looks at what it is shown; the others only make the server show it.
+        let looks = number.is_multiple_of(8) || config.scenario == SimScenario::Crowd;
+        let options = ClientOptions { packed: number % 16 != 8, decode: looks, reliable_transport: false };
+        let mut bot = Bot::new(config.seed, number, haunt, Some(land.clone()), options);
+        bot.trader = (config.scenario == SimScenario::Trade).then(|| Trader::new(config.seed, number));
+        Client {
+            bot,
+            looks,
+            lane: (number % LANES as u64) as u8,
+            session: None,
+            down: VecDeque::new(),
+            up: VecDeque::new(),
+            tokens: 0,
+            stolen: false,
+            join_at: number / 8,
+            heard_at: 0,
+            handoffs: 0,
+        }
+    }
+
+    /// The session is over for the client; it comes back later.
+    fn lose(&mut self, tick: u64) {
+        (self.session, self.stolen) = (None, false);
+        self.up.clear();
+        self.down.clear();
+        self.join_at = tick + REJOIN_TICKS;
+        self.handoffs = self.bot.counts.handoffs;
+        self.bot.reconnect();
+    }
+
+    fn identity(&self, number: usize) -> Identity {
+        let spawn_point = (self.tokens == 1).then(|| self.bot.spawn_point());
+        let user_data = UserData { spawn_point, peaceful: true, reusable: false };
+        let mut token_mac = [0; 16];
+        token_mac[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        token_mac[8..].copy_from_slice(&self.tokens.to_le_bytes());
+        let expires_unix_s = u64::MAX / 2 + self.tokens;
+        Identity { client_id: number as u64 + 1, user_data, token_mac, expires_unix_s, timeout_s: 10 }
+    }
+}
+
+/// A body goes on its way: lost, late or twice as the plan says.
+fn travel(way: &mut VecDeque<(u64, Vec<u8>)>, plan: &mut Plan, tick: u64, body: &[u8]) {
+    let mut due = tick + NETWORK_TICKS;
+    if plan.strikes(Fault::Reorder, tick) {
+        due += u64::from(1 + plan.draw(LATE_TICKS_MAX));
+    }
+    let twice = plan.strikes(Fault::Duplicate, tick);
+    if plan.strikes(Fault::Loss, tick) {
+        return;
+    }
+    let mut put = |due: u64| {
+        let at = way.partition_point(|&(other, _)| other <= due);
+        way.insert(at, (due, body.to_vec()));
+    };
+    put(due);
+    if twice {
+        put(due + 2);
+    }
+}

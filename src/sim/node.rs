@@ -1,0 +1,193 @@
+//! The realm's process in the sim: its shards, their queues and its keeper.
+//!
+//! Owns all that a process loses when it ends; its disk outlives it. Promises: the same `world`, `net`, `mesh`, handoff
+//! and keeper code as the product, in lockstep unless something stands still. Never draws anything: what goes wrong is
+//! told to it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::ids::{EntityId, SessionRef, ShardId};
+use crate::keeper::{Desk, DeskRules, DiskFault, KeeperAnswer, KeeperCommand, MemoryDisk, Store, StoreError};
+use crate::mesh::{self, MeshEnd};
+use crate::planted::{Bug, planted};
+use crate::shard::core::{Core, Rules, Whom};
+use crate::world::cut::CutMap;
+use crate::world::frame::Frame;
+use crate::world::parcel::OutcomeParcel;
+use crate::world::{World, WorldConfig};
+
+/// What a realm is started with, each time.
+#[derive(Clone)]
+pub struct Setup {
+    /// The world before its first tick.
+    pub world: WorldConfig,
+    /// Settings.
+    pub rules: Rules,
+    /// Settings of the keeper.
+    pub desk: DeskRules,
+}
+
+/// A running realm.
+pub struct Node {
+    /// Sessions and worlds, by shard.
+    pub cores: Vec<Core>,
+    /// The keeper.
+    pub desk: Desk<MemoryDisk>,
+    mesh: Vec<MeshEnd>,
+    own: Vec<Box<OutcomeParcel>>,
+    /// Answers under way, with the tick in which they are heard.
+    answers: VecDeque<(u64, Vec<(ShardId, KeeperAnswer)>)>,
+    /// First tick in which each shard runs again.
+    stalled_until: Vec<u64>,
+    /// Likewise the keeper.
+    keeper_stalled_until: u64,
+    /// Last tick in which not everybody ran in lockstep.
+    uneven: u64,
+}
+
+impl Node {
+    /// Starts a realm on a disk; its first tick is the one after `tick`.
+    ///
+    /// # Errors
+    /// The disk holds something that is not served.
+    pub fn start(setup: &Setup, disk: MemoryDisk, tick: u64) -> Result<Node, (StoreError, MemoryDisk)> {
+        let shards = setup.world.cut.shards();
+        let cut: Arc<CutMap> = setup.world.cut.clone();
+        let kept = disk.clone();
+        let owner = |row: &crate::keeper::CharacterRow| cut.owner(crate::ids::CellKey::of_fine(row.x, row.y));
+        let desk = Store::open(disk, shards, setup.world.seed, owner).and_then(|store| Desk::open(store, setup.desk));
+        let desk = desk.map_err(|error| (error, kept))?;
+        let world = WorldConfig { start_tick: tick, things: desk.things().into(), ..setup.world.clone() };
+        let core = |shard| Core::new(World::new(world.clone(), ShardId(shard as u8)), shards, setup.rules);
+        Ok(Node {
+            cores: (0..shards).map(core).collect(),
+            desk,
+            mesh: mesh::connect(shards),
+            own: (0..shards).map(|_| Box::default()).collect(),
+            answers: VecDeque::new(),
+            stalled_until: vec![0; shards],
+            keeper_stalled_until: 0,
+            uneven: tick + 1,
+        })
+    }
+
+    /// Ends the process; what is left is its disk.
+    pub fn end(self) -> MemoryDisk {
+        self.desk.into_disk()
+    }
+
+    /// Lets a shard stand still until a tick.
+    pub fn stall_shard(&mut self, shard: usize, until: u64) {
+        self.stalled_until[shard] = until;
+    }
+
+    /// Lets the keeper stand still until a tick.
+    pub fn stall_keeper(&mut self, until: u64) {
+        self.keeper_stalled_until = until;
+    }
+
+    /// Whether a shard runs in a tick.
+    pub fn runs(&self, shard: usize, tick: u64) -> bool {
+        self.stalled_until[shard] <= tick
+    }
+
+    /// Whether all parcels of this tick were used in it, so that sums over all shards must agree.
+    pub fn is_even(&self, tick: u64) -> bool {
+        self.uneven < tick
+    }
+
+    /// The keeper's answers that are due.
+    pub fn hear_keeper(&mut self, tick: u64) {
+        while self.answers.front().is_some_and(|&(due, _)| due <= tick) {
+            let (_, answers) = self.answers.pop_front().expect("it is there");
+            for (shard, answer) in answers {
+                self.cores[shard.index()].hear_keeper(answer);
+            }
+        }
+    }
+
+    /// The tick of every shard, in lockstep but for those that stand still. `send` gets each session's body.
+    pub fn step(&mut self, tick: u64, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
+        let shards: Vec<usize> = (0..self.cores.len()).filter(|&shard| self.runs(shard, tick)).collect();
+        let Node { cores, mesh, own, .. } = self;
+        let mut missing = cores.len() - shards.len();
+        for &at in &shards {
+            let core = &mut cores[at];
+            core.give_actions(tick);
+            mesh[at].give_inputs(tick, &mut core.inputs);
+            core.begin(tick);
+        }
+        for &at in &shards {
+            let core = &mut cores[at];
+            let mut mine = std::mem::take(&mut core.inputs[at]);
+            core.take_inputs(ShardId(at as u8), &mine);
+            mine.reset(tick);
+            core.inputs[at] = mine;
+            missing += mesh[at].take_inputs(tick, || false, |from, parcel| core.take_inputs(from, parcel)) as usize;
+            core.play();
+            let mut outs = mesh[at].outcomes(tick, std::mem::take(&mut own[at]));
+            let mut frame = Frame::default();
+            core.world.publish(&mut frame, &mut outs.iter_mut().map(|parcel| &mut **parcel).collect::<Vec<_>>());
+            let frame = Arc::new(frame);
+            outs.iter_mut().for_each(|parcel| parcel.frame = Some(frame.clone()));
+            if planted(Bug::EffectLost) && tick.is_multiple_of(97) {
+                outs.iter_mut().for_each(|parcel| parcel.effects.truncate(1));
+            }
+            own[at] = mesh[at].give_outcomes(outs);
+            core.hear(&mut own[at]);
+        }
+        for &at in &shards {
+            let core = &mut cores[at];
+            missing += mesh[at].take_outcomes(tick, || false, |parcel| core.hear(parcel)) as usize;
+            core.send_due(Whom::Rest, &mut send);
+            core.end_tick();
+        }
+        if missing > 0 {
+            self.uneven = tick;
+        }
+    }
+
+    /// What the shards tell the keeper, in an order that does not depend on their number; nothing while it stands still.
+    pub fn keeper_commands(&mut self, tick: u64) -> Vec<KeeperCommand> {
+        if tick < self.keeper_stalled_until {
+            return Vec::new();
+        }
+        let mut commands: Vec<KeeperCommand> = self.cores.iter_mut().flat_map(|core| core.keeper.drain(..)).collect();
+        commands.sort_by_key(|command| match command {
+            KeeperCommand::Clock { .. } => (0, 0),
+            KeeperCommand::Claim { client_id, .. } | KeeperCommand::Release { client_id, .. } => (*client_id, 1),
+            KeeperCommand::Row(row) => (row.client_id, 1),
+            KeeperCommand::Order(asked) => (asked.order.id.source.0, asked.order.id.sequence),
+        });
+        commands
+    }
+
+    /// Commits; the answers are heard `after` ticks later.
+    ///
+    /// # Errors
+    /// The disk refused: the process must end.
+    pub fn commit(&mut self, tick: u64, after: u64, fault: Option<DiskFault>) -> Result<(), StoreError> {
+        if let Some(fault) = fault {
+            self.desk.store_mut().disk_mut().plan(fault);
+        }
+        self.desk.commit()?;
+        self.give_answers(tick, after);
+        Ok(())
+    }
+
+    /// Lets the answers leave that may.
+    pub fn give_answers(&mut self, tick: u64, after: u64) {
+        let answers = self.desk.take_answers();
+        if !answers.is_empty() {
+            self.answers.push_back((tick + after, answers));
+        }
+    }
+
+    /// Ids and epochs of all entities.
+    pub fn owned(&self) -> Vec<(EntityId, u32)> {
+        let mut owned: Vec<_> = self.cores.iter().flat_map(|core| core.world.ids()).collect();
+        owned.sort_unstable();
+        owned
+    }
+}

@@ -1,0 +1,284 @@
+//! The judges of a run: what must hold in every tick, after every start and at the end.
+//!
+//! Owns the reference model of the ledger and the violations. Promises: whoever was told that something is done finds
+//! it done after any crash; what is there was ordered, once; every entity has one owner; after the faults everybody
+//! plays again. It judges from outside: it never changes what it looks at.
+
+use std::collections::{HashMap, HashSet};
+
+use super::clients::Clients;
+use super::faults::{Feature, Plan};
+use super::model::Model;
+use super::node::Node;
+use crate::goods::{OrderKind, Refusal};
+use crate::ids::EntityId;
+use crate::keeper::{KeeperAnswer, KeeperCommand, MemoryDisk, Terms, check_disk};
+use crate::limits::KEEPER_WAITING_MAX;
+use crate::shard::core::Core;
+
+/// Violations that are told in words.
+const TEXTS_MAX: usize = 10;
+/// Ticks between two counts of everything that is owned.
+const CENSUS_TICKS: u64 = 60;
+/// Ticks that a bot may wait for an answer in the quiet end of a run.
+const ANSWER_TICKS_MAX: u32 = 240;
+
+/// Something that the keeper did and the disk may not have yet.
+#[derive(Clone, Copy)]
+enum Step {
+    Clock(u64),
+    Order { asked: crate::goods::Order, tick: u64, next_character: u64, plays: bool, answer: Option<Refusal> },
+}
+
+/// See the module.
+pub struct Oracle {
+    /// Checks made.
+    pub checked: u64,
+    /// Checks that failed.
+    pub violations: u64,
+    /// The first ones, in words.
+    pub texts: Vec<String>,
+    terms: Terms,
+    /// What is surely on disk.
+    model: Model,
+    /// What was done since.
+    steps: Vec<Step>,
+    epochs: HashMap<EntityId, u32>,
+    /// Answers of each bot that were looked at.
+    heard: HashMap<usize, usize>,
+    /// Bots whose belief was seen to be the truth at the end.
+    agreed: HashSet<usize>,
+    seen: usize,
+}
+
+impl Oracle {
+    /// Judges of a run that begins on an empty disk.
+    pub fn new(terms: Terms) -> Oracle {
+        Oracle {
+            checked: 0,
+            violations: 0,
+            texts: Vec::new(),
+            terms,
+            model: Model::default(),
+            steps: Vec::new(),
+            epochs: HashMap::new(),
+            heard: HashMap::new(),
+            agreed: HashSet::new(),
+            seen: 0,
+        }
+    }
+
+    /// Orders that the model answered.
+    pub fn orders(&self) -> u64 {
+        self.model.orders()
+    }
+
+    /// One check.
+    pub fn demand_at(&mut self, tick: u64, holds: bool, text: impl FnOnce() -> String) {
+        self.checked += 1;
+        if !holds {
+            self.violations += 1;
+            if self.texts.len() < TEXTS_MAX {
+                self.texts.push(format!("tick {tick}: {}", text()));
+            }
+        }
+    }
+
+    /// A command is about to be done.
+    pub fn expect(&mut self, node: &Node, command: KeeperCommand, plan: &mut Plan, tick: u64) {
+        let realm = node.desk.store().realm();
+        self.seen = node.desk.ledger().entries().len();
+        match command {
+            KeeperCommand::Clock { tick, .. } => self.steps.push(Step::Clock(tick)),
+            KeeperCommand::Order(asked) => {
+                let feature = match asked.order.kind {
+                    OrderKind::Swap { .. } => Some(Feature::Trade),
+                    OrderKind::Send { .. } | OrderKind::TakeMail { .. } | OrderKind::ReturnMail { .. } => {
+                        Some(Feature::Mail)
+                    }
+                    OrderKind::Move { .. } | OrderKind::MoveCoins { .. } => Some(Feature::Bank),
+                    OrderKind::Drop { .. } => Some(Feature::Drop),
+                    OrderKind::PickUp { .. } => Some(Feature::PickUp),
+                    OrderKind::Deed { .. } => Some(Feature::Deed),
+                    _ => None,
+                };
+                feature.into_iter().for_each(|feature| plan.note(feature, tick));
+                let plays = node.desk.claims().live_row(asked.order.id.source.number()).is_some();
+                let next_character = realm.next_character;
+                let (tick, order) = (realm.tick, asked.order);
+                self.steps.push(Step::Order { asked: order, tick, next_character, plays, answer: None });
+            }
+            KeeperCommand::Row(_) => plan.note(Feature::Row, tick),
+            KeeperCommand::Claim { .. } | KeeperCommand::Release { .. } => (),
+        }
+    }
+
+    /// It was done: what was answered, and what a new character got.
+    pub fn compare(&mut self, node: &Node, command: KeeperCommand) {
+        let entries = node.desk.ledger().entries();
+        match command {
+            KeeperCommand::Order(_) => {
+                let settled = node.desk.waiting_answers().iter().rev().find_map(|(_, answer)| match answer {
+                    KeeperAnswer::Settled(settled) => Some(settled.refusal),
+                    _ => None,
+                });
+                if let Some(Step::Order { answer, .. }) = self.steps.last_mut() {
+                    *answer = settled;
+                }
+            }
+            KeeperCommand::Claim { .. } | KeeperCommand::Release { .. } => {
+                let next_character = node.desk.store().realm().next_character;
+                for entry in entries.iter().skip(self.seen) {
+                    let (asked, tick, answer) = (entry.order, entry.tick, Some(entry.refusal));
+                    self.steps.push(Step::Order { asked, tick, next_character, plays: false, answer });
+                }
+            }
+            _ => (),
+        }
+        self.seen = entries.len();
+    }
+
+    /// All that was done is on disk.
+    pub fn committed(&mut self) {
+        let terms = (self.terms.mail_ticks, self.terms.thing_ticks);
+        for step in std::mem::take(&mut self.steps) {
+            match step {
+                Step::Clock(tick) => self.model.clock(tick),
+                Step::Order { asked, tick, next_character, plays, answer } => {
+                    let should = self.model.apply(asked, tick, next_character, plays, terms);
+                    let same = answer.is_none_or(|answer| answer == should);
+                    self.demand_at(tick, same, || format!("{asked:?} was answered {answer:?}, not {should:?}"));
+                }
+            }
+        }
+    }
+
+    /// A process came up again: what it found is what was committed, or that and all of the group that was under way.
+    pub fn recovered(&mut self, node: &Node, tick: u64) {
+        self.epochs.clear();
+        if node.desk.ledger().orders() != self.model.orders() {
+            self.committed();
+        }
+        self.steps.clear();
+        let difference = self.model.difference(node.desk.ledger());
+        self.demand_at(tick, difference.is_none(), || format!("after a start: {}", difference.unwrap_or_default()));
+        let census = node.desk.ledger().book.census();
+        self.demand_at(tick, census.is_empty(), || format!("after a start: {census:?}"));
+    }
+
+    /// A rotten disk must be refused, or be as it was for all that anybody can read.
+    pub fn check_rot(&mut self, rotten: &MemoryDisk, whole: &MemoryDisk, tick: u64) {
+        let found = match check_disk(rotten, self.terms) {
+            Ok(report) => !report.breaks.is_empty(),
+            Err(_) => true,
+        };
+        self.demand_at(tick, found || rotten.reads_as(whole), || "a bit turned over and nobody noticed".to_owned());
+    }
+
+    /// What must hold in every tick of a running realm.
+    pub fn check_world(&mut self, node: &Node, tick: u64) {
+        let owned = node.owned();
+        let total = |count: fn(&Core) -> u64| node.cores.iter().map(count).sum::<u64>();
+        let twice = owned.windows(2).filter(|pair| pair[0].0 == pair[1].0).count();
+        let mut falls = 0;
+        for (id, epoch) in &owned {
+            falls += usize::from(self.epochs.insert(*id, *epoch).is_some_and(|old| old > *epoch));
+        }
+        self.demand_at(tick, twice == 0, || format!("{twice} entities have two owners"));
+        self.demand_at(tick, falls == 0, || format!("the owner epoch of {falls} entities fell"));
+        let keeper = node.cores.iter().map(|core| core.keeper.len()).max().unwrap_or(0);
+        self.demand_at(tick, keeper <= 2 * KEEPER_WAITING_MAX, || format!("{keeper} commands wait for the keeper"));
+        if node.is_even(tick) {
+            let spawned = total(|core| core.world.counters.spawned);
+            let despawned = total(|core| core.world.counters.despawned);
+            let count = owned.len() as u64;
+            self.demand_at(tick, count == spawned - despawned, || {
+                format!("{count} entities, {spawned} began, {despawned} ended")
+            });
+            let sent = total(|core| core.world.counters.effects_sent);
+            let applied = total(|core| core.world.counters.effects_applied);
+            let refused = total(|core| core.world.counters.effects_refused);
+            let waiting = total(|core| core.world.effects_waiting() as u64);
+            self.demand_at(tick, sent == applied + refused + waiting, || {
+                format!("{sent} effects sent, {applied} applied, {refused} refused, {waiting} under way")
+            });
+        }
+        let breaks = node.desk.ledger().breaks().len();
+        self.demand_at(tick, breaks == 0, || node.desk.ledger().breaks()[0].clone());
+        let overdue = node.desk.ledger().has_overdue_mail(tick);
+        self.demand_at(tick, !overdue, || "a mail waits for longer than it may".to_owned());
+        if tick.is_multiple_of(CENSUS_TICKS) {
+            let census = node.desk.ledger().book.census();
+            self.demand_at(tick, census.is_empty(), || format!("{census:?}"));
+        }
+    }
+
+    /// Everything that a bot was told is done or refused must be so on disk; at the end of a run also what it believes.
+    pub fn look_at(&mut self, clients: &Clients, node: Option<&Node>, tick: u64, is_end: bool) {
+        let Some(node) = node.filter(|_| tick.is_multiple_of(if is_end { 7 } else { CENSUS_TICKS })) else { return };
+        for (at, client) in clients.all.iter().enumerate() {
+            let (Some(entity), Some(trader)) = (client.bot.entity(), &client.bot.trader) else { continue };
+            let told: Vec<(u64, Refusal)> = trader.told_since(self.heard.get(&at).copied().unwrap_or(0)).collect();
+            *self.heard.entry(at).or_default() += told.len();
+            for (operation, refusal) in told {
+                let should = self.model.answer_of(entity, operation);
+                let holds = match refusal {
+                    // These say something of the moment in which they were given, or of other content.
+                    Refusal::Unknown | Refusal::Reused | Refusal::TooOld => true,
+                    // What the world refused alone never came to the ledger.
+                    Refusal::Taken | Refusal::Gone if should.is_none() => true,
+                    _ => should == Some(refusal),
+                };
+                self.demand_at(tick, holds, || {
+                    format!("bot {at} was told {refusal:?} of operation {operation}, the disk says {should:?}")
+                });
+            }
+            if is_end && trader.is_settled() {
+                let difference = trader.goods.difference(&node.desk.ledger().whole(entity.number()));
+                if difference.is_none() {
+                    self.agreed.insert(at);
+                }
+            }
+        }
+    }
+
+    /// After the quiet end of a run everybody plays, nobody waits, and what they believe to have they have.
+    pub fn check_end(&mut self, clients: &Clients, tick: u64) {
+        for (at, client) in clients.all.iter().enumerate() {
+            self.demand_at(tick, client.session.is_some() && client.bot.plays(), || format!("bot {at} does not play"));
+            let Some(trader) = &client.bot.trader else { continue };
+            let since = trader.oldest_pending();
+            let waits = since.is_some_and(|since| client.bot.tick().wrapping_sub(since) > ANSWER_TICKS_MAX);
+            self.demand_at(tick, !waits, || format!("bot {at} waits for an answer since its tick {since:?}"));
+            let agrees = self.agreed.contains(&at);
+            self.demand_at(tick, agrees, || format!("bot {at} believes to have {:?}, and has not", trader.goods));
+        }
+        self.demand_at(tick, clients.malformed == 0, || format!("{} bodies could not be read", clients.malformed));
+        self.demand_at(tick, clients.thefts == 0, || format!("{} used tokens were accepted", clients.thefts));
+    }
+
+    /// What the files prove by themselves.
+    pub fn check_files(&mut self, disk: &MemoryDisk) {
+        match check_disk(disk, self.terms) {
+            Ok(report) => {
+                let breaks = report.breaks;
+                self.demand_at(0, breaks.is_empty(), || format!("in the files: {breaks:?}"));
+            }
+            Err(error) => self.demand_at(0, false, || error.to_string()),
+        }
+    }
+
+    /// Contradictions that the bots found.
+    pub fn check_bots(&mut self, clients: &Clients) -> u64 {
+        let mut errors: [(&str, u64); 5] =
+            [("jump", 0), ("twice", 0), ("never_leaves", 0), ("other", 0), ("own_position", 0)];
+        for client in &clients.all {
+            let (view, counts) = (client.bot.errors(), client.bot.counts);
+            let found = [view.jump, view.twice, view.never_leaves, view.other + counts.malformed, counts.own_position];
+            errors.iter_mut().zip(found).for_each(|(error, count)| error.1 += count);
+        }
+        let sum = errors.iter().map(|error| error.1).sum();
+        self.demand_at(0, sum == 0, || format!("bots saw {errors:?}"));
+        sum
+    }
+}
