@@ -64,6 +64,7 @@ pub struct Head {
 /// What enters a world from outside of all shards, besides the inputs of its sessions. To record a new kind add it here,
 /// push it to `Core::outside` where it enters, and let the replay enter it in the same place of the tick.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "some of them live for one tick; boxes would be allocated in it")]
 pub enum Outside {
     /// Heard before the tick begins.
     Decree(Decree),
