@@ -45,6 +45,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Run the world in the deterministic host; exit 1 on any violation.
     Sim(SimArgs),
+    /// Run the worlds of a flight record once more and compare each hash; exit 1 on any difference.
+    Replay(ReplayArgs),
 }
 
 /// Flags of `serve`.
@@ -71,6 +73,9 @@ pub struct ServeArgs {
     /// Data folder [default: /var/lib/ringshard, temporary with --dev].
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
+    /// Whether each shard records what it does, for `replay` [default: on].
+    #[arg(long, value_name = "on|off")]
+    pub record: Option<String>,
     /// Status lines even on a terminal.
     #[arg(long)]
     pub no_tui: bool,
@@ -89,6 +94,7 @@ impl ServeArgs {
             ("net.bind", "--bind", text(&self.bind)),
             ("net.control", "--control", text(&self.control)),
             ("node.data", "--data", text(&self.data)),
+            ("record.flight", "--record", text(&self.record)),
         ];
         flags.into_iter().filter_map(|(key, name, value)| Some(Flag { key, name, value: value? })).collect()
     }
@@ -195,6 +201,8 @@ pub enum AdminVerb {
     Drain,
     /// List who plays.
     Players,
+    /// Set the flight record aside and say where it is.
+    Record,
 }
 
 /// Arguments of `inspect`.
@@ -211,6 +219,19 @@ pub struct InspectArgs {
 pub enum InspectWhat {
     /// Every character: id, position, tick.
     Characters,
+}
+
+/// Arguments of `replay`.
+#[derive(Args, Debug)]
+pub struct ReplayArgs {
+    /// The folder `flight` of a data folder, or one in `flight/kept`.
+    pub folder: PathBuf,
+    /// Last tick to replay [default: as far as the record goes].
+    #[arg(long, value_name = "TICK")]
+    pub until: Option<u64>,
+    /// Tell the history of the entity with this id.
+    #[arg(long, value_name = "ID")]
+    pub entity: Option<u64>,
 }
 
 /// Flags of `sim`.

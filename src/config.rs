@@ -32,6 +32,8 @@ pub struct Config {
     pub world: WorldConfig,
     /// `[keeper]`
     pub keeper: KeeperConfig,
+    /// `[record]`
+    pub record: RecordConfig,
     /// Where each value came from, in the order of the keys.
     origins: Vec<Origin>,
 }
@@ -82,6 +84,15 @@ pub struct KeeperConfig {
     pub commit_ms: u32,
     /// Bytes of waiting rows that start a group commit early.
     pub commit_bytes: usize,
+}
+
+/// `[record]`: the flight record.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RecordConfig {
+    /// Whether there is one.
+    pub flight: bool,
+    /// Most megabytes of it, all shards together.
+    pub megabytes: u32,
 }
 
 /// A value as a file or a flag gives it, before its key judges it.
@@ -193,6 +204,7 @@ impl Draft {
             net,
             world: WorldConfig::default(),
             keeper: KeeperConfig::default(),
+            record: RecordConfig::default(),
             origins: vec![Origin::Default; KEYS.len()],
         };
         let mut draft = Draft { config, shards: None, cpus: None, errors: Vec::new() };

@@ -20,6 +20,7 @@ use crossbeam_queue::ArrayQueue;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{Code, Failure};
+use crate::flight::folder::FlightFolder;
 use crate::limits::{CONTROL_COMMANDS_MAX, CONTROL_POLL_MS, CONTROL_REPORTS_MAX};
 use live::{LiveForm, LiveView};
 use status::Board;
@@ -53,10 +54,23 @@ pub struct ShardReport {
     pub packets_in: u64,
     /// Total of datagrams and TCP bodies sent.
     pub packets_out: u64,
+    /// What its flight recorder does; none where nothing is recorded.
+    pub record: Option<RecordReport>,
     /// Totals of what was dropped, by reason.
     pub drops: Vec<(&'static str, u64)>,
     /// Who plays here, only after [`ControlCommand::ListPlayers`].
     pub players: Option<Vec<PlayerRow>>,
+}
+
+/// What a shard's flight recorder does.
+#[derive(Clone, Copy, PartialEq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct RecordReport {
+    /// Total of bytes recorded.
+    pub bytes: u64,
+    /// Share of the shard's busy time that recording took since the start, 0 to 1.
+    pub busy_share: f64,
+    /// Total of ticks that were not recorded.
+    pub dropped: u64,
 }
 
 /// One connected player, as `admin players` lists it.
@@ -98,6 +112,8 @@ pub struct ControlConfig {
     pub content_version: u64,
     /// How the state is shown on standard error.
     pub live: LiveForm,
+    /// The flight record, unless nothing is recorded.
+    pub flight: Option<Arc<FlightFolder>>,
     /// From the shards; each pushes, and drops its report when full.
     pub reports: Arc<ArrayQueue<ShardReport>>,
     /// To the shards, one queue each.
@@ -114,6 +130,7 @@ impl ControlConfig {
             data,
             content_version,
             live: LiveForm::Off,
+            flight: None,
             reports: Arc::new(ArrayQueue::new(CONTROL_REPORTS_MAX)),
             commands: shard_cpus.iter().map(|_| Arc::new(ArrayQueue::new(CONTROL_COMMANDS_MAX))).collect(),
             draining: Arc::new(AtomicBool::new(false)),
@@ -208,6 +225,7 @@ fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     runtime.block_on(async {
         tokio::spawn(end_on_signals(Arc::clone(board)));
+        tokio::spawn(record_on_signals(Arc::clone(board)));
         tokio::spawn(http::serve(listener, Arc::clone(board)));
         tokio::spawn(admin::serve(socket, Arc::clone(board)));
         watch(&config, board, stopping).await;
@@ -216,7 +234,6 @@ fn run(
     runtime.shutdown_background();
 }
 
-/// Takes the shards' reports and shows them, until told to stop.
 /// The first TERM or INT drains the node; the second ends it where it stands.
 async fn end_on_signals(board: Arc<Board>) {
     let mut terminate = signal(SignalKind::terminate()).expect("the kernel has signals");
@@ -234,6 +251,18 @@ async fn end_on_signals(board: Arc<Board>) {
     }
 }
 
+/// Each USR2 sets the flight record aside.
+async fn record_on_signals(board: Arc<Board>) {
+    let mut asked = signal(SignalKind::user_defined2()).expect("the kernel has signals");
+    while asked.recv().await.is_some() {
+        match board.set_record_aside().await {
+            Ok(kept) => eprintln!("ringshard: the flight record is in {}", kept.display()),
+            Err(failure) => eprintln!("ringshard: {failure}"),
+        }
+    }
+}
+
+/// Takes the shards' reports and shows them, until told to stop.
 async fn watch(config: &ControlConfig, board: &Board, stopping: &AtomicBool) {
     let mut timer = tokio::time::interval(Duration::from_millis(CONTROL_POLL_MS));
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -3,6 +3,8 @@
 //! Promises: an id says who made it and never says which shard did; the order of [`CellKey`] keeps the cells of one
 //! row together.
 
+use serde::{Deserialize, Serialize};
+
 /// Metres along the side of a cell.
 pub const CELL_M: i32 = 64;
 /// Wire grid steps in a metre.
@@ -15,7 +17,7 @@ pub const FINE_SHIFT: u32 = 8;
 pub const CELL_GRID: i32 = CELL_M * GRID_PER_M;
 
 /// A u64 made of a class (top 8 bits), a source and an ordinal that the source keeps.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct EntityId(pub u64);
 
 /// What an id names.
@@ -105,7 +107,7 @@ impl EntityId {
 }
 
 /// A shard of this node.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct ShardId(pub u8);
 
 impl ShardId {
@@ -116,7 +118,7 @@ impl ShardId {
 }
 
 /// A 64 m square of a space. Ordered by space, row, column: cells beside each other in a row stand beside each other.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct CellKey {
     /// 0 is the land.
     pub space: u32,
@@ -135,7 +137,7 @@ impl CellKey {
 }
 
 /// A session: its lane, its place there, and which tenant of the place it is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct SessionRef {
     /// Lane, below [`crate::limits::LANES`].
     pub lane: u8,

@@ -13,6 +13,7 @@ pub mod net;
 
 pub mod clock;
 pub mod executor;
+pub mod flight;
 pub mod io;
 pub mod keeper;
 pub mod mesh;

@@ -190,6 +190,28 @@ pub const RING_BUFFERS_MAX: u16 = 8_192;
 /// Times that one drain asks the kernel. What is left then waits for the next drain.
 pub const DRAIN_PASSES_MAX: usize = 4;
 
+/// Ticks between two snapshots in the flight record, 30 s: the same ticks for all shards, the multiples of this.
+pub const RECORD_SNAPSHOT_TICKS: u64 = 30 * TICK_HZ;
+/// Bytes of one shard's flight record that wait to be written. Full: recording stops until the next snapshot, the ticks
+/// until then are counted `record.dropped`.
+pub const RECORD_WAITING_BYTES_MAX: usize = 32 * 1_024 * 1_024;
+/// Bytes of one write of the flight record, whole blocks.
+pub const RECORD_WRITE_BYTES: usize = 64 * 1_024;
+/// Bytes of a block of the disk: direct writes begin and end at its multiples.
+pub const RECORD_BLOCK_BYTES: usize = 4_096;
+/// Milliseconds between two looks of a shard's writer at what waits: what a crash loses of the flight record.
+pub const RECORD_WRITE_MS: u64 = 250;
+/// Megabytes of flight record that a configuration may ask for. More is refused at start.
+pub const RECORD_MEGABYTES_MAX: u32 = 65_536;
+/// Flight records set aside. One more: the oldest of them is removed.
+pub const RECORDS_KEPT_MAX: usize = 8;
+/// Seconds between two records set aside because a shard was too late. Within them: not set aside.
+pub const RECORD_OVERRUN_S_MIN: u64 = 60;
+/// Ticks that an edge is late by when the flight record is set aside for it: half a second.
+pub const RECORD_OVERRUN_TICKS: u64 = 30;
+/// Seconds between two looks of the host for segments that are too old.
+pub const RECORD_PRUNE_S: u64 = 1;
+
 /// NPCs of the whole land that a configuration may ask for. More is refused at start.
 pub const NPCS_MAX: u32 = 100_000;
 /// Public addresses in one connect token. More is refused at start.
@@ -224,6 +246,7 @@ const _: () = assert!(
     16 + 52 + (4 + EVENTS_PER_BODY_MAX * 24) + (4 + 16 + SLICE_SLOTS_MAX * 16) <= BODY_BYTES_MAX,
     "header, own state, events and a plain slice fit one body"
 );
+const _: () = assert!(RECORD_WRITE_BYTES.is_multiple_of(RECORD_BLOCK_BYTES), "direct writes are whole blocks");
 const _: () = assert!(SLICE_SLOTS_MAX <= 255, "a slot is a u8 on the wire");
 const _: () = assert!(TCP_CONNECTIONS_MAX <= 1 << 16, "a connection's slot is a u16");
 const _: () =

@@ -47,6 +47,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Frame(args) => tools::frame(&args, json),
         Command::Inspect(args) => tools::inspect(&args, json),
         Command::Sim(args) => tools::sim(&args, json),
+        Command::Replay(args) => tools::replay(&args, json),
     }
 }
 

@@ -169,9 +169,9 @@ impl MeshEnd {
         &mut self,
         tick: u64,
         may_wait: impl FnMut() -> bool,
-        mut take: impl FnMut(&mut InputParcel),
+        mut take: impl FnMut(ShardId, &mut InputParcel),
     ) -> u64 {
-        meet(&mut self.peers, may_wait, |peer| peer.inputs_in.take(tick, &mut take))
+        meet(&mut self.peers, may_wait, |peer| peer.inputs_in.take(tick, &mut |parcel| take(peer.shard, parcel)))
     }
 
     /// Meets the others' outcomes of a tick, likewise.
@@ -230,7 +230,7 @@ mod tests {
                         let missing = end.take_inputs(
                             tick,
                             || true,
-                            |parcel| {
+                            |_, parcel| {
                                 got[parcel.inputs[0].entity.0 as usize].push(parcel.tick);
                             },
                         );
@@ -254,13 +254,13 @@ mod tests {
         let mut b = ends.pop().expect("two");
         let mut a = ends.pop().expect("two");
         let mut ticks = Vec::new();
-        assert_eq!(b.take_inputs(1, || false, |parcel| ticks.push(parcel.tick)), 1, "not there yet");
+        assert_eq!(b.take_inputs(1, || false, |_, parcel| ticks.push(parcel.tick)), 1, "not there yet");
         a.give_inputs(1, &mut [InputParcel::default(), InputParcel::default()]);
         a.give_inputs(2, &mut [InputParcel::default(), InputParcel::default()]);
         a.give_inputs(3, &mut [InputParcel::default(), InputParcel::default()]);
-        assert_eq!(b.take_inputs(2, || false, |parcel| ticks.push(parcel.tick)), 0);
+        assert_eq!(b.take_inputs(2, || false, |_, parcel| ticks.push(parcel.tick)), 0);
         assert_eq!(ticks, [1, 2], "the third belongs to the next tick");
-        assert_eq!(b.take_inputs(3, || false, |parcel| ticks.push(parcel.tick)), 0);
+        assert_eq!(b.take_inputs(3, || false, |_, parcel| ticks.push(parcel.tick)), 0);
         assert_eq!(ticks, [1, 2, 3]);
     }
 

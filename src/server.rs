@@ -17,6 +17,8 @@ use crate::config::{self, Config};
 use crate::control::live::LiveForm;
 use crate::control::{Control, ControlCommand, ControlConfig, ControlHandle};
 use crate::exit::{Code, Failure};
+use crate::flight::folder::FlightFolder;
+use crate::flight::record::{FORMAT, Head};
 use crate::folder::DataFolder;
 use crate::goods::Thing;
 use crate::ids::{CellKey, GRID_PER_M, ShardId};
@@ -30,6 +32,7 @@ use crate::net::message::Seam;
 use crate::net::token::{DEV_KEY, random_bytes};
 use crate::preflight;
 use crate::shard::core::Rules;
+use crate::shard::recorder::RecorderSetup;
 use crate::shard::{self, ShardSetup};
 use crate::sys;
 use crate::world::cut::CutMap;
@@ -51,6 +54,7 @@ struct Node {
     control: ControlHandle,
     commands: ControlConfig,
     keeper: KeeperHandle,
+    flight: Option<Arc<FlightFolder>>,
     clock: Clock,
     shards: Vec<JoinHandle<Result<(), String>>>,
 }
@@ -81,11 +85,14 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
     let mut commands =
         ControlConfig::new(config.net.control, folder.path().to_path_buf(), cpus.clone(), content_version());
     commands.live = LiveForm::for_terminal(no_tui);
+    let flight = open_flight(&config, folder)?;
+    commands.flight = flight.clone();
     let control = Control::spawn(commands.clone())?;
     let land = Arc::new(Land::new(keeper.land_seed));
     let start_tick = if keeper.tick == 0 { 0 } else { keeper.tick + RESTART_TICKS };
     let clock = Clock::starting(start_tick);
-    let world = WorldConfig {
+    let run = u64::from_le_bytes(random_bytes());
+    let world_config = WorldConfig {
         seed: secret(&key, keeper.land_seed),
         land: land.clone(),
         cut: cut.clone(),
@@ -101,7 +108,7 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
     let mut threads = Vec::with_capacity(shards);
     for (at, (mesh, listener)) in mesh::connect(shards).into_iter().zip(listeners.sockets).enumerate() {
         let shard = ShardId(at as u8);
-        let world = World::new(world.clone(), shard);
+        let world = World::new(world_config.clone(), shard);
         let mine = (0..LANES).filter(|lane| world.lane_owner(*lane as u8) == shard);
         let (mut lanes, mut handshakes) = (Vec::new(), Vec::new());
         for number in mine {
@@ -123,14 +130,43 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
             answers: queues.answers[at].clone(),
             reports: commands.reports.clone(),
             commands: commands.commands[at].clone(),
+            recorder: flight.as_ref().map(|flight| recorder(flight, shard, &world_config, run)),
         };
         threads.push(spawn_shard(setup, ready.clone())?);
     }
-    let node = Node { config, control, commands, keeper: keeper.handle, clock, shards: threads };
+    let node = Node { config, control, commands, keeper: keeper.handle, flight, clock, shards: threads };
     await_ready(&node, &ready)?;
     node.control.set_ready()?;
     say_ready(&node, folder, lanes.address, keeper.recovered);
     Ok(node)
+}
+
+fn open_flight(config: &Config, folder: &DataFolder) -> Result<Option<Arc<FlightFolder>>, Failure> {
+    if !config.record.flight {
+        return Ok(None);
+    }
+    let flight = FlightFolder::open(folder.path(), config.node.shards, config.record.megabytes)?;
+    Ok(Some(Arc::new(flight)))
+}
+
+fn recorder(flight: &FlightFolder, shard: ShardId, world: &WorldConfig, run: u64) -> RecorderSetup {
+    let head = Head {
+        format: FORMAT,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        content: content_version(),
+        run,
+        shard,
+        shards: world.cut.shards() as u8,
+        seed: world.seed,
+        land_seed: world.land.seed,
+        npc_life_ticks: world.npc_life_ticks,
+    };
+    RecorderSetup {
+        head,
+        folder: flight.shard_path(shard.index()),
+        progress: flight.progress(shard.index()),
+        segment_bytes_max: flight.segment_bytes_max(),
+    }
 }
 
 /// Binds UDP and TCP to one port. Where the kernel chooses it (port 0), a port that only UDP has free is passed over.
@@ -242,6 +278,7 @@ fn watch(node: &Node) -> Result<(), Failure> {
         if let Some(at) = node.shards.iter().position(JoinHandle::is_finished) {
             return Err(Failure::new(Code::Failed, format!("shard {at} ended; its last message stands above")));
         }
+        node.flight.iter().for_each(|flight| flight.tend());
         if node.commands.draining.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -267,6 +304,9 @@ fn stop(node: Node, end: Result<(), Failure>) -> Result<(), Failure> {
             Ok(Err(text)) => return Err(Failure::new(Code::Machine, text)),
             Err(_) => return Err(Failure::new(Code::Failed, "a shard panicked; its message stands above")),
         }
+    }
+    if let Some(flight) = &node.flight {
+        flight.end()?;
     }
     node.keeper.stop().map_err(|error| store_failure(&error))?;
     node.control.stop()?;
@@ -315,7 +355,7 @@ fn handshakes(config: &Config, private_key: [u8; 32], address: SocketAddr) -> Ve
 }
 
 /// Names the rules and the content of this build; other rules, other number.
-fn content_version() -> u64 {
+pub fn content_version() -> u64 {
     let text = concat!(env!("CARGO_PKG_VERSION"), " land 1 wildlife 1");
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -6,6 +6,7 @@
 
 pub mod core;
 pub mod links;
+pub mod recorder;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +16,15 @@ use hdrhistogram::Histogram;
 
 use self::core::{Core, Rules, Whom};
 use self::links::{Links, Outgoing, frame, keep_alive, seal};
+use self::recorder::{Recorder, RecorderSetup};
 use crate::clock::{Clock, unix_s};
 use crate::control::{ControlCommand, PlayerRow, ShardReport};
 use crate::executor;
+use crate::flight::folder::Progress;
 use crate::ids::{FINE_PER_M, ShardId};
 use crate::io::{Event, PacketRing, RingConfig};
 use crate::keeper::{KeeperAnswer, KeeperCommand};
-use crate::limits::{BODY_BYTES_MAX, LANES, MEETING_WAIT_US, TICK_HZ};
+use crate::limits::{BODY_BYTES_MAX, LANES, MEETING_WAIT_US, RECORD_OVERRUN_TICKS, TICK_HZ};
 use crate::mesh::MeshEnd;
 use crate::net::handshake::{Arrival, HandshakeConfig};
 use crate::net::messages::Close;
@@ -79,6 +82,8 @@ pub struct ShardSetup {
     pub reports: Arc<ArrayQueue<ShardReport>>,
     /// From control.
     pub commands: Arc<ArrayQueue<ControlCommand>>,
+    /// Its flight recorder, unless nothing is recorded.
+    pub recorder: Option<RecorderSetup>,
 }
 
 /// A running shard.
@@ -95,6 +100,8 @@ struct Shard {
     answers: Arc<ArrayQueue<KeeperAnswer>>,
     reports: Arc<ArrayQueue<ShardReport>>,
     commands: Arc<ArrayQueue<ControlCommand>>,
+    recorder: Option<Recorder>,
+    overran: Option<Arc<Progress>>,
     stop_tick: Option<u64>,
     list_players: bool,
     late_meetings: u64,
@@ -134,10 +141,13 @@ impl Shard {
     fn new(setup: ShardSetup) -> Result<Shard, String> {
         let ring = PacketRing::new(setup.ring).map_err(|error| error.to_string())?;
         let shards = setup.mesh.shards();
+        let core = Core::new(setup.world, shards, setup.rules);
+        let overran = setup.recorder.as_ref().map(|recorder| recorder.progress.clone());
+        let recorder = setup.recorder.map(|recorder| Recorder::start(recorder, setup.clock, &core));
         Ok(Shard {
             cpu: setup.cpu,
             clock: setup.clock,
-            core: Core::new(setup.world, shards, setup.rules),
+            core,
             links: Links::new(setup.handshakes, setup.rules.dev),
             ring,
             mesh: setup.mesh,
@@ -147,6 +157,8 @@ impl Shard {
             answers: setup.answers,
             reports: setup.reports,
             commands: setup.commands,
+            recorder,
+            overran,
             stop_tick: None,
             list_players: false,
             late_meetings: 0,
@@ -171,12 +183,18 @@ impl Shard {
             let begin_ns = self.clock.now_ns();
             let present = self.clock.tick_at(begin_ns);
             self.late_edges += present.saturating_sub(tick);
+            if present >= tick + RECORD_OVERRUN_TICKS {
+                self.overran.iter().for_each(|progress| progress.overran());
+            }
             tick = tick.max(present);
             self.tick(tick);
             self.gauge.note(self.clock.now_ns() - begin_ns);
         }
         while !self.give_keeper() {
             executor::sleep(Duration::from_millis(1)).await;
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.end().await;
         }
     }
 
@@ -185,6 +203,7 @@ impl Shard {
         self.receive(tick);
         self.hear_keeper_and_control(tick);
         self.core.give_actions(tick);
+        self.recorder.iter_mut().for_each(|recorder| recorder.given(&self.core));
         self.mesh.give_inputs(tick, &mut self.core.inputs);
         self.core.begin(tick);
         self.meet_inputs(tick);
@@ -193,6 +212,7 @@ impl Shard {
         self.send(tick, Whom::Here);
         self.meet_outcomes(tick);
         self.send(tick, Whom::Rest);
+        self.recorder.iter_mut().for_each(|recorder| recorder.tick(&self.core));
         self.finish(tick);
     }
 
@@ -225,7 +245,7 @@ impl Shard {
             match command {
                 ControlCommand::StopAt(stop) => {
                     let stop = stop.max(tick + 1);
-                    self.core.world.decree(Decree { tick: stop, kind: DecreeKind::Stop });
+                    self.core.hear_decree(Decree { tick: stop, kind: DecreeKind::Stop });
                     self.stop_tick = Some(stop);
                     self.core.close_all(Close::Drain);
                 }
@@ -239,14 +259,15 @@ impl Shard {
 
     /// First meeting: the inputs of this tick.
     fn meet_inputs(&mut self, tick: u64) {
-        let own = self.core.world.shard.index();
-        let mut mine = std::mem::take(&mut self.core.inputs[own]);
-        self.core.take_inputs(&mine);
+        let own = self.core.world.shard;
+        let mut mine = std::mem::take(&mut self.core.inputs[own.index()]);
+        self.core.take_inputs(own, &mine);
         mine.reset(tick);
-        self.core.inputs[own] = mine;
+        self.core.inputs[own.index()] = mine;
         let may_wait = self.may_wait();
         let Shard { core, mesh, .. } = self;
-        self.late_meetings += mesh.take_inputs(tick, may_wait, |parcel: &mut InputParcel| core.take_inputs(parcel));
+        self.late_meetings +=
+            mesh.take_inputs(tick, may_wait, |from, parcel: &mut InputParcel| core.take_inputs(from, parcel));
     }
 
     /// The patience of one meeting. A peer that is this late was perhaps put off this very core: it gets a chance.
@@ -272,6 +293,7 @@ impl Shard {
         let mut parcels: Vec<&mut OutcomeParcel> = outs.iter_mut().map(|parcel| &mut **parcel).collect();
         self.core.world.publish(frame, &mut parcels);
         outs.iter_mut().for_each(|parcel| parcel.frame = Some(shown.clone()));
+        self.recorder.iter_mut().for_each(|recorder| recorder.parcels(tick, &outs));
         self.frames.push(shown);
         self.own = self.mesh.give_outcomes(outs);
         self.core.hear(&mut self.own);
@@ -373,6 +395,7 @@ impl Shard {
             syscalls_per_tick: enters + EXECUTOR_CALLS_PER_PASS,
             packets_in: counters.datagrams_in + self.links.frames_in,
             packets_out: counters.datagrams_out + self.frames_out,
+            record: self.recorder.as_mut().map(|recorder| recorder.report(gauge.busy_ns)),
             drops: Vec::new(),
             players: None,
         };

@@ -1,4 +1,4 @@
-//! The short commands: tokens, ready frames, a look into a data folder, the simulator.
+//! The short commands: tokens, ready frames, a look into a data folder, the simulator, replays.
 //!
 //! Owns nothing. Promises: what a person reads has a `--json` twin; a wrong argument is one clear sentence.
 
@@ -10,10 +10,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
-use crate::cli::{FrameArgs, FrameKind, InspectArgs, InspectWhat, SimArgs, TokenArgs};
+use crate::cli::{FrameArgs, FrameKind, InspectArgs, InspectWhat, ReplayArgs, SimArgs, TokenArgs};
 use crate::clock::unix_s;
 use crate::config;
 use crate::exit::{Code, Failure, say};
+use crate::flight::folder;
+use crate::flight::replay::{Moment, Request};
+use crate::ids::EntityId;
 use crate::keeper::{CharacterView, inspect_characters};
 use crate::limits::{SHARDS_MAX, TOKEN_BYTES};
 use crate::net::body::{BodyWriter, kind};
@@ -198,4 +201,38 @@ fn sim_line(report: &SimReport) -> String {
     format!(
         "seed {seed}: {ticks} ticks on {shards} shards, hash {hash}, {bots} bots, {handoffs} handoffs, {effects_across} effects across, {violations} violations\n"
     )
+}
+
+/// `replay`: a flight record once more. Fails when any hash differs.
+pub fn replay(args: &ReplayArgs, json: bool) -> Result<(), Failure> {
+    let request = Request { until: args.until, entity: args.entity.map(EntityId) };
+    let examined = folder::examine(&args.folder, crate::server::content_version())?;
+    let report = folder::replay(&examined, request)?;
+    let mut text: String = report.history.iter().map(moment_line).collect();
+    text.push_str(&format!(
+        "{} shards from tick {} to {}: {} hashes compared, {} differ\n",
+        report.shards, report.from_tick, report.to_tick, report.hashes_compared, report.mismatches
+    ));
+    text.extend(report.ended_early.iter().map(|ended| format!("ended early: {}\n", ended.reason)));
+    let value = serde_json::to_value(&report).expect("a report is JSON");
+    let Some(first) = report.first_mismatch else { return say(json, &text, || value) };
+    eprint!("{text}");
+    let text = format!(
+        "shard {} did not do the same at tick {}: the record is whole, so the rules of this program differ from those \
+         that recorded it, or the step depends on something that is not recorded",
+        first.shard, first.tick
+    );
+    Err(Failure { detail: Some(value), ..Failure::new(Code::Failed, text) })
+}
+
+fn moment_line(moment: &Moment) -> String {
+    let Moment { tick, shard, epoch, position_m, events } = moment;
+    let place = match (shard, epoch, position_m) {
+        (Some(shard), Some(epoch), Some([x, y, z])) => {
+            format!("shard {shard} epoch {epoch:>3} at {x:>9.3} {y:>9.3} {z:>8.3}")
+        }
+        _ => "on no shard".to_owned(),
+    };
+    let events: String = events.iter().map(|event| format!("; {event}")).collect();
+    format!("tick {tick:>10} {place}{events}\n")
 }

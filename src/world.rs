@@ -16,6 +16,7 @@ pub mod parcel;
 pub mod player;
 pub mod random;
 pub mod slices;
+pub mod state;
 pub mod table;
 pub mod trig;
 
@@ -23,6 +24,8 @@ pub mod trig;
 mod tests;
 
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::goods::{Order, OrderKind, Settled};
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
@@ -66,7 +69,7 @@ pub struct WorldConfig {
 }
 
 /// A change that no entity owns, the same for all shards, in force from a tick on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Decree {
     /// First tick under it.
     pub tick: u64,
@@ -75,7 +78,7 @@ pub struct Decree {
 }
 
 /// What a decree changes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum DecreeKind {
     /// Who owns which cell.
     Cut(Arc<CutMap>),
@@ -716,7 +719,24 @@ impl World {
         let spawners = self.spawners.iter().map(Spawner::digest).fold(npcs, u64::wrapping_add);
         self.things.iter().map(Thing::digest).fold(spawners, u64::wrapping_add)
     }
+
+    /// Digest of the share of what this shard owns whose turn it is, and of all effects that wait. Each entity has its
+    /// turn within [`DIGEST_TURNS`] ticks: a tick pays for an eighth, and what differs shows within eight.
+    pub fn digest_part(&self) -> u64 {
+        fn part<T: table::Named>(table: &Table<T>, turn: usize, digest: impl Fn(&T) -> u64) -> u64 {
+            let ours = table.order().iter().skip(turn).step_by(DIGEST_TURNS as usize);
+            ours.map(|&(_, at)| digest(table.at(at as usize))).fold(table.len() as u64, u64::wrapping_add)
+        }
+        let turn = (self.tick % DIGEST_TURNS) as usize;
+        let (players, npcs) = (part(&self.players, turn, Player::digest), part(&self.npcs, turn, Npc::digest));
+        let (spawners, things) = (part(&self.spawners, turn, Spawner::digest), part(&self.things, turn, Thing::digest));
+        let mut digest = Digest::new(self.tick);
+        digest.add(players).add(npcs).add(spawners).add(things).add(self.effects_digest()).finish()
+    }
 }
+
+/// In how many turns [`World::digest_part`] goes through all entities.
+pub const DIGEST_TURNS: u64 = 8;
 
 /// Rolls one tick into the world hash: the sum of all shards' digests and of all effects under way.
 pub fn roll_hash(hash: u64, tick: u64, entities: u64, effects: u64) -> u64 {

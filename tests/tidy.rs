@@ -25,7 +25,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", BASE),
     ("preflight", &["ids", "limits", "exit", "sys", "io"]),
     ("cli", &["ids", "limits", "exit", "config", "sim"]),
-    ("control", &["ids", "limits", "exit", "clock", "sys"]),
+    ("control", &["ids", "limits", "exit", "clock", "sys", "flight"]),
+    // Pure but for its folder.
+    ("flight", &["ids", "limits", "goods", "world", "exit"]),
+    ("flight::folder", &["ids", "limits", "exit", "clock", "flight"]),
+    // Writes files as well.
+    ("executor", &["limits"]),
     // Hosts: where everything meets.
     ("shard", &["*"]),
     ("server", &["*"]),
@@ -60,10 +65,11 @@ const CLOCK_FILES: &[&str] = &[
 const LOCKLESS: &[&str] = &["src/world", "src/net", "src/mesh", "src/shard", "src/io"];
 
 /// Where nothing may touch the outside world at all.
-const PURE: &[&str] = &["src/world", "src/net"];
+const PURE: &[&str] = &["src/world", "src/net", "src/flight/record.rs", "src/flight/replay.rs"];
 
-/// Source files under src, without tests and generated code. More need a reason.
-const FILES_MAX: usize = 80;
+/// Source files under src, without tests and generated code. More need a reason; beyond 80 go ledger,
+/// faults and replay.
+const FILES_MAX: usize = 100;
 /// Lines of one source file.
 const FILE_LINES_MAX: usize = 1_000;
 /// Lines of one function, signature and closing brace included.

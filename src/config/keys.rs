@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::{Config, Draft, Raw};
-use crate::limits::{NPCS_MAX, SERVER_ADDRESSES_MAX, SHARDS_MAX, TICK_HZ};
+use crate::limits::{NPCS_MAX, RECORD_MEGABYTES_MAX, SERVER_ADDRESSES_MAX, SHARDS_MAX, TICK_HZ};
 
 /// One configuration key.
 pub(super) struct Key {
@@ -36,7 +36,7 @@ impl Key {
     }
 }
 
-pub(super) const KEYS: [Key; 14] = [
+pub(super) const KEYS: [Key; 16] = [
     Key {
         section: "node",
         name: "shards",
@@ -184,6 +184,29 @@ pub(super) const KEYS: [Key; 14] = [
         set: |draft, raw| put(&mut draft.config.keeper.commit_bytes, integer(raw, 4_096..=1 << 30)),
         show: |config| Some(config.keeper.commit_bytes.to_string()),
     },
+    Key {
+        section: "record",
+        name: "flight",
+        expected: "\"on\" or \"off\"",
+        default: "\"on\"",
+        shown: "",
+        about: "Flight record: what each shard saw and did in the last minutes, for `ringshard replay`. It holds the realm's\n\
+                secret: keep it as you keep the data folder.",
+        set: |draft, raw| put(&mut draft.config.record.flight, switch(raw)),
+        show: |config| Some(if config.record.flight { "\"on\"" } else { "\"off\"" }.to_owned()),
+    },
+    Key {
+        section: "record",
+        name: "megabytes",
+        expected: "a whole number of megabytes from 16 to 65536",
+        default: "256",
+        shown: "",
+        about: "Most megabytes of the flight record of all shards, 16 to 65,536. 1,000 players take about 32 a minute; it must\n\
+                hold a minute of the shard with the most players on each shard. What is set aside comes on top, eight\n\
+                times at the most.",
+        set: |draft, raw| put(&mut draft.config.record.megabytes, integer(raw, 16..=RECORD_MEGABYTES_MAX)),
+        show: |config| Some(config.record.megabytes.to_string()),
+    },
 ];
 
 /// Place of a key in the table, by `section.name`.
@@ -270,6 +293,14 @@ fn put_some<T>(place: &mut Option<T>, value: Option<T>) -> Option<()> {
 fn integer<T: TryFrom<i64> + PartialOrd>(raw: &Raw, range: RangeInclusive<T>) -> Option<T> {
     let Raw::Integer(number) = raw else { return None };
     T::try_from(*number).ok().filter(|number| range.contains(number))
+}
+
+fn switch(raw: &Raw) -> Option<bool> {
+    match raw {
+        Raw::Text(text) if text == "on" => Some(true),
+        Raw::Text(text) if text == "off" => Some(false),
+        _ => None,
+    }
 }
 
 fn path(raw: &Raw) -> Option<PathBuf> {

@@ -29,6 +29,7 @@ fn defaults_are_as_documented() {
     let world = WorldConfig { land_seed: None, npcs: 5_000, enter_radius_m: 96, leave_radius_m: 128 };
     assert_eq!(config.world, world);
     assert_eq!(config.keeper, KeeperConfig { commit_ms: 10, commit_bytes: 4 << 20 });
+    assert_eq!(config.record, RecordConfig { flight: true, megabytes: 256 });
 }
 
 #[test]
@@ -43,7 +44,7 @@ fn the_commented_default_reads_as_the_defaults() {
     let from_file = file(&text).unwrap();
     let built_in = parse(None, &[], true, &CPUS).unwrap();
     assert_eq!((&from_file.net, &from_file.world), (&built_in.net, &built_in.world));
-    assert_eq!(from_file.keeper, built_in.keeper);
+    assert_eq!((&from_file.keeper, &from_file.record), (&built_in.keeper, &built_in.record));
     assert_eq!(from_file.node.data.as_deref(), Some(Path::new("/var/lib/ringshard")));
     for key in &KEYS {
         assert!(text.contains(&format!("{} = ", key.name)), "{} is missing", key.path());
@@ -80,7 +81,7 @@ fn all_errors_come_at_once_with_their_places() {
         "a.toml:2:10: node.shards: expected a whole number from 1 to 32, found 99",
         "a.toml:5:10: net.bind: expected an address with a port, as \"127.0.0.1:7777\", found \"localhost\"",
         "a.toml:6:1: net.sendhz: expected a key of [net], found no such key; did you mean net.send_hz?",
-        "a.toml:7:2: wrld: expected one of [node] [net] [world] [keeper], found [wrld]; did you mean [world]?",
+        "a.toml:7:2: wrld: expected one of [node] [net] [world] [keeper] [record], found [wrld]; did you mean [world]?",
     ];
     assert_eq!(errors, expected);
 }
@@ -114,6 +115,7 @@ fn impossible_combinations_are_refused() {
         ("[node]\ncpus = \"2,2\"\n", "node.cpus: expected a list of different CPU numbers"),
         ("[node]\ncpus = \"0-99\"\n", "node.cpus: expected at most 32 CPUs, found 100"),
         ("[net]\nsend_hz = 61\n", "net.send_hz: expected a whole number from 1 to 60, found 61"),
+        ("[record]\nflight = \"yes\"\n", "record.flight: expected \"on\" or \"off\", found \"yes\""),
         ("[node]\ndata = \"\"\n", "node.data: expected a path of a folder, found \"\""),
     ];
     for (text, expected) in cases {

@@ -28,7 +28,7 @@ pub const SOCKET_NAME: &str = "admin.sock";
 /// One question.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Request {
-    /// `drain` or `players`.
+    /// `drain`, `players` or `record`.
     pub verb: String,
 }
 
@@ -148,7 +148,11 @@ async fn answer(request: &Request, board: &Board) -> Answer {
             Answer { ok: true, text: Some("draining".to_string()), ..Answer::default() }
         }
         "players" => players(board).await,
-        other => Answer::refused(format!("unknown verb {other:?}; there are drain and players")),
+        "record" => match board.set_record_aside().await {
+            Ok(kept) => Answer { ok: true, text: Some(kept.display().to_string()), ..Answer::default() },
+            Err(failure) => Answer::refused(failure.text),
+        },
+        other => Answer::refused(format!("unknown verb {other:?}; there are drain, players and record")),
     }
 }
 

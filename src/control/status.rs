@@ -3,13 +3,16 @@
 //! Promises: field names stay; a shard that has not reported yet is absent. Never asks a shard for anything but players.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crossbeam_queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
 
-use super::{ControlCommand, ControlConfig, PlayerRow, ShardReport};
+use super::{ControlCommand, ControlConfig, PlayerRow, RecordReport, ShardReport};
+use crate::exit::{Code, Failure};
+use crate::flight::folder::{FlightFolder, Reason};
 
 /// The state of a node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -53,6 +56,8 @@ pub struct ShardStatus {
     pub packets_in: u64,
     /// Total of packets sent.
     pub packets_out: u64,
+    /// What its flight recorder does; none where nothing is recorded.
+    pub record: Option<RecordReport>,
     /// Totals of drops by reason.
     pub drops: BTreeMap<String, u64>,
 }
@@ -80,6 +85,7 @@ impl From<&ShardReport> for ShardStatus {
             syscalls_per_tick: report.syscalls_per_tick,
             packets_in: report.packets_in,
             packets_out: report.packets_out,
+            record: report.record,
             drops: report.drops.iter().map(|(reason, count)| (reason.to_string(), *count)).collect(),
         }
     }
@@ -128,6 +134,7 @@ pub(super) struct Board {
     ready: AtomicBool,
     draining: Arc<AtomicBool>,
     commands: Vec<Arc<ArrayQueue<ControlCommand>>>,
+    flight: Option<Arc<FlightFolder>>,
     shards: Mutex<Vec<Place>>,
 }
 
@@ -148,6 +155,7 @@ impl Board {
             ready: AtomicBool::new(false),
             draining: Arc::clone(&config.draining),
             commands: config.commands.clone(),
+            flight: config.flight.clone(),
             shards: Mutex::new(config.commands.iter().map(|_| Place::default()).collect()),
         }
     }
@@ -192,6 +200,16 @@ impl Board {
     /// Starts the end of the node: the host sees the flag and tells the shards the tick.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Sets the flight record aside because somebody asked; gives its folder.
+    pub async fn set_record_aside(&self) -> Result<PathBuf, Failure> {
+        let Some(flight) = self.flight.clone() else {
+            return Err(Failure::new(Code::Failed, "this node records nothing: start it with `--record on`"));
+        };
+        // Files of megabytes are copied: not on the thread that answers everybody.
+        let copied = tokio::task::spawn_blocking(move || flight.set_aside(Reason::Request)).await;
+        copied.unwrap_or_else(|_| Err(Failure::new(Code::Failed, "setting the flight record aside panicked")))
     }
 
     /// Asks every shard for its players. Gives how often each had listed them before, for [`Board::players_since`].

@@ -4,12 +4,33 @@
 //! it never panics on any bytes. Never keeps the bytes.
 
 use crate::goods::{Currency, Dropped, GoodsNews, ItemRef, MailNews, Offer, Shelf};
+use serde::{Deserialize, Serialize};
+
 use crate::ids::EntityId;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::net::messages;
 use flatbuffers::{FlatBufferBuilder, VerifierOptions};
 
 pub use crate::net::messages::{Close, Refusal, TradeStep};
+
+/// Enums of the schema are kept as their numbers.
+macro_rules! kept_as_number {
+    ($($name:ident)*) => {$(
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_u8(self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
+                u8::deserialize(deserializer).map($name)
+            }
+        }
+    )*};
+}
+
+kept_as_number!(Refusal TradeStep);
 
 /// Each message is one table and one in its union.
 const VERIFIER: VerifierOptions = VerifierOptions {
@@ -67,7 +88,7 @@ pub enum ClientMessage {
 }
 
 /// What a client wants done with its goods.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum GoodsWish {
     /// An item to another shelf.
     Move {
@@ -387,7 +408,7 @@ pub enum ServerMessage {
 }
 
 /// News of a trade, as its other side's doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TradeNews {
     /// What happened.
     pub step: TradeStep,

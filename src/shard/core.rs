@@ -4,6 +4,7 @@
 //! host and the sim host; everything comes in by calls and goes out by `inputs`, `keeper` and `ended`. Never does I/O,
 //! reads a clock, waits.
 
+use crate::flight::record::{Outside, Taken};
 use crate::goods::{Asked, Settled};
 use crate::ids::{CELL_M, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
@@ -17,7 +18,7 @@ use crate::world::effect::Joining;
 use crate::world::frame::{Frame, Frames};
 use crate::world::land::LAND_M;
 use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel, Told};
-use crate::world::{Save, World};
+use crate::world::{Decree, Save, World};
 
 /// Where a session is on its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +95,12 @@ pub struct Core {
     pub ended: Vec<Ended>,
     /// Bodies dropped, by reason.
     pub drops: [u64; BodyDrop::COUNT],
+    /// What entered the world of this tick from outside of all shards, besides inputs: the flight record has it.
+    pub outside: Vec<Outside>,
+    /// The newest parcels taken from each shard.
+    pub taken: Vec<Taken>,
+    /// Whether the newest tick wrote rows.
+    pub rows: bool,
     /// Outcome parcels that came after their tick.
     pub late_parcels: u64,
     /// Claims that the keeper refused.
@@ -111,6 +118,7 @@ pub struct Core {
 impl Core {
     /// A shard that nobody is connected to.
     pub fn new(world: World, shards: usize, rules: Rules) -> Core {
+        let tick = world.tick;
         Core {
             world,
             frames: Frames::new(shards),
@@ -118,6 +126,9 @@ impl Core {
             keeper: Vec::new(),
             ended: Vec::new(),
             drops: [0; BodyDrop::COUNT],
+            outside: Vec::new(),
+            taken: vec![Taken { inputs: tick, outcomes: tick }; shards],
+            rows: true,
             late_parcels: 0,
             claims_refused: 0,
             rules,
@@ -209,6 +220,12 @@ impl Core {
         let (client_id, guest, peaceful) = (identity.client_id, wishes.reusable, wishes.peaceful);
         let deeds = row.map_or(0, |row| row.deeds);
         self.joins.push(Joining { id, session, client_id, x, y, yaw, epoch, guest, peaceful, deeds });
+    }
+
+    /// Hears a change that no entity owns.
+    pub fn hear_decree(&mut self, decree: Decree) {
+        self.outside.push(Outside::Decree(decree.clone()));
+        self.world.decree(decree);
     }
 
     /// The keeper answers.
@@ -327,7 +344,8 @@ impl Core {
         self.active.retain(|&other| other != reference);
     }
 
-    /// Before the input parcels leave: what sessions repeat until their entity named it.
+    /// Before the input parcels leave: what sessions repeat until their entity named it, and who joins. From here on all
+    /// that enters the world in this tick is in `inputs` and `outside`.
     pub fn give_actions(&mut self, tick: u64) {
         let Core { lanes, inputs, active, rules, .. } = self;
         for reference in active.iter() {
@@ -336,6 +354,8 @@ impl Core {
             session.pass_tick(tick, rules.send_hz);
             session.give_actions(inputs);
         }
+        self.outside.extend(self.joins.iter().copied().map(Outside::Join));
+        self.outside.extend(self.settled.iter().copied().map(Outside::Settled));
     }
 
     /// First part of the step.
@@ -347,17 +367,20 @@ impl Core {
         for settled in self.settled.drain(..) {
             self.world.settled(&settled, &self.frames);
         }
+        self.outside.clear();
     }
 
     /// Takes the inputs of one shard.
-    pub fn take_inputs(&mut self, parcel: &InputParcel) {
+    pub fn take_inputs(&mut self, from: ShardId, parcel: &InputParcel) {
+        self.taken[from.index()].inputs = parcel.tick;
         self.world.take_inputs(parcel, &self.frames);
     }
 
     /// Second part of the step: players, and the rows that the keeper gets.
     pub fn play(&mut self) {
         let shard = self.world.shard;
-        self.world.play(self.keeper.len() < KEEPER_WAITING_MAX, &self.frames);
+        self.rows = self.keeper.len() < KEEPER_WAITING_MAX;
+        self.world.play(self.rows, &self.frames);
         // Goods first: what a row says may depend on them, and never the other way round.
         self.keeper.extend(self.world.orders.drain(..).map(|order| KeeperCommand::Order(Asked { shard, order })));
         for save in self.world.saves.drain(..) {
@@ -368,6 +391,7 @@ impl Core {
     /// Takes the outcome of a tick from a shard, this one included.
     pub fn hear(&mut self, parcel: &mut OutcomeParcel) {
         self.late_parcels += u64::from(parcel.tick < self.world.tick);
+        self.taken[parcel.shard.index()].outcomes = parcel.tick;
         self.world.arrive(parcel);
         if let Some(frame) = parcel.frame.take() {
             self.frames.push(frame);

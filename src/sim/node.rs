@@ -120,10 +120,10 @@ impl Node {
         for &at in &shards {
             let core = &mut cores[at];
             let mut mine = std::mem::take(&mut core.inputs[at]);
-            core.take_inputs(&mine);
+            core.take_inputs(ShardId(at as u8), &mine);
             mine.reset(tick);
             core.inputs[at] = mine;
-            missing += mesh[at].take_inputs(tick, || false, |parcel| core.take_inputs(parcel)) as usize;
+            missing += mesh[at].take_inputs(tick, || false, |from, parcel| core.take_inputs(from, parcel)) as usize;
             core.play();
             let mut outs = mesh[at].outcomes(tick, std::mem::take(&mut own[at]));
             let mut frame = Frame::default();

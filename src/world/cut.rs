@@ -3,6 +3,8 @@
 //! Owns nothing that moves. Promises: every cell of every space has exactly one owner; the land is cut into ranges of a
 //! Hilbert curve (Hilbert 1891), so that a shard's land hangs together and each range has few borders.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{CELL_GRID, CELL_M, CellKey, FINE_PER_M, ShardId};
 use crate::limits::SHARDS_MAX;
 use crate::world::land::{LAND_CELLS, Land};
@@ -11,7 +13,7 @@ use crate::world::land::{LAND_CELLS, Land};
 const SIDE: u32 = LAND_CELLS as u32;
 
 /// Owner of each cell. Changes only by a decree, as a whole.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CutMap {
     /// First place on the curve that each shard owns; rising, starting with 0.
     starts: Vec<u32>,

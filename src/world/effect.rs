@@ -3,6 +3,8 @@
 //! Promises: an effect is applied exactly once, in the tick after it was sent, or refused by name to its source; the
 //! order of the effects on one entity depends on seed, tick and source alone.
 
+use serde::{Deserialize, Serialize};
+
 use crate::goods::{Offer, Refusal, Thing};
 use crate::ids::{CellKey, EntityId, SessionRef};
 use crate::net::message::TradeNews;
@@ -10,7 +12,7 @@ use crate::world::goods::Confirmation;
 use crate::world::random::{Digest, mix};
 
 /// Whom an effect is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Target {
     /// The entity, wherever it is.
     Entity(EntityId),
@@ -21,7 +23,7 @@ pub enum Target {
 }
 
 /// A character that joins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Joining {
     /// Its id.
     pub id: EntityId,
@@ -46,7 +48,7 @@ pub struct Joining {
 }
 
 /// A piece of wildlife that begins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Birth {
     /// Its id.
     pub id: EntityId,
@@ -65,7 +67,7 @@ pub struct Birth {
 }
 
 /// What is asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum EffectKind {
     /// Somebody waves: turn there.
     Wave {
@@ -132,7 +134,7 @@ pub enum EffectKind {
 }
 
 /// What one side of a trade tells the other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum TradeEffect {
     /// Trade with me.
     Ask,
@@ -155,7 +157,7 @@ pub enum TradeEffect {
 }
 
 /// One request from one entity to another's owner.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Effect {
     /// For whom.
     pub target: Target,

@@ -3,6 +3,8 @@
 //! Owns the record of each kind: players, NPCs, spawners. Promises: everything that decides what an entity does is a
 //! field here and rolls into its digest; what depends on who owns it (epoch, leaving, place, dirty) does not.
 
+use serde::{Deserialize, Serialize};
+
 use crate::goods;
 use crate::goods::OrderId;
 use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
@@ -20,7 +22,7 @@ pub const HOME_MARGIN: i32 = 4 * GRID_PER_M;
 pub const WIRE_MARGIN: i32 = 8 * GRID_PER_M;
 
 /// Kinds of bodies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Archetype {
     /// A client's character.
@@ -32,7 +34,7 @@ pub enum Archetype {
 }
 
 /// A handoff that was announced.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Leaving {
     /// Owner from then on.
     pub to: ShardId,
@@ -50,7 +52,7 @@ pub struct Place {
 }
 
 /// What everything with a position has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Body {
     /// Who this is.
     pub id: EntityId,
@@ -69,6 +71,7 @@ pub struct Body {
     /// A handoff under way.
     pub leaving: Option<Leaving>,
     /// Where it stands in the slices; none before its first frame here.
+    #[serde(skip)]
     pub place: Option<Place>,
 }
 
@@ -119,7 +122,7 @@ impl Body {
 }
 
 /// A command that waits for time credit.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Held {
     /// The client's tick.
     pub tick: u32,
@@ -128,7 +131,7 @@ pub struct Held {
 }
 
 /// A client's character.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Player {
     /// Its body.
     pub body: Body,
@@ -221,7 +224,7 @@ impl Player {
 }
 
 /// Wildlife that wanders about its spawner.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Npc {
     /// Its body.
     pub body: Body,
@@ -253,7 +256,7 @@ impl Npc {
 }
 
 /// Something on the ground.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Thing {
     /// Its body; it never moves.
     pub body: Body,
@@ -285,7 +288,7 @@ impl Named for Thing {
 }
 
 /// An actor that keeps a patch of land populated. It has no body; its home cell is a hash of its id.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Spawner {
     /// Who this is.
     pub id: EntityId,

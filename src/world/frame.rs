@@ -7,8 +7,10 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::ids::{CELL_GRID, CellKey, EntityId, ShardId};
-use crate::limits::FRAMES_KEPT;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, ShardId};
+use crate::limits::{FRAMES_KEPT, SLICE_SLOTS_MAX};
 use crate::net::wire;
 use crate::world::entity::WIRE_MARGIN;
 
@@ -88,7 +90,7 @@ pub struct Indexed {
 }
 
 /// What a frame shows of one entity.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Seen {
     /// Who.
     pub id: EntityId,
@@ -111,6 +113,43 @@ impl Frame {
         let at = self.index.binary_search_by_key(&id, |indexed| indexed.id).ok()?;
         let Indexed { slot, slice, .. } = self.index[at];
         Some(self.seen(&self.slices[slice as usize], slot as usize))
+    }
+
+    /// All that it shows of entities, by id: enough to make [`Frame::of_seen`] from.
+    pub fn seen_all(&self) -> impl Iterator<Item = Seen> + '_ {
+        self.index.iter().map(|&Indexed { slot, slice, .. }| self.seen(&self.slices[slice as usize], slot as usize))
+    }
+
+    /// A frame that shows these entities, sorted by id: `find` and `near` answer as on the frame that they were seen in.
+    /// It is for the step alone: nothing in it is encoded for clients.
+    pub fn of_seen(shard: ShardId, tick: u64, seen: &[Seen]) -> Frame {
+        let cell_of = |seen: &Seen| CellKey::of_fine(seen.position.0 << FINE_SHIFT, seen.position.1 << FINE_SHIFT);
+        let mut sorted: Vec<(CellKey, Seen)> = seen.iter().map(|seen| (cell_of(seen), *seen)).collect();
+        sorted.sort_unstable_by_key(|&(cell, seen)| (cell, seen.id));
+        let mut frame = Frame { shard, tick, ..Frame::default() };
+        for group in sorted.chunk_by(|a, b| a.0 == b.0).flat_map(|cell| cell.chunks(SLICE_SLOTS_MAX)) {
+            frame.add_seen(group);
+        }
+        frame.index.sort_unstable_by_key(|indexed| indexed.id);
+        frame
+    }
+
+    /// One more slice, of at most [`SLICE_SLOTS_MAX`] entities of one cell.
+    fn add_seen(&mut self, group: &[(CellKey, Seen)]) {
+        let (cell, first, slice) = (group[0].0, self.now.len() as u32, self.slices.len() as u32);
+        let (xs, ys) = (group.iter().map(|(_, seen)| seen.position.0), group.iter().map(|(_, seen)| seen.position.1));
+        let low = (xs.clone().min().expect("not empty"), ys.clone().min().expect("not empty"));
+        let high = (xs.max().expect("not empty"), ys.max().expect("not empty"));
+        let (slots, live) = (group.len() as u8, group.len() as u8);
+        let empty = SliceHead { cell, part: 0, epoch: 0, slots, live, first, low, high, packed: 0, packed_bytes: 0 };
+        self.slices.push(empty);
+        for &(_, Seen { id, position, next_owner }) in group {
+            let offset = |v: i32, cell: i16| (v - i32::from(cell) * CELL_GRID + WIRE_MARGIN) as u16;
+            let (x, y) = (offset(position.0, cell.x), offset(position.1, cell.y));
+            self.index.push(Indexed { id, slot: self.now.len() as u32, slice });
+            self.now.push(wire::EntityPlain::new(id.0, x, y, 0, 0, 0));
+            self.next_owner.push(next_owner);
+        }
     }
 
     fn seen(&self, slice: &SliceHead, slot: usize) -> Seen {
@@ -149,6 +188,11 @@ impl Frames {
     /// The newest frame of each shard that published one.
     pub fn newest(&self) -> impl Iterator<Item = &Frame> {
         self.kept.iter().filter_map(|kept| kept.back()).map(|frame| &**frame)
+    }
+
+    /// The newest frame of one shard.
+    pub fn newest_of(&self, shard: ShardId) -> Option<&Frame> {
+        self.kept[shard.index()].back().map(|frame| &**frame)
     }
 
     /// The newest tick of which every shard's frame is here. A shard skips ticks that it was too late for: frames of

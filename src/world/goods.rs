@@ -5,6 +5,8 @@
 //! is ordered once, by the side with the lower id, when both sides confirmed the same two offers. What ends a trade in
 //! any other way changes nothing.
 
+use serde::{Deserialize, Serialize};
+
 use crate::goods::{Offer, Order, OrderId, OrderKind, Refusal};
 use crate::ids::{EntityId, GRID_PER_M, IdClass};
 use crate::limits::TICK_HZ;
@@ -35,7 +37,7 @@ const DEED_TICKS: u64 = 600;
 const REGION_CELLS: i16 = LAND_CELLS / 8;
 
 /// One side's word on both offers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Confirmation {
     /// Its operation.
     pub operation: u64,
@@ -46,7 +48,7 @@ pub struct Confirmation {
 }
 
 /// An open trade as one of its sides holds it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Trade {
     /// The other side.
     pub partner: EntityId,
@@ -67,7 +69,7 @@ pub struct Trade {
 }
 
 /// What a player has under way besides its body.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Dealings {
     /// The order that was not answered yet.
     pub operation: Option<u64>,
@@ -125,6 +127,13 @@ pub struct Given {
     pub orders: Vec<Order>,
     /// Words to its own client.
     pub words: Vec<Word>,
+}
+
+impl Given {
+    /// Whether nothing is left to give.
+    pub fn is_empty(&self) -> bool {
+        self.effects.is_empty() && self.orders.is_empty() && self.words.is_empty()
+    }
 }
 
 impl Player {

@@ -3,6 +3,8 @@
 //! Owns no state. Promises: server and clients run this same code over the same commands and come to the same position,
 //! to the last bit; speed, slope and blocked ground are rules here, not checks elsewhere.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::FINE_PER_M;
 use crate::limits::TICK_HZ;
 use crate::world::land::Land;
@@ -30,7 +32,7 @@ const FALL_MAX: i32 = 50 * FINE_PER_M / TICK_HZ as i32;
 const EDGE: i32 = FINE_PER_M / 2;
 
 /// What a client wants during one client tick.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Command {
     /// Direction faced, 1/65,536 turn.
     pub yaw: u16,
@@ -43,7 +45,7 @@ pub struct Command {
 }
 
 /// Where a body is and how it moves, in fine steps (1/65,536 m) and ticks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Motion {
     /// Eastwards.
     pub x: i32,

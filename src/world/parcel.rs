@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::goods::Offer;
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
 use crate::net::message::GoodsWish;
@@ -15,7 +17,7 @@ use crate::world::frame::Frame;
 use crate::world::movement::Command;
 
 /// What a session passes on to its entity.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum InputKind {
     /// Commands for consecutive client ticks.
     Commands {
@@ -61,7 +63,7 @@ pub enum InputKind {
 }
 
 /// What a client wants of a trade.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum TradeWish {
     /// To trade with somebody.
     Ask {
@@ -85,7 +87,7 @@ pub enum TradeWish {
 }
 
 /// One input for one entity.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Input {
     /// For whom.
     pub entity: EntityId,
@@ -96,7 +98,7 @@ pub struct Input {
 }
 
 /// First parcel of a tick: what this shard's sessions want of the other shard's entities.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct InputParcel {
     /// When.
     pub tick: u64,
@@ -143,7 +145,7 @@ pub struct Told {
 }
 
 /// Entities that change their owner between this tick and the next.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Handoffs {
     /// Characters.
     pub players: Vec<Player>,

@@ -3,6 +3,8 @@
 //! Owns the entities of one kind that this shard owns. Promises: walking over them is walking over memory; the order of
 //! ids is kept sorted, so that frames need no sort. Never says anything by the order of the array itself.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::EntityId;
 
 /// What can stand in a [`Table`].
@@ -11,16 +13,27 @@ pub trait Named {
     fn id(&self) -> EntityId;
 }
 
-/// Entities of one kind.
-#[derive(Clone, Debug)]
+/// Entities of one kind. Kept as the plain list of its entities.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "Vec<T>", bound(deserialize = "T: Named + Deserialize<'de>"))]
 pub struct Table<T> {
     items: Vec<T>,
+    #[serde(skip)]
     order: Vec<(EntityId, u32)>,
 }
 
 impl<T> Default for Table<T> {
     fn default() -> Table<T> {
         Table { items: Vec::new(), order: Vec::new() }
+    }
+}
+
+impl<T: Named> From<Vec<T>> for Table<T> {
+    /// Panics when an id comes twice.
+    fn from(items: Vec<T>) -> Table<T> {
+        let mut table = Table::default();
+        items.into_iter().for_each(|item| table.insert(item));
+        table
     }
 }
 

@@ -204,6 +204,95 @@ fn any_bytes_change_nothing() {
     assert_eq!(server.stop(), 0);
 }
 
+/// A flight record that was set aside for a reason.
+fn kept(data: &TempFolder, reason: &str) -> Option<String> {
+    let kept = std::fs::read_dir(format!("{}/flight/kept", data.path())).expect("the node records");
+    let mut paths = kept.map(|entry| entry.expect("a folder").path().display().to_string());
+    paths.find(|path| path.ends_with(reason))
+}
+
+/// Runs `replay --json`; the exit code and the object.
+fn replay(server: &Server, arguments: &[&str]) -> (i32, serde_json::Value) {
+    let output = server.run(&[&["replay", "--json"], arguments].concat());
+    let value = serde_json::from_slice(&output.stdout).expect("replay says JSON");
+    (output.status.code().expect("it was not killed"), value)
+}
+
+#[test]
+fn a_flight_record_replays_and_says_what_is_altered() {
+    let data = TempFolder::new();
+    let mut server = Server::start(&data, &["--shards", "2"]);
+    let mut players: Vec<_> =
+        (1..=30).map(|id| Player::join(&server, id, Some((2_048 * 256, 1_000 * 256 + id as i32 * 200)))).collect();
+    play(&mut players, 20, |player| player.bot.counts.moved_m > 6.0);
+    let asked = server.run(&["admin", "--data", data.path(), "record"]);
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    let kept = String::from_utf8(asked.stdout).expect("a path").trim().to_owned();
+    let status = server.status();
+    for shard in status["shards"].as_array().unwrap() {
+        assert!(shard["record"]["bytes"].as_u64() > Some(10_000) && shard["record"]["dropped"] == 0, "{shard}");
+    }
+    let entity = server.run(&["admin", "--data", data.path(), "players"]);
+    let entity = String::from_utf8(entity.stdout).expect("a table");
+    let entity = entity.split_whitespace().nth(1).expect("an entity").to_owned();
+    assert_eq!(server.stop(), 0);
+    let flight = format!("{}/flight", data.path());
+    for folder in [kept.as_str(), flight.as_str(), data.path()] {
+        let (code, report) = replay(&server, &[folder]);
+        assert_eq!((code, &report["mismatches"], &report["shards"]), (0, &0.into(), &2.into()), "{folder}: {report}");
+        assert!(report["ended_early"].is_null() && report["hashes_compared"].as_u64() > Some(120), "{report}");
+    }
+    let (code, report) = replay(&server, &[&flight, "--until", "150", "--entity", &entity]);
+    assert!(code == 0 && report["to_tick"].as_u64() <= Some(150), "{report}");
+    assert!(report["history"].as_array().expect("a history").len() > 5, "{report}");
+    let file = format!("{flight}/shard-1/{:020}.flight", 0);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let whole = bytes.clone();
+    bytes[5_000] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let (code, report) = replay(&server, &[&flight]);
+    assert!(code == 74 && report["detail"]["file"] == file.as_str(), "{report}");
+    assert!(report["detail"]["offset"].as_u64().is_some_and(|offset| offset <= 5_000), "{report}");
+    std::fs::write(&file, &whole[..whole.len() - 9_000]).unwrap();
+    assert_eq!(replay(&server, &[&flight]).0, 74, "cut short");
+    std::fs::remove_dir_all(format!("{flight}/shard-1")).unwrap();
+    assert_eq!(replay(&server, &[&flight]).0, 74, "a shard is missing");
+    assert_eq!(replay(&server, &["/"]).0, 69);
+}
+
+#[test]
+fn a_crash_leaves_a_record_and_off_leaves_none() {
+    let data = TempFolder::new();
+    let mut server = Server::start(&data, &["--shards", "2"]);
+    let mut player = [Player::join(&server, 1, None)];
+    play(&mut player, 15, |player| player.bot.counts.moved_m > 5.0);
+    // A second without the core: the ticks are skipped, and the record of it is set aside.
+    server.signal("-STOP");
+    std::thread::sleep(Duration::from_millis(1_200));
+    server.signal("-CONT");
+    std::thread::sleep(Duration::from_millis(1_500));
+    server.signal("-USR2");
+    std::thread::sleep(Duration::from_millis(500));
+    for reason in ["-overrun", "-request"] {
+        let folder = kept(&data, reason).expect(reason);
+        let (code, report) = replay(&server, &[&folder]);
+        assert_eq!((code, &report["mismatches"]), (0, &0.into()), "{folder}: {report}");
+    }
+    server.kill();
+    let (code, report) = replay(&server, &[data.path()]);
+    assert_eq!((code, &report["mismatches"]), (0, &0.into()), "{report}");
+    assert!(report["ended_early"]["reason"].is_string(), "{report}");
+    let mut server = Server::start(&data, &["--shards", "1", "--record", "off"]);
+    assert!(server.status()["shards"][0]["record"].is_null());
+    let refused = server.run(&["admin", "--data", data.path(), "record"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--record on"), "{refused:?}");
+    assert_eq!(server.stop(), 0);
+    let mut server = Server::start(&data, &["--shards", "1"]);
+    assert_eq!(server.stop(), 0);
+    let folder = kept(&data, "-crash").expect("set aside by the next start that records");
+    assert_eq!(replay(&server, &[&folder]).0, 0);
+}
+
 #[test]
 fn silent_streams_are_reaped() {
     let data = TempFolder::new();

@@ -100,7 +100,8 @@ impl Server {
         self.child.wait().expect("our child");
     }
 
-    fn signal(&self, signal: &str) {
+    /// Sends the daemon a signal, as `-TERM`.
+    pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill runs");
         assert!(sent.success());
     }
