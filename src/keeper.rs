@@ -29,6 +29,7 @@ pub use error::{StoreError, StoreErrorKind};
 pub(crate) use inspect::check_disk;
 pub use inspect::{
     CharacterView, CheckReport, ItemStep, LedgerView, check, inspect_characters, inspect_item, inspect_ledger,
+    inspect_orders,
 };
 pub use ledger::{Context, Done, Entry, Ledger, Mail, Terms};
 pub use memory::{DiskFault, MemoryDisk};

@@ -175,6 +175,19 @@ pub fn inspect_item(data: &Path, uid: u64) -> Result<Vec<ItemStep>, StoreError> 
     Ok(steps)
 }
 
+/// Shows every order that was ever answered, in order.
+///
+/// # Errors
+/// As [`inspect_characters`].
+pub fn inspect_orders(data: &Path, mut each: impl FnMut(&Entry)) -> Result<(), StoreError> {
+    let disk = RocksDisk::open_to_read(data)?;
+    read_realm(&disk)?;
+    visit_orders(&disk, &mut |entry| {
+        each(entry);
+        Ok(())
+    })
+}
+
 /// What [`check`] found.
 #[derive(Clone, PartialEq, Eq, Serialize, Debug)]
 pub struct CheckReport {
@@ -236,6 +249,19 @@ pub(crate) fn check_disk(disk: &impl Disk, terms: Terms) -> Result<CheckReport, 
     Ok(CheckReport { characters, ledger: view(&ledger), orders_replayed: again.orders(), breaks })
 }
 
+fn visit_orders(disk: &impl Disk, each: &mut dyn FnMut(&Entry) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    disk.visit(Family::Orders, &[], &mut |key, value| {
+        let place = || block_name(key);
+        let block = open_block(value).map_err(|error| refused(disk, &place(), error))?;
+        let entries = Entry::decode(block).ok_or_else(|| altered(disk, &place(), "does not parse"))?;
+        entries.iter().try_for_each(&mut *each)
+    })
+}
+
+fn block_name(key: &[u8]) -> String {
+    format!("the block of orders from {} in column family orders", key.try_into().map_or(0, u64::from_be_bytes))
+}
+
 /// Does all orders of the log again, in an empty ledger; `each` sees every one after it was done.
 fn replay(
     disk: &impl Disk,
@@ -243,25 +269,18 @@ fn replay(
     each: &mut dyn FnMut(&Entry, &Ledger) -> Result<(), StoreError>,
 ) -> Result<Ledger, StoreError> {
     let mut ledger = Ledger::new(terms);
-    disk.visit(Family::Orders, &[], &mut |key, value| {
-        let first = key.try_into().map_or(0, u64::from_be_bytes);
-        let place = || format!("the block of orders from {first} in column family orders");
-        let block = open_block(value).map_err(|error| refused(disk, &place(), error))?;
-        let entries = Entry::decode(block).ok_or_else(|| altered(disk, &place(), "does not parse"))?;
-        for entry in &entries {
-            if entry.number != ledger.orders() + 1 {
-                let what = format!("has order {} where {} should be", entry.number, ledger.orders() + 1);
-                return Err(altered(disk, &place(), &what));
-            }
-            let refusal = ledger.do_again(entry);
-            if refusal != entry.refusal {
-                let what =
-                    format!("answered order {} with {:?}, which now gives {refusal:?}", entry.number, entry.refusal);
-                return Err(altered(disk, &place(), &what));
-            }
-            each(entry, &ledger)?;
+    visit_orders(disk, &mut |entry| {
+        let next = ledger.orders() + 1;
+        let place = || block_name(&entry.number.to_be_bytes());
+        if entry.number != next {
+            return Err(altered(disk, &place(), &format!("has order {} where {next} should be", entry.number)));
         }
-        Ok(())
+        let refusal = ledger.do_again(entry);
+        if refusal != entry.refusal {
+            let what = format!("answered order {next} with {:?}, which now gives {refusal:?}", entry.refusal);
+            return Err(altered(disk, &place(), &what));
+        }
+        each(entry, &ledger)
     })?;
     Ok(ledger)
 }
