@@ -244,21 +244,21 @@ pub struct SimArgs {
     /// Seeds of several runs, FROM..TO without TO.
     #[arg(long, value_name = "FROM..TO", value_parser = parse_seeds)]
     pub seeds: Option<(u64, u64)>,
-    /// Ticks of each run; with faults at least 900, of which the last 600 are quiet.
-    #[arg(long, value_name = "N", default_value_t = 3_600)]
-    pub ticks: u64,
-    /// Number of shards.
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    pub shards: u8,
-    /// How the bots behave.
-    #[arg(long, value_name = "NAME", default_value = "seam")]
-    pub scenario: crate::sim::SimScenario,
-    /// Number of bots.
-    #[arg(long, value_name = "N", default_value_t = 120)]
-    pub bots: u32,
-    /// NPCs of the land.
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
-    pub npcs: u32,
+    /// Ticks of each run [default: 3600, with faults 1800, of which the last 600 are quiet].
+    #[arg(long, value_name = "N")]
+    pub ticks: Option<u64>,
+    /// Number of shards [default: 2, with faults 4].
+    #[arg(long, value_name = "N")]
+    pub shards: Option<u8>,
+    /// How the bots behave [default: seam, with faults trade].
+    #[arg(long, value_name = "NAME")]
+    pub scenario: Option<crate::sim::SimScenario>,
+    /// Number of bots [default: 120, with faults 32].
+    #[arg(long, value_name = "N")]
+    pub bots: Option<u32>,
+    /// NPCs of the land [default: 1000, with faults 100].
+    #[arg(long, value_name = "N")]
+    pub npcs: Option<u32>,
     /// What goes wrong.
     #[arg(long, value_name = "KIND", default_value = "none")]
     pub faults: crate::sim::faults::Faults,

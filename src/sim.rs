@@ -19,7 +19,8 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ids::{CELL_GRID, EntityId, FINE_SHIFT, GRID_PER_M};
+use crate::goods::{Asked, Offer, Order, OrderId, OrderKind};
+use crate::ids::{CELL_GRID, EntityId, FINE_SHIFT, GRID_PER_M, ShardId};
 use crate::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreErrorKind, Terms};
 use crate::limits::BODY_BYTES_MAX;
 use crate::net::interest::Radii;
@@ -40,6 +41,10 @@ const KEEPER_TICKS: u64 = 3;
 const CLOCK_TICKS: u64 = 30;
 /// Ticks at the end of a run without faults: whatever happened must be over by then.
 const QUIET_TICKS: u64 = 600;
+/// Ticks between two orders of the impostor.
+const IMPOSTOR_TICKS: u64 = 41;
+/// A character that nobody plays and that owns nothing.
+const IMPOSTOR: u64 = 1 << 40;
 /// Ticks at the end of a run in which the bots begin nothing new.
 const REST_TICKS: u64 = 300;
 /// Ticks that a process needs to start again.
@@ -276,6 +281,9 @@ impl Sim {
         if tick.is_multiple_of(CLOCK_TICKS) {
             commands.insert(0, KeeperCommand::Clock { tick, unix_s: tick / 60 });
         }
+        if self.config.scenario == SimScenario::Trade && tick.is_multiple_of(IMPOSTOR_TICKS) {
+            commands.push(KeeperCommand::Order(Asked { shard: ShardId(0), order: impostor(tick) }));
+        }
         for command in commands {
             self.oracle.expect(&node, command, &mut self.plan, tick);
             if let Err(error) = node.desk.apply(command) {
@@ -400,6 +408,29 @@ impl Sim {
             violation_texts: self.oracle.texts,
         }
     }
+}
+
+/// Orders that no shard of ours would give: the ledger itself must refuse them.
+fn impostor(tick: u64) -> Order {
+    let source = EntityId::character(IMPOSTOR);
+    let id = OrderId { source, sequence: tick };
+    let number = tick / IMPOSTOR_TICKS;
+    let coins = Offer::new(5, &[]).expect("no item fits");
+    let kind = match number % 8 {
+        0 => OrderKind::Swap { partner: OrderId { source, sequence: tick + 1 }, give: coins, take: Offer::default() },
+        1 => OrderKind::Grant { character: 1, coins: 1_000, items: 3 },
+        2 => OrderKind::Pay { from: 1, to: 2, amount: 10 },
+        3 => OrderKind::Sweep { thing: number },
+        4 => OrderKind::Deed { deed: 3 },
+        5 => OrderKind::TakeMail { mail: number },
+        6 => OrderKind::Send { to: 1 << 41, offer: coins, price: 0 },
+        _ => OrderKind::Swap {
+            partner: OrderId { source: EntityId::thing(number), sequence: tick },
+            give: Offer::default(),
+            take: coins,
+        },
+    };
+    Order { id, kind }
 }
 
 /// Places on the borders of eight shards where a bot can cross, drawn from the seed.

@@ -2,6 +2,10 @@
 //!
 //! Owns nothing. Promises: what a person reads has a `--json` twin; a wrong argument is one clear sentence.
 
+mod seeds;
+
+pub use seeds::sim;
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
-use crate::cli::{FrameArgs, FrameKind, InspectArgs, InspectWhat, ReplayArgs, SimArgs, TokenArgs};
+use crate::cli::{FrameArgs, FrameKind, InspectArgs, InspectWhat, ReplayArgs, TokenArgs};
 use crate::clock::unix_s;
 use crate::config;
 use crate::exit::{Code, Failure, say};
@@ -18,12 +22,11 @@ use crate::flight::folder;
 use crate::flight::replay::{Moment, Request};
 use crate::ids::EntityId;
 use crate::keeper::{CharacterView, inspect_characters};
-use crate::limits::{SHARDS_MAX, TOKEN_BYTES};
+use crate::limits::TOKEN_BYTES;
 use crate::net::body::{BodyWriter, kind};
 use crate::net::stream::{LENGTH_BYTES, write_frame};
 use crate::net::token::{ConnectToken, DEV_KEY, TokenGrant, TokenSecrets, UserData};
 use crate::net::wire;
-use crate::sim::{Sim, SimConfig, SimReport};
 use crate::sys;
 
 /// Seconds of silence after which a session ends.
@@ -148,59 +151,6 @@ pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
         text.push_str(&format!("{id:>20} {client_id:>12} {x_m:>10.2} {y_m:>10.2} {z_m:>8.2} {tick:>10} {shard:>5}\n"));
     }
     say(json, &text, || json!({ "characters": views }))
-}
-
-/// `sim`: runs of the deterministic host. Fails when anything was violated.
-pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
-    let shards = usize::from(args.shards);
-    if !(1..=SHARDS_MAX).contains(&shards) {
-        return Err(Failure::new(Code::Usage, format!("--shards is 1 to {SHARDS_MAX}, not {shards}")));
-    }
-    let (from, to) = args.seeds.unwrap_or_else(|| args.seed.map_or((0, 0), |seed| (seed, seed + 1)));
-    let started = std::time::Instant::now();
-    let mut reports: Vec<SimReport> = Vec::new();
-    for seed in from..to {
-        let config = SimConfig {
-            seed,
-            ticks: args.ticks,
-            shards,
-            bots: args.bots.into(),
-            npcs: args.npcs,
-            scenario: args.scenario,
-            faults: args.faults,
-        };
-        reports.push(Sim::new(config).run());
-        if to - from > 1 {
-            let bad = reports.iter().filter(|report| report.violations > 0).count();
-            eprintln!("seed {seed}: {} of {} seeds done, {bad} with violations", reports.len(), to - from);
-        }
-    }
-    let violations: u64 = reports.iter().map(|report| report.violations).sum();
-    let seeds_per_s = reports.len() as f64 / started.elapsed().as_secs_f64();
-    let text: String = reports.iter().map(sim_line).collect();
-    let detail = json!({ "violations": violations, "seeds_per_s": seeds_per_s, "runs": reports });
-    let value = match &reports[..] {
-        [report] => {
-            let mut value = serde_json::to_value(report).expect("a report is JSON");
-            value["seeds_per_s"] = json!(seeds_per_s);
-            value
-        }
-        _ => detail,
-    };
-    if violations == 0 {
-        return say(json, &text, || value);
-    }
-    eprint!("{text}");
-    let words = reports.iter().flat_map(|report| &report.violation_texts).next().cloned().unwrap_or_default();
-    let failure = Failure::new(Code::Failed, format!("{violations} violations; the first: {words}"));
-    Err(Failure { detail: Some(value), ..failure })
-}
-
-fn sim_line(report: &SimReport) -> String {
-    let SimReport { seed, ticks, shards, hash, bots, handoffs, effects_across, violations, .. } = report;
-    format!(
-        "seed {seed}: {ticks} ticks on {shards} shards, hash {hash}, {bots} bots, {handoffs} handoffs, {effects_across} effects across, {violations} violations\n"
-    )
 }
 
 /// `replay`: a flight record once more. Fails when any hash differs.

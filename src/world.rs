@@ -447,6 +447,14 @@ impl World {
                 return;
             }
             EffectKind::Trade { number, .. } => EffectKind::Trade { number, effect: TradeEffect::End { refusal } },
+            // What the ledger answered must be heard: after a late parcel the target may be with another owner.
+            EffectKind::Settled { .. }
+            | EffectKind::Missed { .. }
+            | EffectKind::Lifted { .. }
+            | EffectKind::Rewarded { .. } => {
+                self.send(*effect, frames);
+                return;
+            }
             _ => {
                 self.counters.refusals_lost += 1;
                 return;

@@ -332,6 +332,18 @@ fn write_ledger(ledger: &mut Ledger, batch: &mut Batch) {
     }
 }
 
+/// Looks whether every answer can be read; gives their number.
+pub(super) fn check_answers(disk: &impl Disk) -> Result<u64, StoreError> {
+    let mut count = 0;
+    disk.visit(Family::Ledger, &[prefix::ANSWER], &mut |key, value| {
+        let place = || format!("the answer {key:x?} in column family ledger");
+        let _: super::ledger::Answer = open_value(value).map_err(|error| refused(disk, &place(), error))?;
+        count += 1;
+        Ok(())
+    })?;
+    Ok(count)
+}
+
 /// Reads everything of the ledger but the answers, which are read when they are needed.
 pub(super) fn read_ledger(disk: &impl Disk, ledger: &mut Ledger) -> Result<(), StoreError> {
     let mut names: HashMap<u8, &str> = HashMap::new();

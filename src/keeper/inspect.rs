@@ -3,15 +3,16 @@
 //! Owns nothing. Promises: the data folder is left as it was; a running server's folder is refused in words; the check
 //! trusts nothing but the log of orders: it does them all again and compares.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::desk::read_ledger;
+use super::desk::{check_answers, read_ledger};
 use super::disk::{Disk, Family};
 use super::ledger::{Entry, Ledger, Terms};
 use super::record::open_block;
-use super::store::{altered, read_realm, refused, require_acknowledged, visit_rows};
+use super::store::{altered, read_realm, read_row, refused, require_acknowledged, visit_rows};
 use super::{CharacterRow, RocksDisk, StoreError};
 use crate::goods::{Account, Currency, OrderKind, Refusal};
 use crate::ids::FINE_PER_M;
@@ -195,6 +196,8 @@ pub struct CheckReport {
     pub characters: u64,
     /// The ledger.
     pub ledger: LedgerView,
+    /// Answers that are remembered.
+    pub answers: u64,
     /// Orders done again from the log.
     pub orders_replayed: u64,
     /// What does not agree, in words; empty: everything does.
@@ -216,11 +219,15 @@ pub(crate) fn check_disk(disk: &impl Disk, terms: Terms) -> Result<CheckReport, 
     require_acknowledged(disk, realm.as_ref())?;
     let (mut characters, mut breaks) = (0, Vec::new());
     let (mut deeds, mut rewarded) = (0u64, 0u64);
+    let mut clients = BTreeSet::new();
     visit_rows(disk, &mut |row| {
         characters += 1;
+        clients.insert(row.client_id);
         deeds += u64::from(row.deeds.count_ones());
         Ok(())
     })?;
+    check_clients(disk, &clients)?;
+    let answers = check_answers(disk)?;
     let mut ledger = Ledger::new(terms);
     read_ledger(disk, &mut ledger)?;
     breaks.extend(ledger.book.census());
@@ -246,7 +253,25 @@ pub(crate) fn check_disk(disk: &impl Disk, terms: Terms) -> Result<CheckReport, 
             breaks.push(format!("{what} are not what the log of orders makes of them"));
         }
     }
-    Ok(CheckReport { characters, ledger: view(&ledger), orders_replayed: again.orders(), breaks })
+    Ok(CheckReport { characters, ledger: view(&ledger), answers, orders_replayed: again.orders(), breaks })
+}
+
+/// Every client record leads to a row, and every row has one.
+fn check_clients(disk: &impl Disk, clients: &BTreeSet<u64>) -> Result<(), StoreError> {
+    for &client_id in clients {
+        if read_row(disk, client_id)?.is_none() {
+            return Err(altered(
+                disk,
+                &format!("client {client_id} in column family clients"),
+                "is missing although it has a row",
+            ));
+        }
+    }
+    disk.visit(Family::Clients, &[], &mut |key, _| {
+        let client_id = key.try_into().map_or(0, u64::from_be_bytes);
+        let place = format!("client {client_id} in column family clients");
+        if clients.contains(&client_id) { Ok(()) } else { Err(altered(disk, &place, "has no row")) }
+    })
 }
 
 fn visit_orders(disk: &impl Disk, each: &mut dyn FnMut(&Entry) -> Result<(), StoreError>) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ mod log;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-pub use answers::{Answers, Known};
+pub use answers::{Answer, Answers, Known};
 pub use log::Entry;
 
 use super::book::{Book, Leg};

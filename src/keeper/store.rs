@@ -214,7 +214,7 @@ pub(super) fn read_realm(disk: &impl Disk) -> Result<Option<RealmRecord>, StoreE
 }
 
 /// The row of a client's character.
-fn read_row(disk: &impl Disk, client_id: u64) -> Result<Option<CharacterRow>, StoreError> {
+pub(super) fn read_row(disk: &impl Disk, client_id: u64) -> Result<Option<CharacterRow>, StoreError> {
     let Some(bytes) = disk.get(Family::Clients, &client_id.to_be_bytes())? else { return Ok(None) };
     let place = format!("client {client_id} in column family clients");
     let client = ClientRecord::decode(&bytes).map_err(|error| refused(disk, &place, error))?;

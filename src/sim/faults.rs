@@ -75,6 +75,11 @@ impl Fault {
         }
     }
 
+    /// Whether runs with these faults may have it.
+    pub fn is_in(self, faults: Faults) -> bool {
+        faults == Faults::All || faults == self.profile()
+    }
+
     /// One in how many chances it happens at its most frequent: a body, or a tick of the realm.
     fn chances_least(self) -> u32 {
         match self {
@@ -82,6 +87,8 @@ impl Fault {
             Fault::Duplicate | Fault::Reorder => 12,
             Fault::HangUp | Fault::SecondSession => 1_500,
             Fault::ShardStall | Fault::KeeperStall => 90,
+            // A chance is a start of the process.
+            Fault::BitRot => 1,
             _ => 300,
         }
     }
@@ -144,9 +151,8 @@ impl Plan {
         let draw = |n: u64, bound: u32| below(random(seed, EntityId::NONE, 1, n), bound);
         let mut rates = BTreeMap::new();
         for (n, fault) in (0u64..).zip(Fault::ALL) {
-            let may = faults == Faults::All || faults == fault.profile();
             // One seed in eight is quiet; in the others each kind is there in one of two.
-            if may && draw(1_000, 8) > 0 && draw(n * 2, 2) == 0 {
+            if fault.is_in(faults) && draw(1_000, 8) > 0 && draw(n * 2, 2) == 0 {
                 rates.insert(fault, fault.chances_least() << draw(n * 2 + 1, 5));
             }
         }

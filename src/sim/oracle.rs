@@ -20,6 +20,8 @@ use crate::shard::core::Core;
 const TEXTS_MAX: usize = 10;
 /// Ticks between two counts of everything that is owned.
 const CENSUS_TICKS: u64 = 60;
+/// Ticks between two looks at the rows.
+const ROW_LOOK_TICKS: u64 = 10;
 /// Ticks that a bot may wait for an answer in the quiet end of a run.
 const ANSWER_TICKS_MAX: u32 = 240;
 
@@ -44,6 +46,8 @@ pub struct Oracle {
     /// What was done since.
     steps: Vec<Step>,
     epochs: HashMap<EntityId, (u32, ShardId)>,
+    /// Age of the newest row seen of each client.
+    ages: HashMap<u64, (u32, u64)>,
     /// Answers of each bot that were looked at.
     heard: HashMap<usize, usize>,
     /// Bots whose belief was seen to be the truth at the end.
@@ -62,6 +66,7 @@ impl Oracle {
             model: Model::default(),
             steps: Vec::new(),
             epochs: HashMap::new(),
+            ages: HashMap::new(),
             heard: HashMap::new(),
             agreed: HashSet::new(),
             seen: 0,
@@ -156,6 +161,7 @@ impl Oracle {
     /// A process came up again: what it found is what was committed, or that and all of the group that was under way.
     pub fn recovered(&mut self, node: &Node, tick: u64) {
         self.epochs.clear();
+        self.ages.clear();
         if node.desk.ledger().orders() != self.model.orders() {
             self.committed();
         }
@@ -208,9 +214,23 @@ impl Oracle {
         self.demand_at(tick, breaks == 0, || node.desk.ledger().breaks()[0].clone());
         let overdue = node.desk.ledger().has_overdue_mail(tick);
         self.demand_at(tick, !overdue, || "a mail waits for longer than it may".to_owned());
+        if tick.is_multiple_of(ROW_LOOK_TICKS) {
+            self.check_rows(node, tick);
+        }
         if tick.is_multiple_of(CENSUS_TICKS) {
             let census = node.desk.ledger().book.census();
             self.demand_at(tick, census.is_empty(), || format!("{census:?}"));
+        }
+    }
+
+    /// The newest row of a client never gets older; a crash may take what was not committed.
+    fn check_rows(&mut self, node: &Node, tick: u64) {
+        let clients = node.desk.store().realm().next_character;
+        for client_id in 1..clients {
+            let Ok(Some(row)) = node.desk.store().row(client_id) else { continue };
+            let before = self.ages.insert(client_id, row.age());
+            let holds = before.is_none_or(|before| before <= row.age());
+            self.demand_at(tick, holds, || format!("the row of client {client_id} went back to {:?}", row.age()));
         }
     }
 
@@ -252,7 +272,9 @@ impl Oracle {
             let waits = since.is_some_and(|since| client.bot.tick().wrapping_sub(since) > ANSWER_TICKS_MAX);
             self.demand_at(tick, !waits, || format!("bot {at} waits for an answer since its tick {since:?}"));
             let agrees = self.agreed.contains(&at);
-            self.demand_at(tick, agrees, || format!("bot {at} believes to have {:?}, and has not", trader.goods));
+            self.demand_at(tick, agrees, || {
+                format!("bot {at} believes to have {:?}, and has not; {}", trader.goods, trader.under_way())
+            });
         }
         self.demand_at(tick, clients.malformed == 0, || format!("{} bodies could not be read", clients.malformed));
         self.demand_at(tick, clients.thefts == 0, || format!("{} used tokens were accepted", clients.thefts));

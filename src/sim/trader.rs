@@ -434,6 +434,11 @@ impl Trader {
         }
     }
 
+    /// What is under way, in words.
+    pub fn under_way(&self) -> String {
+        format!("trade {:?}, waiting for {:?}", self.trading, self.pending)
+    }
+
     /// Nothing is under way.
     pub fn is_settled(&self) -> bool {
         self.pending.is_empty() && self.trading.is_none() && self.goods.known

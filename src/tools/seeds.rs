@@ -1,0 +1,187 @@
+//! `sim`: runs of the deterministic host, many seeds at a time.
+//!
+//! Owns the threads that runs are spread over; each run is one thread's alone. Promises: a run that panics is a
+//! violation with its words, and the other seeds go on; the report does not depend on which thread ran what; what no
+//! seed met is named.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::json;
+
+use crate::cli::SimArgs;
+use crate::exit::{Code, Failure, say};
+use crate::limits::SHARDS_MAX;
+use crate::sim::faults::{Fault, Faults, Feature};
+use crate::sim::{Sim, SimConfig, SimReport, SimScenario};
+
+/// Runs whose reports are told one by one; of more the sums and the bad ones are.
+const RUNS_TOLD_MAX: usize = 100;
+
+/// Fails when anything was violated.
+pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
+    let with_faults = args.faults != Faults::None;
+    let or = |given: Option<u64>, plain: u64, faulty: u64| given.unwrap_or(if with_faults { faulty } else { plain });
+    let shards = or(args.shards.map(u64::from), 2, 4) as usize;
+    if !(1..=SHARDS_MAX).contains(&shards) {
+        return Err(Failure::new(Code::Usage, format!("--shards is 1 to {SHARDS_MAX}, not {shards}")));
+    }
+    let config = SimConfig {
+        seed: 0,
+        ticks: or(args.ticks, 3_600, 1_800),
+        shards,
+        bots: or(args.bots.map(u64::from), 120, 32),
+        npcs: or(args.npcs.map(u64::from), 1_000, 100) as u32,
+        scenario: args.scenario.unwrap_or(if with_faults { SimScenario::Trade } else { SimScenario::Seam }),
+        faults: args.faults,
+    };
+    let (from, to) = args.seeds.unwrap_or_else(|| args.seed.map_or((0, 0), |seed| (seed, seed + 1)));
+    let started = std::time::Instant::now();
+    let reports = run_all(config, from, to);
+    let seeds_per_s = reports.len() as f64 / started.elapsed().as_secs_f64();
+    let violations: u64 = reports.iter().map(|report| report.violations).sum();
+    let (value, text) = match &reports[..] {
+        [report] => {
+            let mut value = serde_json::to_value(report).expect("a report is JSON");
+            value["seeds_per_s"] = json!(seeds_per_s);
+            (value, line(report))
+        }
+        _ => many(&reports, config, seeds_per_s),
+    };
+    if violations == 0 {
+        return say(json, &text, || value);
+    }
+    eprint!("{text}");
+    let first = reports.iter().find(|report| report.violations > 0).expect("one has violations");
+    let words = first.violation_texts.first().cloned().unwrap_or_default();
+    let failure =
+        Failure::new(Code::Failed, format!("{violations} violations; the first, of seed {}: {words}", first.seed));
+    Err(Failure { detail: Some(value), ..failure })
+}
+
+/// Runs all seeds on as many threads as there are cores; reports by seed.
+fn run_all(config: SimConfig, from: u64, to: u64) -> Vec<SimReport> {
+    let (next, reports) = (AtomicU64::new(from), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= to {
+                return;
+            }
+            let report = run_one(SimConfig { seed, ..config });
+            let mut reports = reports.lock().unwrap_or_else(PoisonError::into_inner);
+            reports.push(report);
+            let bad = reports.iter().filter(|report: &&SimReport| report.violations > 0).count();
+            if to - from > 1 && (reports.len().is_multiple_of(25) || reports.len() as u64 == to - from) {
+                eprintln!("{} of {} seeds done, {bad} with violations", reports.len(), to - from);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min((to - from) as usize);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let mut reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
+    reports.sort_by_key(|report| report.seed);
+    reports
+}
+
+fn run_one(config: SimConfig) -> SimReport {
+    let run = catch_unwind(AssertUnwindSafe(|| Sim::new(config).run()));
+    run.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("its message stands above");
+        let (seed, shards) = (config.seed, config.shards);
+        let violation_texts = vec![format!("panic: {text}")];
+        SimReport { seed, shards, violations: 1, violation_texts, ..SimReport::default() }
+    })
+}
+
+/// The sums of many runs.
+fn many(reports: &[SimReport], config: SimConfig, seeds_per_s: f64) -> (serde_json::Value, String) {
+    let sum = |count: fn(&SimReport) -> u64| reports.iter().map(count).sum::<u64>();
+    let (mut faults, mut coverage) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
+    for report in reports {
+        report.faults.iter().for_each(|(name, count)| *faults.entry(name.clone()).or_default() += count);
+        report.coverage.iter().for_each(|(name, count)| *coverage.entry(name.clone()).or_default() += count);
+    }
+    let possible: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| fault.is_in(config.faults)).collect();
+    let cells = Feature::ALL
+        .into_iter()
+        .flat_map(|feature| possible.iter().map(move |fault| format!("{feature:?} x {fault:?}")).collect::<Vec<_>>());
+    let empty: Vec<String> = cells.filter(|cell| !coverage.contains_key(cell)).collect();
+    let violations = sum(|report| report.violations);
+    let mut text = String::new();
+    if reports.len() <= RUNS_TOLD_MAX && config.faults == Faults::None {
+        text.extend(reports.iter().map(line));
+    }
+    text.push_str(&format!(
+        "{} seeds of {} ticks on {} shards: {} orders, {} trades told, {} restarts, {} checks, {violations} violations, {seeds_per_s:.1} seeds/s\n",
+        reports.len(),
+        config.ticks,
+        config.shards,
+        sum(|report| report.orders),
+        sum(|report| report.trades),
+        sum(|report| report.restarts),
+        sum(|report| report.invariants_checked),
+    ));
+    if !possible.is_empty() {
+        text.push_str(&table(&possible, &coverage, &faults));
+        text.push_str(&format!(
+            "empty cells: {}\n",
+            if empty.is_empty() { "none".to_owned() } else { empty.join(", ") }
+        ));
+    }
+    for report in reports.iter().filter(|report| report.violations > 0) {
+        text.push_str(&format!("seed {}: {}\n", report.seed, report.violation_texts.join("; ")));
+    }
+    let runs: Vec<&SimReport> =
+        reports.iter().filter(|report| reports.len() <= RUNS_TOLD_MAX || report.violations > 0).collect();
+    let value = json!({
+        "seeds": reports.len(),
+        "ticks": config.ticks,
+        "shards": config.shards,
+        "violations": violations,
+        "invariants_checked": sum(|report| report.invariants_checked),
+        "orders": sum(|report| report.orders),
+        "trades": sum(|report| report.trades),
+        "restarts": sum(|report| report.restarts),
+        "faults": faults,
+        "coverage": coverage,
+        "empty_cells": empty,
+        "seeds_per_s": seeds_per_s,
+        "runs": runs,
+    });
+    (value, text)
+}
+
+/// How often each feature met each fault.
+fn table(faults: &[Fault], coverage: &BTreeMap<String, u64>, counts: &BTreeMap<String, u64>) -> String {
+    let mut text = format!("{:>14} {:>9}", "fault", "happened");
+    for feature in Feature::ALL {
+        text.push_str(&format!(" {:>8}", format!("{feature:?}")));
+    }
+    text.push('\n');
+    for fault in faults {
+        let happened = counts.get(&format!("{fault:?}")).copied().unwrap_or(0);
+        text.push_str(&format!("{:>14} {happened:>9}", format!("{fault:?}")));
+        for feature in Feature::ALL {
+            let met = coverage.get(&format!("{feature:?} x {fault:?}")).copied().unwrap_or(0);
+            text.push_str(&format!(" {met:>8}"));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn line(report: &SimReport) -> String {
+    let SimReport { seed, ticks, shards, hash, bots, handoffs, effects_across, orders, restarts, violations, .. } =
+        report;
+    format!(
+        "seed {seed}: {ticks} ticks on {shards} shards, hash {hash}, {bots} bots, {handoffs} handoffs, {effects_across} effects across, {orders} orders, {restarts} restarts, {violations} violations\n"
+    )
+}
