@@ -351,7 +351,8 @@ impl Sim {
         let whole = self.disk.clone();
         if self.plan.strikes(Fault::BitRot, self.tick) && self.disk.rot(self.plan.bits()) {
             // The operator looks, and puts the backup in its place when the look finds something.
-            self.oracle.check_rot(&self.disk, &whole, self.tick);
+            let started = Node::start(&self.setup, self.disk.clone(), self.tick).ok();
+            self.oracle.check_rot(&self.disk, &whole, started.as_ref(), self.tick);
             self.disk = whole;
         }
         match Node::start(&self.setup, std::mem::take(&mut self.disk), self.tick) {
@@ -374,7 +375,9 @@ impl Sim {
             self.effects_across += node.cores.iter().map(|core| core.world.counters.effects_across).sum::<u64>();
             self.oracle.check_files(&node.end());
         }
-        let bot_errors = self.oracle.check_bots(&self.clients, self.plan.counts.contains_key(&Fault::ShardStall));
+        let may_be_late = [Fault::ShardStall, Fault::Loss, Fault::Reorder];
+        let late = may_be_late.iter().any(|fault| self.plan.counts.contains_key(fault));
+        let bot_errors = self.oracle.check_bots(&self.clients, late);
         let looking = self.clients.all.iter().filter(|client| client.looks);
         let visible = looking.map(|client| client.bot.session.view().visible(self.tick as u32, 120));
         let visible_min = visible.min().unwrap_or(0);

@@ -46,6 +46,8 @@ use slices::{Bodies, Slices};
 use table::Table;
 use trig::direction;
 
+/// Ticks that an answer of the ledger looks for its entity.
+const UNHEARD_TICKS: u64 = 120;
 /// Ticks that somebody looks at who waved.
 const ATTENTION_TICKS: u64 = 60;
 
@@ -163,6 +165,8 @@ pub struct World {
     slices: Slices,
     arrived: Vec<Effect>,
     sent: Vec<(ShardId, Effect)>,
+    /// What must be heard and has nobody to hear it, with the tick until which it waits; no more than orders under way.
+    unheard: Vec<(u64, Effect)>,
     private: Vec<PrivateEvent>,
     given: Given,
     events: Vec<PublicEvent>,
@@ -205,6 +209,7 @@ impl World {
             slices: Slices::default(),
             arrived: Vec::new(),
             sent: Vec::new(),
+            unheard: Vec::new(),
             private: Vec::new(),
             given: Given::default(),
             events: Vec::new(),
@@ -265,6 +270,7 @@ impl World {
         self.elapsed = tick - self.tick;
         self.tick = tick;
         self.obey_decrees();
+        self.send_unheard(frames);
         self.apply_effects(frames);
         self.act(frames);
     }
@@ -448,10 +454,7 @@ impl World {
             }
             EffectKind::Trade { number, .. } => EffectKind::Trade { number, effect: TradeEffect::End { refusal } },
             // What the ledger answered must be heard: after a late parcel the target may be with another owner.
-            EffectKind::Settled { .. }
-            | EffectKind::Missed { .. }
-            | EffectKind::Lifted { .. }
-            | EffectKind::Rewarded { .. } => {
+            kind if kind.must_be_heard() => {
                 self.send(*effect, frames);
                 return;
             }
@@ -478,7 +481,24 @@ impl World {
                 self.counters.effects_across += u64::from(owner != self.shard);
                 self.sent.push((owner, effect));
             }
+            // Between two owners an entity may be in nobody's newest frame, when a shard is late.
+            None if effect.kind.must_be_heard() => self.unheard.push((self.tick + UNHEARD_TICKS, effect)),
             None => self.counters.refusals_lost += 1,
+        }
+    }
+
+    /// Sends again what must be heard and whose target was in no frame.
+    fn send_unheard(&mut self, frames: &Frames) {
+        for (until, effect) in std::mem::take(&mut self.unheard) {
+            let Target::Entity(target) = effect.target else { unreachable!("cells are always there") };
+            if frames.find(target).is_some() {
+                self.send(effect, frames);
+            } else if self.tick < until {
+                self.unheard.push((until, effect));
+            } else {
+                // It left: in its next session it is told by the ledger itself.
+                self.counters.refusals_lost += 1;
+            }
         }
     }
 

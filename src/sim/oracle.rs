@@ -173,12 +173,16 @@ impl Oracle {
     }
 
     /// A rotten disk must be refused, or be as it was for all that anybody can read.
-    pub fn check_rot(&mut self, rotten: &MemoryDisk, whole: &MemoryDisk, tick: u64) {
+    pub fn check_rot(&mut self, rotten: &MemoryDisk, whole: &MemoryDisk, started: Option<&Node>, tick: u64) {
         let found = match check_disk(rotten, self.terms) {
             Ok(report) => !report.breaks.is_empty(),
             Err(_) => true,
         };
-        self.demand_at(tick, found || rotten.reads_as(whole), || "a bit turned over and nobody noticed".to_owned());
+        // A group at the end that was never acknowledged may be lost to it.
+        let same = started.is_some_and(|node| self.model.difference(node.desk.ledger()).is_none());
+        self.demand_at(tick, found || same || rotten.reads_as(whole), || {
+            "a bit turned over and nobody noticed".to_owned()
+        });
     }
 
     /// What must hold in every tick of a running realm.
@@ -292,14 +296,14 @@ impl Oracle {
     }
 
     /// Contradictions that the bots found.
-    /// A player of a shard that stood still catches up at once, by as much as its time credit: that is a jump.
-    pub fn check_bots(&mut self, clients: &Clients, stood_still: bool) -> u64 {
+    /// `late`: commands or shards were. A player then catches up at once by as much as its time credit, which is a jump.
+    pub fn check_bots(&mut self, clients: &Clients, late: bool) -> u64 {
         let mut errors: [(&str, u64); 5] =
             [("jump", 0), ("twice", 0), ("never_leaves", 0), ("other", 0), ("own_position", 0)];
         for client in &clients.all {
             let (view, counts) = (client.bot.errors(), client.bot.counts);
             let found = [
-                if stood_still { 0 } else { view.jump },
+                if late { 0 } else { view.jump },
                 view.twice,
                 view.never_leaves,
                 view.other + counts.malformed,

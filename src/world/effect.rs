@@ -133,6 +133,14 @@ pub enum EffectKind {
     },
 }
 
+impl EffectKind {
+    /// Somebody waits for it and nobody says it again.
+    pub fn must_be_heard(&self) -> bool {
+        use EffectKind::{Lifted, Missed, Rewarded, Settled};
+        matches!(self, Settled { .. } | Missed { .. } | Lifted { .. } | Rewarded { .. })
+    }
+}
+
 /// What one side of a trade tells the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum TradeEffect {

@@ -25,6 +25,7 @@ pub struct StateRef<'a> {
     spawners: &'a Table<Spawner>,
     things: &'a Table<Thing>,
     arrived: &'a [Effect],
+    unheard: &'a [(u64, Effect)],
 }
 
 /// A world as it was kept.
@@ -38,6 +39,7 @@ pub struct State {
     spawners: Table<Spawner>,
     things: Table<Thing>,
     arrived: Vec<Effect>,
+    unheard: Vec<(u64, Effect)>,
 }
 
 /// Where one entity is, and whose.
@@ -75,6 +77,7 @@ impl World {
             slices: _,
             arrived,
             sent,
+            unheard,
             private,
             given,
             events,
@@ -83,18 +86,18 @@ impl World {
         let nothing_begun =
             sent.is_empty() && private.is_empty() && given.is_empty() && events.is_empty() && gone.is_empty();
         assert!(nothing_begun, "a world is kept between two ticks");
-        StateRef { tick: *tick, cut, decrees, players, npcs, spawners, things, arrived }
+        StateRef { tick: *tick, cut, decrees, players, npcs, spawners, things, arrived, unheard }
     }
 
     /// The world that was kept. `config` is what it was made from; its cut map and first tick do not count.
     pub fn restored(config: WorldConfig, shard: ShardId, state: State) -> World {
-        let State { tick, cut, decrees, players, npcs, spawners, things, arrived } = state;
+        let State { tick, cut, decrees, players, npcs, spawners, things, arrived, unheard } = state;
         // No wildlife and no things: both come with the state.
         let bare = WorldConfig { npcs: 0, things: Arc::default(), cut: cut.clone(), start_tick: tick, ..config };
         let mut world = World::new(bare, shard);
         world.counters = Counters::default();
         (world.decrees, world.players, world.npcs, world.spawners) = (decrees, players, npcs, spawners);
-        (world.things, world.arrived) = (things, arrived);
+        (world.things, world.arrived, world.unheard) = (things, arrived, unheard);
         world
     }
 
