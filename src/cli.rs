@@ -192,6 +192,9 @@ pub struct AdminArgs {
     pub data: PathBuf,
     /// What the node should do.
     pub verb: AdminVerb,
+    /// Where a checkpoint goes, a folder that does not exist yet [default: DATA/checkpoints/UNIX_SECONDS].
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
 }
 
 /// What a node can be asked.
@@ -203,22 +206,54 @@ pub enum AdminVerb {
     Players,
     /// Set the flight record aside and say where it is.
     Record,
+    /// Copy the realm as it is now into a data folder of its own, while everything goes on; say where it is.
+    Checkpoint,
 }
 
 /// Arguments of `inspect`.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// What to list.
-    pub what: InspectWhat,
-    /// Data folder of a stopped node.
-    pub data: PathBuf,
+    /// Prove from the files that nothing was lost or doubled; exit 1 if something was.
+    #[arg(long)]
+    pub check: bool,
+    /// What to look at, then the data folder of a stopped node: `characters DATA`, `ledger DATA`, `item UID DATA`, or with
+    /// --check just `DATA`.
+    #[arg(value_names = ["WHAT", "DATA"], num_args = 1..=3, required = true)]
+    pub words: Vec<String>,
 }
 
 /// What a data folder can be asked.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InspectWhat {
     /// Every character: id, position, tick.
     Characters,
+    /// The sums of all goods.
+    Ledger,
+    /// Everywhere that an item ever was.
+    Item(u64),
+    /// Whether everything agrees.
+    Check,
+}
+
+impl InspectArgs {
+    /// What is asked, of which folder.
+    pub fn asked(&self) -> Result<(InspectWhat, PathBuf), Failure> {
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        let (what, data) = match (self.check, &words[..]) {
+            (true, [data]) => (InspectWhat::Check, data),
+            (false, ["characters", data]) => (InspectWhat::Characters, data),
+            (false, ["ledger", data]) => (InspectWhat::Ledger, data),
+            (false, ["item", uid, data]) => {
+                let wrong = |_| Failure::new(Code::Usage, format!("an item's uid is a number, not {uid:?}"));
+                (InspectWhat::Item(uid.parse().map_err(wrong)?), data)
+            }
+            _ => {
+                let text = "expected `inspect characters DATA`, `inspect ledger DATA`, `inspect item UID DATA` or `inspect --check DATA`";
+                return Err(Failure::new(Code::Usage, text));
+            }
+        };
+        Ok((what, PathBuf::from(data)))
+    }
 }
 
 /// Arguments of `replay`.

@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{Code, Failure};
 use crate::flight::folder::FlightFolder;
+use crate::keeper::KeeperView;
 use crate::limits::{CONTROL_COMMANDS_MAX, CONTROL_POLL_MS, CONTROL_REPORTS_MAX};
 use live::{LiveForm, LiveView};
 use status::Board;
@@ -100,7 +101,7 @@ pub enum ControlCommand {
 }
 
 /// What control needs to know, and its ends of the queues.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ControlConfig {
     /// Address of the HTTP side; port 0 takes a free one.
     pub listen: SocketAddr,
@@ -114,6 +115,8 @@ pub struct ControlConfig {
     pub live: LiveForm,
     /// The flight record, unless nothing is recorded.
     pub flight: Option<Arc<FlightFolder>>,
+    /// The keeper; none in tests without one.
+    pub keeper: Option<KeeperView>,
     /// From the shards; each pushes, and drops its report when full.
     pub reports: Arc<ArrayQueue<ShardReport>>,
     /// To the shards, one queue each.
@@ -131,6 +134,7 @@ impl ControlConfig {
             content_version,
             live: LiveForm::Off,
             flight: None,
+            keeper: None,
             reports: Arc::new(ArrayQueue::new(CONTROL_REPORTS_MAX)),
             commands: shard_cpus.iter().map(|_| Arc::new(ArrayQueue::new(CONTROL_COMMANDS_MAX))).collect(),
             draining: Arc::new(AtomicBool::new(false)),

@@ -36,7 +36,7 @@ pub use memory::{DiskFault, MemoryDisk};
 pub use record::{RECORD_VERSION, RealmRecord, RecordError};
 pub use rocks::RocksDisk;
 pub use store::Store;
-pub use writer::{KeeperCounters, KeeperHandle, KeeperQueues};
+pub use writer::{KeeperCounters, KeeperHandle, KeeperQueues, KeeperView};
 
 use crate::goods::{Asked, GoodsNews, Refusal, Settled};
 use crate::ids::{EntityId, SessionRef, ShardId};

@@ -92,7 +92,9 @@ fn status(args: &StatusArgs, json: bool) -> Result<(), Failure> {
 
 fn admin(args: &AdminArgs, json: bool) -> Result<(), Failure> {
     let verb = args.verb.to_possible_value().expect("no verb is hidden");
-    let answer = client::admin(Path::new(&args.data), verb.get_name())?;
+    let to = args.to.as_ref().map(std::path::absolute).transpose();
+    let to = to.map_err(|error| Failure::new(Code::Usage, format!("--to: {error}")))?;
+    let answer = client::admin(Path::new(&args.data), verb.get_name(), to)?;
     let mut text = answer.text.iter().map(|text| format!("{text}\n")).collect::<String>();
     for player in answer.players.iter().flatten() {
         let transport = if player.tcp { "tcp" } else { "udp" };

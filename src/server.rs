@@ -17,7 +17,7 @@ use crate::config::{self, Config};
 use crate::control::live::LiveForm;
 use crate::control::{Control, ControlCommand, ControlConfig, ControlHandle};
 use crate::exit::{Code, Failure};
-use crate::flight::folder::FlightFolder;
+use crate::flight::folder::{FlightFolder, Reason};
 use crate::flight::record::{FORMAT, Head};
 use crate::folder::DataFolder;
 use crate::goods::Thing;
@@ -87,6 +87,7 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
     commands.live = LiveForm::for_terminal(no_tui);
     let flight = open_flight(&config, folder)?;
     commands.flight = flight.clone();
+    commands.keeper = Some(keeper.handle.view());
     let control = Control::spawn(commands.clone())?;
     let land = Arc::new(Land::new(keeper.land_seed));
     let start_tick = if keeper.tick == 0 { 0 } else { keeper.tick + RESTART_TICKS };
@@ -277,6 +278,12 @@ fn watch(node: &Node) -> Result<(), Failure> {
         }
         if let Some(at) = node.shards.iter().position(JoinHandle::is_finished) {
             return Err(Failure::new(Code::Failed, format!("shard {at} ended; its last message stands above")));
+        }
+        for text in node.keeper.take_breaks() {
+            eprintln!("ringshard: {text}; `inspect --check` on a checkpoint says more");
+            if let Some(Err(failure)) = node.flight.as_ref().map(|flight| flight.set_aside(Reason::Invariant)) {
+                eprintln!("ringshard: {failure}");
+            }
         }
         node.flight.iter().for_each(|flight| flight.tend());
         if node.commands.draining.load(Ordering::Acquire) {

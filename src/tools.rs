@@ -21,7 +21,10 @@ use crate::exit::{Code, Failure, say};
 use crate::flight::folder;
 use crate::flight::replay::{Moment, Request};
 use crate::ids::EntityId;
-use crate::keeper::{CharacterView, inspect_characters};
+use crate::keeper::{
+    CharacterRow, CharacterView, ItemStep, LedgerView, StoreError, check, inspect_characters, inspect_item,
+    inspect_ledger,
+};
 use crate::limits::TOKEN_BYTES;
 use crate::net::body::{BodyWriter, kind};
 use crate::net::stream::{LENGTH_BYTES, write_frame};
@@ -139,16 +142,75 @@ fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
 
 /// `inspect`: what a stopped server's data folder holds.
 pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
-    let InspectWhat::Characters = args.what;
-    let rows = inspect_characters(&args.data).map_err(|error| crate::server::store_failure(&error))?;
+    let (what, data) = args.asked()?;
+    let failed = |error: StoreError| crate::server::store_failure(&error);
+    match what {
+        InspectWhat::Characters => characters(&inspect_characters(&data).map_err(failed)?, json),
+        InspectWhat::Ledger => {
+            let view = inspect_ledger(&data).map_err(failed)?;
+            say(json, &ledger_text(&view), || serde_json::to_value(&view).expect("plain numbers"))
+        }
+        InspectWhat::Item(uid) => {
+            let steps = inspect_item(&data, uid).map_err(failed)?;
+            if steps.is_empty() {
+                return Err(Failure::new(Code::Failed, format!("there never was an item {uid} in this realm")));
+            }
+            let line = |step: &ItemStep| {
+                let ItemStep { order, tick, source, what, place, version } = step;
+                format!("order {order:>8} tick {tick:>10} version {version:>4} in {place:<16} by {source:#x}: {what}\n")
+            };
+            let text: String = steps.iter().map(line).collect();
+            say(json, &text, || json!({ "uid": uid, "steps": steps }))
+        }
+        InspectWhat::Check => {
+            let report = check(&data).map_err(failed)?;
+            let mut text = ledger_text(&report.ledger);
+            text.push_str(&format!(
+                "{} characters and {} answers read; {} orders done again from the log: {}\n",
+                report.characters,
+                report.answers,
+                report.orders_replayed,
+                if report.breaks.is_empty() { "everything agrees" } else { "NOT EVERYTHING AGREES" },
+            ));
+            let value = serde_json::to_value(&report).expect("plain numbers");
+            if report.breaks.is_empty() {
+                return say(json, &text, || value);
+            }
+            eprint!("{text}");
+            let failure = Failure::new(Code::Failed, report.breaks.join("; "));
+            Err(Failure { detail: Some(value), ..failure })
+        }
+    }
+}
+
+fn ledger_text(view: &LedgerView) -> String {
+    let mut text = format!("{} orders, {} accounts\n", view.orders, view.accounts);
+    for (name, minted, burnt, held) in &view.currencies {
+        text.push_str(&format!("{name:>8}: {minted} made - {burnt} burnt = {held} held\n"));
+    }
+    text.push_str(&format!(
+        "{:>8}: {} of {} made are somewhere; {} mails wait, {} things lie on the ground; {}\n",
+        "items",
+        view.items,
+        view.items_made,
+        view.mails,
+        view.things,
+        if view.conserved { "conserved" } else { "NOT CONSERVED" },
+    ));
+    text
+}
+
+fn characters(rows: &[CharacterRow], json: bool) -> Result<(), Failure> {
     let views: Vec<CharacterView> = rows.iter().map(CharacterView::from).collect();
     let mut text = format!(
-        "{:>20} {:>12} {:>10} {:>10} {:>8} {:>10} {:>5}\n",
-        "id", "client", "x m", "y m", "z m", "tick", "shard"
+        "{:>20} {:>12} {:>10} {:>10} {:>8} {:>10} {:>5} {:>5}\n",
+        "id", "client", "x m", "y m", "z m", "tick", "shard", "deeds"
     );
     for view in &views {
-        let CharacterView { id, client_id, x_m, y_m, z_m, tick, shard, .. } = view;
-        text.push_str(&format!("{id:>20} {client_id:>12} {x_m:>10.2} {y_m:>10.2} {z_m:>8.2} {tick:>10} {shard:>5}\n"));
+        let CharacterView { id, client_id, x_m, y_m, z_m, tick, shard, deeds, .. } = view;
+        text.push_str(&format!(
+            "{id:>20} {client_id:>12} {x_m:>10.2} {y_m:>10.2} {z_m:>8.2} {tick:>10} {shard:>5} {deeds:>5}\n"
+        ));
     }
     say(json, &text, || json!({ "characters": views }))
 }

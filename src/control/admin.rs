@@ -5,7 +5,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ pub const SOCKET_NAME: &str = "admin.sock";
 pub struct Request {
     /// `drain`, `players` or `record`.
     pub verb: String,
+    /// Where a checkpoint goes, an absolute path; without it, into the data folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<PathBuf>,
 }
 
 /// One answer.
@@ -152,7 +155,14 @@ async fn answer(request: &Request, board: &Board) -> Answer {
             Ok(kept) => Answer { ok: true, text: Some(kept.display().to_string()), ..Answer::default() },
             Err(failure) => Answer::refused(failure.text),
         },
-        other => Answer::refused(format!("unknown verb {other:?}; there are drain, players and record")),
+        "checkpoint" => {
+            let to = request.to.clone().unwrap_or_else(|| board.checkpoint_folder());
+            match board.checkpoint(to).await {
+                Ok(made) => Answer { ok: true, text: Some(made.display().to_string()), ..Answer::default() },
+                Err(failure) => Answer::refused(failure.text),
+            }
+        }
+        other => Answer::refused(format!("unknown verb {other:?}; there are drain, players, record and checkpoint")),
     }
 }
 

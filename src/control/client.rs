@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -79,12 +79,13 @@ pub fn status(control: SocketAddr) -> Result<StatusPage, Failure> {
 }
 
 /// Asks a node over the admin socket in its data folder. A refusal is a [`Failure`] with exit code 1.
-pub fn admin(data: &Path, verb: &str) -> Result<Answer, Failure> {
+pub fn admin(data: &Path, verb: &str, to: Option<PathBuf>) -> Result<Answer, Failure> {
     let path = data.join(SOCKET_NAME);
     let ask = || -> std::io::Result<String> {
         let mut stream = UnixStream::connect(&path)?;
         stream.set_read_timeout(Some(Duration::from_millis(2 * ADMIN_ANSWER_MS_MAX)))?;
-        let request = serde_json::to_string(&Request { verb: verb.to_string() }).expect("a request is JSON");
+        let request =
+            serde_json::to_string(&Request { verb: verb.to_string(), to: to.clone() }).expect("a request is JSON");
         writeln!(stream, "{request}")?;
         let mut answer = String::new();
         BufReader::new(stream.take(CONTROL_ANSWER_BYTES_MAX as u64)).read_line(&mut answer)?;

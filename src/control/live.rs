@@ -135,6 +135,8 @@ mod tests {
             ready: true,
             tick: 77,
             rss_bytes: 64 << 20,
+            conserved: true,
+            keeper: None,
             shards: [0, 1].iter().map(|&id| ShardStatus::from(&report(id))).collect(),
         }
     }

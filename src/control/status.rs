@@ -11,8 +11,10 @@ use crossbeam_queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
 
 use super::{ControlCommand, ControlConfig, PlayerRow, RecordReport, ShardReport};
+use crate::clock::unix_s;
 use crate::exit::{Code, Failure};
 use crate::flight::folder::{FlightFolder, Reason};
+use crate::keeper::KeeperView;
 
 /// The state of a node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -27,8 +29,29 @@ pub struct StatusPage {
     pub tick: u64,
     /// Memory in RAM, bytes.
     pub rss_bytes: u64,
+    /// All sums of the ledger agree: nothing was lost or doubled.
+    pub conserved: bool,
+    /// What the keeper does; none before there is one.
+    pub keeper: Option<KeeperStatus>,
     /// Each shard that has reported, by number.
     pub shards: Vec<ShardStatus>,
+}
+
+/// The state of the keeper.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeeperStatus {
+    /// Orders that the ledger answered since the realm began.
+    pub orders: u64,
+    /// Characters in play.
+    pub live: u64,
+    /// Groups committed since the start.
+    pub commits: u64,
+    /// Longest commit since the start, microseconds.
+    pub commit_us_max: u64,
+    /// Commands waiting at its last look.
+    pub queue_depth: u64,
+    /// Nobody is admitted because the disk is nearly full.
+    pub disk_full: bool,
 }
 
 /// The state of a shard; see [`ShardReport`] for the fields.
@@ -101,6 +124,14 @@ impl StatusPage {
             rss_bytes >> 20,
             "shard cpu  p50 us  p99 us  busy sessions entities handoffs  late calls/tick  drops"
         );
+        if let Some(keeper) = &self.keeper {
+            let conserved = if self.conserved { "goods conserved" } else { "GOODS NOT CONSERVED: see the log" };
+            let full = if keeper.disk_full { ", DISK NEARLY FULL: nobody is admitted" } else { "" };
+            let KeeperStatus { orders, live, commits, commit_us_max, queue_depth, .. } = keeper;
+            text.push_str(&format!(
+                "keeper: {orders} orders, {conserved}, {live} characters in play, {commits} commits (longest {commit_us_max} us), {queue_depth} waiting{full}\n"
+            ));
+        }
         for shard in &self.shards {
             text.push_str(&format!(
                 "{:>5} {:>3} {:>7} {:>7} {:>4.0}% {:>8} {:>8} {:>8} {:>5} {:>10.1}  {}\n",
@@ -130,11 +161,13 @@ pub(super) fn drops_in_words(drops: &BTreeMap<String, u64>) -> String {
 
 /// The newest that is known of each shard, shared by the tasks of the control thread.
 pub(super) struct Board {
+    data: PathBuf,
     content_version: u64,
     ready: AtomicBool,
     draining: Arc<AtomicBool>,
     commands: Vec<Arc<ArrayQueue<ControlCommand>>>,
     flight: Option<Arc<FlightFolder>>,
+    keeper: Option<KeeperView>,
     shards: Mutex<Vec<Place>>,
 }
 
@@ -151,11 +184,13 @@ struct Place {
 impl Board {
     pub fn new(config: &ControlConfig) -> Board {
         Board {
+            data: config.data.clone(),
             content_version: config.content_version,
             ready: AtomicBool::new(false),
             draining: Arc::clone(&config.draining),
             commands: config.commands.clone(),
             flight: config.flight.clone(),
+            keeper: config.keeper.clone(),
             shards: Mutex::new(config.commands.iter().map(|_| Place::default()).collect()),
         }
     }
@@ -193,6 +228,8 @@ impl Board {
             ready: self.is_ready() && !self.draining.load(Ordering::Acquire),
             tick: shards.iter().map(|place| place.tick).max().unwrap_or(0),
             rss_bytes: rss_bytes(),
+            conserved: self.keeper.as_ref().is_none_or(|keeper| keeper.counters().breaks.load(Ordering::Relaxed) == 0),
+            keeper: self.keeper.as_ref().map(keeper_status),
             shards: shards.iter().filter_map(|place| place.status.clone()).collect(),
         }
     }
@@ -200,6 +237,21 @@ impl Board {
     /// Starts the end of the node: the host sees the flag and tells the shards the tick.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// A new folder for a checkpoint in the data folder.
+    pub fn checkpoint_folder(&self) -> PathBuf {
+        self.data.join("checkpoints").join(unix_s().to_string())
+    }
+
+    /// Makes a checkpoint of the realm at `to`, a folder that does not exist yet.
+    pub async fn checkpoint(&self, to: PathBuf) -> Result<PathBuf, Failure> {
+        let Some(keeper) = self.keeper.clone() else {
+            return Err(Failure::new(Code::Failed, "this node keeps nothing"));
+        };
+        let made = tokio::task::spawn_blocking(move || keeper.checkpoint(&to).map(|()| to)).await;
+        let made = made.map_err(|_| Failure::new(Code::Failed, "making the checkpoint panicked"))?;
+        made.map_err(|error| Failure::new(Code::Io, error.to_string()))
     }
 
     /// Sets the flight record aside because somebody asked; gives its folder.
@@ -232,6 +284,19 @@ impl Board {
         let mut players: Vec<PlayerRow> = shards.iter().flat_map(|place| place.players.iter().cloned()).collect();
         players.sort_by_key(|player| (player.client_id, player.entity));
         Ok(players)
+    }
+}
+
+fn keeper_status(keeper: &KeeperView) -> KeeperStatus {
+    let counters = keeper.counters();
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    KeeperStatus {
+        orders: read(&counters.orders),
+        live: read(&counters.live),
+        commits: read(&counters.commits),
+        commit_us_max: read(&counters.commit_us_max),
+        queue_depth: read(&counters.queue_depth),
+        disk_full: read(&counters.disk_full) == 1,
     }
 }
 

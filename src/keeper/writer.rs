@@ -73,10 +73,35 @@ pub struct KeeperCounters {
     pub disk_full: AtomicU64,
 }
 
-/// The keeper thread as its host holds it. Dropped without [`KeeperHandle::stop`], it is stopped all the same.
-pub struct KeeperHandle {
+/// What others may see of the keeper and ask of it, while it runs.
+#[derive(Clone)]
+pub struct KeeperView {
     shared: Arc<Shared>,
     wishes: Arc<ArrayQueue<CheckpointWish>>,
+}
+
+impl KeeperView {
+    /// Its counters.
+    pub fn counters(&self) -> &KeeperCounters {
+        &self.shared.counters
+    }
+
+    /// Makes a checkpoint of the realm, a data folder at `to`, while everything goes on; waits for it.
+    ///
+    /// # Errors
+    /// It exists, cannot be written, or the keeper has ended.
+    pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
+        let (done, wait) = sync_channel(1);
+        let busy = |text: &str| StoreError::new(StoreErrorKind::Io, text.to_owned());
+        let wish = CheckpointWish { to: to.to_path_buf(), done };
+        self.wishes.push(wish).map_err(|_| busy("a checkpoint is being made already; ask again when it is done"))?;
+        wait.recv().map_err(|_| busy("the keeper ended before the checkpoint was made"))?
+    }
+}
+
+/// The keeper thread as its host holds it. Dropped without [`KeeperHandle::stop`], it is stopped all the same.
+pub struct KeeperHandle {
+    view: KeeperView,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -126,37 +151,30 @@ impl KeeperHandle {
                 failed.failure.set(error).expect("only this thread fails");
             }
         })?;
-        Ok(KeeperHandle { shared, wishes, thread: Some(thread) })
+        Ok(KeeperHandle { view: KeeperView { shared, wishes }, thread: Some(thread) })
+    }
+
+    /// What others may see of it and ask of it.
+    pub fn view(&self) -> KeeperView {
+        self.view.clone()
     }
 
     /// Its counters.
     pub fn counters(&self) -> &KeeperCounters {
-        &self.shared.counters
+        self.view.counters()
     }
 
     /// Breaks of the ledger's sums since the last call, in words.
     pub fn take_breaks(&self) -> Vec<String> {
-        std::mem::take(&mut *self.shared.breaks.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Makes a checkpoint of the realm, a data folder at `to`, while everything goes on; waits for it.
-    ///
-    /// # Errors
-    /// It exists, cannot be written, or the keeper has ended.
-    pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
-        let (done, wait) = sync_channel(1);
-        let busy = |text: &str| StoreError::new(StoreErrorKind::Io, text.to_owned());
-        let wish = CheckpointWish { to: to.to_path_buf(), done };
-        self.wishes.push(wish).map_err(|_| busy("a checkpoint is being made already; ask again when it is done"))?;
-        wait.recv().map_err(|_| busy("the keeper ended before the checkpoint was made"))?
+        std::mem::take(&mut *self.view.shared.breaks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Why the keeper ended by itself, if it did. Nothing is durable from then on: the process must end, with
     /// [`StoreError::exit_code`].
     pub fn failure(&self) -> Option<StoreError> {
         let has_ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-        let failure = self.shared.failure.get().cloned();
-        failure.or_else(|| (has_ended && !self.shared.stop.load(Ordering::Acquire)).then(panicked))
+        let failure = self.view.shared.failure.get().cloned();
+        failure.or_else(|| (has_ended && !self.view.shared.stop.load(Ordering::Acquire)).then(panicked))
     }
 
     /// Does all commands given before, commits, flushes and ends. Call it when the shards have ended: answers that
@@ -169,9 +187,9 @@ impl KeeperHandle {
     }
 
     fn end(&mut self) -> Result<(), StoreError> {
-        self.shared.stop.store(true, Ordering::Release);
+        self.view.shared.stop.store(true, Ordering::Release);
         let joined = self.thread.take().map_or(Ok(()), JoinHandle::join);
-        match self.shared.failure.get() {
+        match self.view.shared.failure.get() {
             Some(error) => Err(error.clone()),
             None => joined.map_err(|_| panicked()),
         }
