@@ -264,7 +264,8 @@ impl Sim {
         if self.plan.strikes(Fault::ShardStall, tick) {
             let shard = self.plan.draw(self.config.shards as u32) as usize;
             let until = tick + u64::from(1 + self.plan.draw(STALL_TICKS_MAX));
-            if node.runs(shard, tick) {
+            // It runs at least once between two of them: longer than this it would end the process.
+            if node.runs(shard, tick - 1) {
                 node.stall_shard(shard, until);
             }
         }

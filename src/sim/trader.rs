@@ -192,7 +192,7 @@ impl Trader {
         if let Some(recall) = self.recall(tick) {
             return Some(recall);
         }
-        if !tick.wrapping_add(self.number as u32).is_multiple_of(DEAL_TICKS) || self.pending.len() >= PENDING_MAX {
+        if !tick.wrapping_add(self.number as u32).is_multiple_of(DEAL_TICKS) {
             return None;
         }
         let (seed, number) = (self.seed, EntityId(self.number));
@@ -200,7 +200,7 @@ impl Trader {
         if let Some(trading) = self.trading {
             return self.go_on_trading(trading, tick, draw);
         }
-        if self.rests {
+        if self.rests || self.pending.len() >= PENDING_MAX {
             return None;
         }
         let friend = friend?;

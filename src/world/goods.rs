@@ -139,7 +139,9 @@ impl Given {
 impl Player {
     /// Does what a client wants with its goods, as far as the world decides it.
     pub fn deal(&mut self, operation: u64, wish: GoodsWish, frames: &Frames) -> Result<Deal, Refusal> {
-        if self.guest || self.dealings.trade.is_some_and(|trade| trade.confirmed.is_some()) {
+        // Who confirmed a trade does nothing else with its goods; to ask is free.
+        let has_confirmed = self.dealings.trade.is_some_and(|trade| trade.confirmed.is_some());
+        if self.guest || (has_confirmed && wish != GoodsWish::Recall) {
             return Err(Refusal::NotNow);
         }
         if operation == 0 {
@@ -389,6 +391,8 @@ impl Player {
         if let Some(trade) = self.dealings.trade.take_if(|trade| is_trade(trade)) {
             given.words.push(ended(trade.partner, refusal));
         }
+        // Both may have confirmed while this one asked for something.
+        self.order_trade(given);
     }
 
     /// A thing that it reached for did not come: the ledger was never asked.
