@@ -123,7 +123,7 @@ pub enum KeeperCommand {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum KeeperAnswer {
     /// An order of this shard's entities is durable, done or refused.
-    Settled(Settled),
+    Settled(Box<Settled>),
     /// What a live session's client must hear of its order.
     Operation {
         /// The session.

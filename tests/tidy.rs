@@ -11,21 +11,23 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Base: names, bounds, how a command ends.
     ("ids", &["limits"]),
     ("limits", &[]),
+    ("goods", &["ids", "limits", "net::messages"]),
+    ("planted", &[]),
     ("exit", &[]),
     ("clock", BASE),
     ("folder", &["exit"]),
     ("sys", &[]),
     // Pure: no I/O, no clock.
-    ("net", &["ids", "limits", "world"]),
-    ("world", &["ids", "limits", "net"]),
+    ("net", &["ids", "limits", "goods", "planted", "world"]),
+    ("world", &["ids", "limits", "goods", "planted", "net"]),
     ("mesh", &["ids", "limits", "net", "world"]),
     // Hosts' parts.
-    ("keeper", &["ids", "limits", "exit", "clock", "sys", "net"]),
+    ("keeper", &["ids", "limits", "goods", "planted", "exit", "clock", "sys", "net", "world::random"]),
     ("io", &["ids", "limits", "exit", "clock", "sys", "net"]),
     ("config", BASE),
     ("preflight", &["ids", "limits", "exit", "sys", "io"]),
     ("cli", &["ids", "limits", "exit", "config", "sim"]),
-    ("control", &["ids", "limits", "exit", "clock", "sys", "flight"]),
+    ("control", &["ids", "limits", "exit", "clock", "sys", "flight", "keeper"]),
     // Pure but for its folder.
     ("flight", &["ids", "limits", "goods", "world", "exit"]),
     ("flight::folder", &["ids", "limits", "exit", "clock", "flight"]),

@@ -123,7 +123,7 @@ fn a_folder_that_another_node_serves_is_refused() {
     let (config, handle) = spawn(&folder);
     let Err(failure) = Control::spawn(config.clone()) else { panic!("the folder is in use") };
     assert!(failure.code == Code::DataFolder && failure.text.starts_with("another node runs from"), "{failure}");
-    assert!(client::admin(&folder.0, "drain").unwrap().ok, "the first one still answers");
+    assert!(client::admin(&folder.0, "drain", None).unwrap().ok, "the first one still answers");
     handle.stop().unwrap();
     std::os::unix::net::UnixListener::bind(folder.0.join(admin::SOCKET_NAME)).unwrap();
     Control::spawn(config).unwrap().stop().expect("what a dead process left is replaced");
@@ -134,7 +134,7 @@ fn drain_reaches_the_host() {
     let folder = Folder::new();
     let (config, handle) = spawn(&folder);
     handle.set_ready().unwrap();
-    assert!(client::admin(&folder.0, "drain").unwrap().ok);
+    assert!(client::admin(&folder.0, "drain", None).unwrap().ok);
     assert!(config.draining.load(Ordering::Acquire));
     assert!(!client::status(handle.address()).unwrap().ready, "a draining node is not ready");
     handle.stop().unwrap();
@@ -154,7 +154,7 @@ fn players_come_from_every_shard_by_client_id() {
             reports.push(ShardReport { players: Some(vec![row]), ..report(id as u8) }).unwrap();
         }
     });
-    let answer = client::admin(&folder.0, "players").unwrap();
+    let answer = client::admin(&folder.0, "players", None).unwrap();
     shards.join().unwrap();
     let players = answer.players.unwrap();
     assert_eq!(players.iter().map(|player| player.client_id).collect::<Vec<_>>(), [8, 9]);
@@ -165,7 +165,7 @@ fn players_come_from_every_shard_by_client_id() {
 fn silent_shards_are_named() {
     let folder = Folder::new();
     let (_, handle) = spawn(&folder);
-    let failure = client::admin(&folder.0, "players").unwrap_err();
+    let failure = client::admin(&folder.0, "players", None).unwrap_err();
     assert!(failure.code == Code::Failed && failure.text.ends_with("from the shards [0, 1]"), "{failure}");
     handle.stop().unwrap();
 }
@@ -222,5 +222,5 @@ fn the_data_folder_says_how_to_reach_the_node_while_it_runs() {
     assert_eq!(mode & 0o777, 0o660);
     handle.stop().unwrap();
     assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 0, "it leaves nothing");
-    assert_eq!(client::admin(&folder.0, "drain").unwrap_err().code, Code::Unavailable);
+    assert_eq!(client::admin(&folder.0, "drain", None).unwrap_err().code, Code::Unavailable);
 }

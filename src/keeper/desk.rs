@@ -160,7 +160,7 @@ impl<D: Disk> Desk<D> {
         let Done { refusal, thing, news, .. } = self.done(order);
         self.settled += 1;
         let settled = Settled { number: self.settled, order, refusal, thing };
-        self.answers.push((shard, KeeperAnswer::Settled(settled)));
+        self.answers.push((shard, KeeperAnswer::Settled(Box::new(settled))));
         for id in parties.into_iter().filter(|id| id.source.class() == IdClass::Character) {
             if let Some((shard, session)) = self.session_of(id.source.number()) {
                 let thing = thing.map(|thing| EntityId::thing(thing.number));
@@ -301,15 +301,14 @@ fn write_ledger(ledger: &mut Ledger, batch: &mut Batch) {
         }
     }
     ledger.book.clear_dirty();
-    let (mails, things) = ledger.take_dirty();
-    for (number, mail) in mails {
+    for (number, mail) in ledger.take_dirty_mails() {
         let key = key_of(prefix::MAIL, number);
         match mail {
             Some(mail) => batch.put(Family::Ledger, &key, &seal_value(&mail)),
             None => batch.delete(Family::Ledger, &key),
         }
     }
-    for (number, thing) in things {
+    for (number, thing) in ledger.take_dirty_things() {
         let key = key_of(prefix::THING, number);
         match thing {
             Some(thing) => batch.put(Family::Ledger, &key, &seal_value(&thing)),

@@ -24,6 +24,9 @@ pub enum Family {
     Shard(ShardId),
 }
 
+/// Sees keys and their values, and may refuse one.
+pub type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
+
 /// RocksDB in the product, memory with faults in the deterministic host.
 pub trait Disk {
     /// The value of a key.
@@ -36,12 +39,7 @@ pub trait Disk {
     ///
     /// # Errors
     /// Something cannot be read, or `visit` refuses it.
-    fn visit(
-        &self,
-        family: Family,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError>;
+    fn visit(&self, family: Family, prefix: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError>;
 
     /// Writes a batch and waits until it is on disk.
     ///

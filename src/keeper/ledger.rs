@@ -620,12 +620,16 @@ impl Ledger {
         }
     }
 
-    /// Takes the mails and things that changed, each as it is now.
-    pub fn take_dirty(&mut self) -> (Vec<(u64, Option<Mail>)>, Vec<(u64, Option<Thing>)>) {
+    /// Takes the mails that changed, each as it is now.
+    pub fn take_dirty_mails(&mut self) -> Vec<(u64, Option<Mail>)> {
         let mails = std::mem::take(&mut self.dirty_mails).into_iter();
+        mails.map(|number| (number, self.mails.get(&number).copied())).collect()
+    }
+
+    /// Takes the things that changed, likewise.
+    pub fn take_dirty_things(&mut self) -> Vec<(u64, Option<Thing>)> {
         let things = std::mem::take(&mut self.dirty_things).into_iter();
-        let mails = mails.map(|number| (number, self.mails.get(&number).copied())).collect();
-        (mails, things.map(|number| (number, self.things.get(&number).copied())).collect())
+        things.map(|number| (number, self.things.get(&number).copied())).collect()
     }
 
     /// Entries that are to be written.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::disk::{Batch, Disk, Family};
+use super::disk::{Batch, Disk, Family, Visitor};
 use super::{StoreError, StoreErrorKind};
 use crate::planted::{Bug, planted};
 use crate::world::random::mix;
@@ -121,12 +121,7 @@ impl Disk for MemoryDisk {
         Ok(self.now.get(&(family, key.to_vec())).cloned())
     }
 
-    fn visit(
-        &self,
-        family: Family,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn visit(&self, family: Family, prefix: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError> {
         let from = (family, prefix.to_vec());
         let found = self.now.range(from..).take_while(|((of, key), _)| *of == family && key.starts_with(prefix));
         for ((_, key), value) in found {

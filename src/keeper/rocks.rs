@@ -19,7 +19,7 @@ use rocksdb::{
     LogLevel, Options, WriteBatch, WriteOptions,
 };
 
-use super::disk::{Batch, Disk, Family};
+use super::disk::{Batch, Disk, Family, Visitor};
 use super::{StoreError, StoreErrorKind};
 use crate::ids::ShardId;
 use crate::limits::SHARDS_MAX;
@@ -250,12 +250,7 @@ impl Disk for RocksDisk {
         self.db.get_cf(handle, key).map_err(|error| self.failed("reading", &error))
     }
 
-    fn visit(
-        &self,
-        family: Family,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn visit(&self, family: Family, prefix: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError> {
         let Some(handle) = self.db.cf_handle(&name_of(family)) else { return Ok(()) };
         for entry in self.db.iterator_cf(handle, IteratorMode::From(prefix, Direction::Forward)) {
             let (key, value) = entry.map_err(|error| self.failed("reading", &error))?;

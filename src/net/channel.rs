@@ -250,6 +250,7 @@ impl ReceiveChannel {
         let ahead = header.message().wrapping_sub(self.first);
         if ahead >= 0x8000 {
             if planted(Bug::MessageTwice) && fragments == 1 {
+                self.bytes += piece.len();
                 self.ready.push_back(piece.to_vec());
             }
             return Ok(Receipt::Duplicate);

@@ -250,7 +250,7 @@ impl Core {
                 };
                 self.close(session, reason);
             }
-            KeeperAnswer::Settled(settled) => self.settled.push(settled),
+            KeeperAnswer::Settled(settled) => self.settled.push(*settled),
             KeeperAnswer::Operation { session, operation, refusal, thing } => {
                 self.tell(session, ServerMessage::OperationResult { operation, refusal, thing });
             }

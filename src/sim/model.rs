@@ -246,49 +246,10 @@ impl Model {
                 trial.everything(Account::ground(thing), to)?;
                 after.push(After::Lift(thing));
             }
-            OrderKind::Swap { partner, give, take } => {
-                if partner.source == source {
-                    return Err(Refusal::Yourself);
-                }
-                if partner.source.class() != IdClass::Character {
-                    return Err(Refusal::NotYours);
-                }
-                if let Some(known) = self.known(partner, None, false) {
-                    return Err(known);
-                }
-                if give.is_empty() && take.is_empty() {
-                    return Err(Refusal::BadAmount);
-                }
-                if [give.coins, take.coins].iter().any(|&coins| coins < 0 || coins as u64 > COINS_MAX) {
-                    return Err(Refusal::BadAmount);
-                }
-                let (theirs, between) = (Shelf::Bag.account(partner.source.number()), Account::escrow(number));
-                trial.offer(give, bag, between)?;
-                trial.offer(take, theirs, bag)?;
-                if give.coins > 0 {
-                    trial.pay(Currency::Coin, give.coins as u64, between, theirs)?;
-                }
-                for item in give.items() {
-                    trial.give(ItemRef { version: item.version + 1, ..*item }, between, theirs)?;
-                }
-            }
+            OrderKind::Swap { partner, give, take } => self.swap(&mut trial, (source, partner), (give, take))?,
             OrderKind::Send { to, offer, price } => {
-                if to == me {
-                    return Err(Refusal::Yourself);
-                }
-                if to == 0 || to >= next_character {
-                    return Err(Refusal::Unknown);
-                }
-                let price = u64::try_from(price).ok().filter(|&p| p <= COINS_MAX).ok_or(Refusal::BadAmount)?;
-                if offer.is_empty() {
-                    return Err(Refusal::BadAmount);
-                }
-                if self.mails.values().filter(|mail| mail.to == to).count() >= MAILS_MAX {
-                    return Err(Refusal::Full);
-                }
-                trial.offer(offer, bag, Account::escrow(number))?;
-                trial.pay(Currency::Coin, POSTAGE_COINS, bag, Account::BURN)?;
-                after.push(After::Mail(number, Waiting { from: me, to, price, end_tick: tick + mail_ticks }));
+                let waiting = self.send(&mut trial, (me, to), offer, price, next_character)?;
+                after.push(After::Mail(number, Waiting { end_tick: tick + mail_ticks, ..waiting }));
             }
             OrderKind::TakeMail { mail } => {
                 let waiting = self.mail_for(me, mail)?;
@@ -330,6 +291,67 @@ impl Model {
         }
         let Trial { coins, items, made, minted, .. } = trial;
         Ok(Plan { coins, items, made, minted, after })
+    }
+
+    fn swap(
+        &self,
+        trial: &mut Trial<'_>,
+        (source, partner): (EntityId, OrderId),
+        (give, take): (Offer, Offer),
+    ) -> Result<(), Refusal> {
+        let (bag, number) = (Shelf::Bag.account(source.number()), self.orders + 1);
+        if partner.source == source {
+            return Err(Refusal::Yourself);
+        }
+        if partner.source.class() != IdClass::Character {
+            return Err(Refusal::NotYours);
+        }
+        if let Some(known) = self.known(partner, None, false) {
+            return Err(known);
+        }
+        if give.is_empty() && take.is_empty() {
+            return Err(Refusal::BadAmount);
+        }
+        if [give.coins, take.coins].iter().any(|&coins| coins < 0 || coins as u64 > COINS_MAX) {
+            return Err(Refusal::BadAmount);
+        }
+        let (theirs, between) = (Shelf::Bag.account(partner.source.number()), Account::escrow(number));
+        trial.offer(give, bag, between)?;
+        trial.offer(take, theirs, bag)?;
+        if give.coins > 0 {
+            trial.pay(Currency::Coin, give.coins as u64, between, theirs)?;
+        }
+        for item in give.items() {
+            trial.give(ItemRef { version: item.version + 1, ..*item }, between, theirs)?;
+        }
+        Ok(())
+    }
+
+    fn send(
+        &self,
+        trial: &mut Trial<'_>,
+        (me, to): (u64, u64),
+        offer: Offer,
+        price: i64,
+        next_character: u64,
+    ) -> Result<Waiting, Refusal> {
+        let (bag, number) = (Shelf::Bag.account(me), self.orders + 1);
+        if to == me {
+            return Err(Refusal::Yourself);
+        }
+        if to == 0 || to >= next_character {
+            return Err(Refusal::Unknown);
+        }
+        let price = u64::try_from(price).ok().filter(|&p| p <= COINS_MAX).ok_or(Refusal::BadAmount)?;
+        if offer.is_empty() {
+            return Err(Refusal::BadAmount);
+        }
+        if self.mails.values().filter(|mail| mail.to == to).count() >= MAILS_MAX {
+            return Err(Refusal::Full);
+        }
+        trial.offer(offer, bag, Account::escrow(number))?;
+        trial.pay(Currency::Coin, POSTAGE_COINS, bag, Account::BURN)?;
+        Ok(Waiting { from: me, to, price, end_tick: 0 })
     }
 
     fn mail_for(&self, me: u64, mail: u64) -> Result<Waiting, Refusal> {

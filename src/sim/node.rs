@@ -34,6 +34,7 @@ pub struct Node {
     /// The keeper.
     pub desk: Desk<MemoryDisk>,
     mesh: Vec<MeshEnd>,
+    #[expect(clippy::vec_box, reason = "parcels travel boxed, this shard's own like all others")]
     own: Vec<Box<OutcomeParcel>>,
     /// Answers under way, with the tick in which they are heard.
     answers: VecDeque<(u64, Vec<(ShardId, KeeperAnswer)>)>,
@@ -50,13 +51,13 @@ impl Node {
     ///
     /// # Errors
     /// The disk holds something that is not served.
-    pub fn start(setup: &Setup, disk: MemoryDisk, tick: u64) -> Result<Node, (StoreError, MemoryDisk)> {
+    pub fn start(setup: &Setup, disk: MemoryDisk, tick: u64) -> Result<Node, Box<(StoreError, MemoryDisk)>> {
         let shards = setup.world.cut.shards();
         let cut: Arc<CutMap> = setup.world.cut.clone();
         let kept = disk.clone();
         let owner = |row: &crate::keeper::CharacterRow| cut.owner(crate::ids::CellKey::of_fine(row.x, row.y));
         let desk = Store::open(disk, shards, setup.world.seed, owner).and_then(|store| Desk::open(store, setup.desk));
-        let desk = desk.map_err(|error| (error, kept))?;
+        let desk = desk.map_err(|error| Box::new((error, kept)))?;
         let world = WorldConfig { start_tick: tick, things: desk.things().into(), ..setup.world.clone() };
         let core = |shard| Core::new(World::new(world.clone(), ShardId(shard as u8)), shards, setup.rules);
         Ok(Node {

@@ -20,13 +20,12 @@ use crate::shard::core::Core;
 const TEXTS_MAX: usize = 10;
 /// Ticks between two counts of everything that is owned.
 const CENSUS_TICKS: u64 = 60;
-/// Ticks between two looks at the rows.
-const ROW_LOOK_TICKS: u64 = 10;
 /// Ticks that a bot may wait for an answer in the quiet end of a run.
 const ANSWER_TICKS_MAX: u32 = 240;
 
 /// Something that the keeper did and the disk may not have yet.
 #[derive(Clone, Copy)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are orders")]
 enum Step {
     Clock(u64),
     Order { asked: crate::goods::Order, tick: u64, next_character: u64, plays: bool, answer: Option<Refusal> },
@@ -140,6 +139,11 @@ impl Oracle {
             }
             _ => (),
         }
+        match command {
+            KeeperCommand::Row(row) => self.check_row(node, row.client_id),
+            KeeperCommand::Release { client_id, .. } => self.check_row(node, client_id),
+            _ => (),
+        }
         self.seen = entries.len();
     }
 
@@ -170,6 +174,11 @@ impl Oracle {
         self.demand_at(tick, difference.is_none(), || format!("after a start: {}", difference.unwrap_or_default()));
         let census = node.desk.ledger().book.census();
         self.demand_at(tick, census.is_empty(), || format!("after a start: {census:?}"));
+        let owned = node.owned();
+        for thing in node.desk.ledger().things() {
+            let lies = owned.iter().any(|(id, ..)| *id == EntityId::thing(thing.number));
+            self.demand_at(tick, lies, || format!("thing {} does not lie on the ground again", thing.number));
+        }
     }
 
     /// A rotten disk must be refused, or be as it was for all that anybody can read.
@@ -218,9 +227,6 @@ impl Oracle {
         self.demand_at(tick, breaks == 0, || node.desk.ledger().breaks()[0].clone());
         let overdue = node.desk.ledger().has_overdue_mail(tick);
         self.demand_at(tick, !overdue, || "a mail waits for longer than it may".to_owned());
-        if tick.is_multiple_of(ROW_LOOK_TICKS) {
-            self.check_rows(node, tick);
-        }
         if tick.is_multiple_of(CENSUS_TICKS) {
             let census = node.desk.ledger().book.census();
             self.demand_at(tick, census.is_empty(), || format!("{census:?}"));
@@ -228,13 +234,22 @@ impl Oracle {
     }
 
     /// The newest row of a client never gets older; a crash may take what was not committed.
-    fn check_rows(&mut self, node: &Node, tick: u64) {
-        let clients = node.desk.store().realm().next_character;
-        for client_id in 1..clients {
-            let Ok(Some(row)) = node.desk.store().row(client_id) else { continue };
-            let before = self.ages.insert(client_id, row.age());
-            let holds = before.is_none_or(|before| before <= row.age());
-            self.demand_at(tick, holds, || format!("the row of client {client_id} went back to {:?}", row.age()));
+    fn check_row(&mut self, node: &Node, client_id: u64) {
+        let Ok(Some(row)) = node.desk.store().row(client_id) else { return };
+        let before = self.ages.insert(client_id, row.age());
+        let holds = before.is_none_or(|before| before <= row.age());
+        self.demand_at(row.tick, holds, || format!("the row of client {client_id} went back to {:?}", row.age()));
+    }
+
+    /// A thing has one winner at a time: until its order is answered nobody else's is given.
+    pub fn check_winners(&mut self, commands: &[KeeperCommand], tick: u64) {
+        let mut things = HashSet::new();
+        for command in commands {
+            if let KeeperCommand::Order(asked) = command
+                && let OrderKind::PickUp { thing } = asked.order.kind
+            {
+                self.demand_at(tick, things.insert(thing), || format!("thing {thing} has two winners"));
+            }
         }
     }
 

@@ -395,7 +395,7 @@ impl Trader {
             self.told_before += 1;
         }
         self.told.push_back((operation, refusal));
-        let Some(at) = at else { return None };
+        let at = at?;
         let pending = &mut self.pending[at];
         if refusal == Refusal::Unknown && pending.asking && pending.message.is_some() {
             (pending.asking, pending.since) = (false, tick);
