@@ -179,10 +179,8 @@ impl Log {
                     self.answer(partner, entry, verdict);
                 }
             }
-            OrderKind::Deed { deed } if refusal == Refusal::None => {
-                if !self.deeds.insert((id.source.0, deed)) {
-                    verdict.double(|| format!("deed {deed} of {:#x} was rewarded twice", id.source.0));
-                }
+            OrderKind::Deed { deed } if refusal == Refusal::None && !self.deeds.insert((id.source.0, deed)) => {
+                verdict.double(|| format!("deed {deed} of {:#x} was rewarded twice", id.source.0));
             }
             _ => (),
         }
