@@ -90,8 +90,11 @@ enum Trouble {
     Server(String),
     /// The bench cannot go on.
     Bench(Failure),
-    /// A signal asked for the end.
-    Stopped,
+}
+
+/// A signal asked for the end.
+fn stopped_early() -> Trouble {
+    Trouble::Bench(Failure::new(Code::Failed, "stopped by a signal"))
 }
 
 impl From<Failure> for Trouble {
@@ -124,13 +127,14 @@ pub fn run(args: &CrashArgs, json: bool) -> Result<ExitCode, Failure> {
     let report = Report::new(args);
     let mut rounds = Rounds { args, server, place, truth, judge: Judge::default(), report, stopped };
     let ended = rounds.all();
-    let Rounds { place, mut report, .. } = rounds;
+    let Rounds { place, mut report, stopped, .. } = rounds;
     let look_at = place.look_at();
     // The disk goes before its folder.
     drop(place);
     match ended {
         Ok(()) => (),
-        Err(Trouble::Stopped) => return Err(Failure::new(Code::Failed, "stopped by a signal")),
+        // A terminal's signal also ends the server and the swarm, which is nobody's fault.
+        Err(_) if stopped.load(Ordering::Relaxed) => return Err(Failure::new(Code::Failed, "stopped by a signal")),
         Err(Trouble::Bench(failure)) => {
             work.keep();
             let text = format!("{}; {look_at}", failure.text);
@@ -223,9 +227,6 @@ impl Rounds<'_> {
     /// Starts the server on the realm; a start that fails or takes too long is a trouble of the server's.
     fn start(&mut self) -> Result<Server, Trouble> {
         let started = Server::start(&self.server, &self.place.realm(), &self.stopped);
-        if self.stopped.load(Ordering::Relaxed) {
-            return Err(Trouble::Stopped);
-        }
         let round = self.report.rounds + 1;
         let server = started.map_err(|text| Trouble::Server(format!("start {round}: {text}")))?;
         self.report.started(server.start);
@@ -303,6 +304,6 @@ impl Rounds<'_> {
             }
             thread::sleep(left.min(LOOK));
         }
-        Err(Trouble::Stopped)
+        Err(stopped_early())
     }
 }

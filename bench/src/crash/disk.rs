@@ -14,7 +14,7 @@ use ringshard::exit::{Code, Failure};
 use rustix::process::geteuid;
 
 use super::children::Server;
-use super::{Kind, Trouble};
+use super::{Kind, Trouble, stopped_early};
 
 /// Bytes of a disk.
 const DISK_BYTES: u64 = 512 << 20;
@@ -190,7 +190,7 @@ impl LoopDisk {
         let mut repeated = 0;
         loop {
             if stopped.load(Ordering::Relaxed) {
-                return Err(Trouble::Stopped);
+                return Err(stopped_early());
             }
             let before = read_counters(&counters)?;
             self.copy()?;

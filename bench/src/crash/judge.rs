@@ -10,7 +10,7 @@ use std::path::Path;
 use ringshard::exit::{Code, Failure};
 use ringshard::goods::{OrderId, OrderKind, Refusal};
 use ringshard::ids::{EntityId, IdClass};
-use ringshard::keeper::{CharacterRow, Entry, check, inspect_characters, inspect_orders};
+use ringshard::keeper::{CharacterRow, Entry, StoreError, check, inspect_characters, inspect_orders};
 use serde::de::DeserializeOwned;
 
 use crate::swarm::player::{Told, ToldOperation};
@@ -45,6 +45,14 @@ impl Verdict {
     fn break_in_words(&mut self, text: impl FnOnce() -> String) {
         if self.breaks.len() < TEXTS_MAX {
             self.breaks.push(text());
+        }
+    }
+
+    /// The files could not be read, which counts once however often it is seen.
+    fn refuse(&mut self, error: Option<StoreError>) {
+        let Some(text) = error.map(|error| error.to_string()) else { return };
+        if !self.breaks.contains(&text) {
+            self.breaks.push(text);
         }
     }
 
@@ -95,17 +103,19 @@ impl Judge {
                 (verdict.orders, verdict.characters) = (report.orders_replayed, report.characters);
                 verdict.breaks = report.breaks;
             }
-            Err(error) => verdict.breaks.push(error.to_string()),
+            Err(error) => verdict.refuse(Some(error)),
         }
+        // What cannot be read is lost.
         let mut log = Log::default();
-        match inspect_orders(data, |entry| log.add(entry, &mut verdict)) {
-            Ok(()) => self.compare_operations(&log, &mut verdict),
-            Err(error) => verdict.breaks.push(error.to_string()),
-        }
-        match inspect_characters(data) {
-            Ok(rows) => self.compare_characters(&rows, &mut verdict),
-            Err(error) => verdict.breaks.push(error.to_string()),
-        }
+        let read = inspect_orders(data, |entry| log.add(entry, &mut verdict));
+        verdict.refuse(read.err());
+        self.compare_operations(&log, &mut verdict);
+        let (rows, refused) = match inspect_characters(data) {
+            Ok(rows) => (rows, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        verdict.refuse(refused);
+        self.compare_characters(&rows, &mut verdict);
         verdict
     }
 
@@ -116,8 +126,9 @@ impl Judge {
             if !holds(Refusal(told.refusal), answer) {
                 verdict.lose(|| {
                     let ToldOperation { client_id, operation, refusal, .. } = told;
-                    let (told, found) = (Refusal(*refusal), answer);
-                    format!("client {client_id} was told {told:?} of operation {operation}; the log has {found:?}")
+                    let found = answer.map_or("has no answer".to_owned(), |answer| format!("says {}", words(answer)));
+                    let told = words(Refusal(*refusal));
+                    format!("client {client_id} was told that operation {operation} is {told}; the log {found}")
                 });
             }
         }
@@ -156,6 +167,11 @@ fn holds(told: Refusal, log: Option<Refusal>) -> bool {
         Refusal::Taken | Refusal::Gone if log.is_none() => true,
         _ => log == Some(told),
     }
+}
+
+/// An answer for people.
+fn words(refusal: Refusal) -> String {
+    if refusal == Refusal::None { "done".to_owned() } else { format!("refused ({refusal:?})") }
 }
 
 /// The answers that the log of orders has.
@@ -245,6 +261,8 @@ mod tests {
         assert_eq!(verdict_of(&entries, &[(1, 5, Refusal::None), (2, 9, Refusal::None)]), Verdict::default());
         let lost = verdict_of(&entries, &[(1, 6, Refusal::None), (2, 9, Refusal::NotEnough)]);
         assert_eq!((lost.lost, lost.doubled, lost.breaks.len()), (2, 0, 2));
+        let text = "client 2 was told that operation 9 is refused (NotEnough); the log says done";
+        assert!(lost.breaks.iter().any(|found| found == text), "{:?}", lost.breaks);
     }
 
     #[test]
