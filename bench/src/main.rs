@@ -1,5 +1,6 @@
 //! `ringshard-bench`: load tools and baselines; never installed with the daemon.
 
+mod crash;
 mod ledger;
 mod machine;
 mod swarm;
@@ -24,6 +25,8 @@ struct Cli {
 enum Command {
     /// Players over real sockets against a running server: an open loop, every snapshot checked.
     Swarm(swarm::SwarmArgs),
+    /// A server that is killed, or loses power, again and again while players trade: nobody may lose what he was told.
+    Crash(crash::CrashArgs),
     /// Trades that the keeper makes durable, in groups and one by one.
     Ledger(ledger::LedgerArgs),
 }
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     let json = std::env::args_os().any(|argument| argument == "--json");
     let done = match Cli::try_parse() {
         Ok(Cli { command: Command::Swarm(args), .. }) => swarm::run(&args, json),
+        Ok(Cli { command: Command::Crash(args), .. }) => crash::run(&args, json),
         Ok(Cli { command: Command::Ledger(args), .. }) => ledger::run(&args, json),
         Err(error) if error.use_stderr() => Err(usage_failure(&error, json)),
         Err(text) => {

@@ -6,12 +6,12 @@
 mod link;
 mod load;
 mod place;
-mod player;
+pub mod player;
 mod probe;
 mod report;
 mod schedule;
 mod tally;
-mod truth;
+pub mod truth;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ use load::{Control, Harvest, LoadThread, Pulse};
 use place::{Places, Scenario};
 use player::{Common, Player};
 use report::Report;
-use truth::TruthFile;
+use truth::{OperationsFile, TruthFile};
 
 /// Longest time from the start to the last join; who is not in by then stays out of `connected`.
 const JOIN_NS_MAX: u64 = 15_000_000_000;
@@ -63,9 +63,13 @@ pub struct SwarmArgs {
     /// Load threads.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
-    /// A file that always says what each player was told last, one JSON object a line.
+    /// A file that always says what each player was told last, one JSON object a line; FILE.ops gets every answer to an
+    /// operation.
     #[arg(long, value_name = "FILE")]
     truth: Option<PathBuf>,
+    /// Seed of what the players want.
+    #[arg(long, default_value_t = 1, value_name = "S")]
+    seed: u64,
 }
 
 /// A run between its start and its end.
@@ -91,10 +95,11 @@ pub fn run(args: &SwarmArgs, json: bool) -> Result<ExitCode, Failure> {
     ringshard::sys::raise_open_files();
     let stopped = stop_on_signal()?;
     let truth = args.truth.as_deref().map(TruthFile::create).transpose()?;
+    let operations = args.truth.as_deref().map(OperationsFile::create).transpose()?;
     let welcome = probe::welcome_of(args.connect)?;
     let places = Places::find(args.scenario, &welcome).map_err(|text| Failure::new(Code::Failed, text))?;
     let drops_before = ringshard::io::kernel_drops(args.connect.port());
-    let mut run = Run::start(args, &places, truth)?;
+    let mut run = Run::start(args, &places, truth, operations.as_ref())?;
     let watched = run.watch(u64::from(args.duration) * 1_000_000_000, &stopped);
     let (harvests, duration_ns) = run.end()?;
     watched?;
@@ -122,7 +127,7 @@ fn finish(report: &Report, json: bool) -> Result<ExitCode, Failure> {
 }
 
 /// A flag that INT and TERM raise: then everybody leaves early.
-fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
+pub fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
     let stopped = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, stopped.clone())
@@ -132,16 +137,24 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
 }
 
 impl Run {
-    fn start(args: &SwarmArgs, places: &Places, truth: Option<TruthFile>) -> Result<Run, Failure> {
+    fn start(
+        args: &SwarmArgs,
+        places: &Places,
+        truth: Option<TruthFile>,
+        operations: Option<&OperationsFile>,
+    ) -> Result<Run, Failure> {
         let control = Arc::new(Control {
             origin: Instant::now(),
             begin_ns: AtomicU64::new(u64::MAX),
             stop: AtomicBool::new(false),
         });
         let (server, transport, input_hz) = (args.connect, args.transport, args.input_hz);
-        let common = Common { server, transport, input_hz, land: places.land.clone() };
+        let trades = args.scenario == Scenario::Trade;
+        let common = Common { server, transport, input_hz, land: places.land.clone(), seed: args.seed, trades };
         let players = u64::from(args.players);
-        let threads = u64::from(args.threads).min(players);
+        // Pairs stay on one thread: its two players must know each other.
+        let group = if trades { 2 } else { 1 };
+        let threads = u64::from(args.threads).min(players.div_ceil(group));
         let mut run = Run {
             control,
             pulses: Vec::new(),
@@ -155,11 +168,14 @@ impl Run {
                 let join_ns = HEAD_START_NS + schedule::join_ns(number, players);
                 Player::new(number, join_ns, places.haunt(number, players), &common)
             };
-            let mine: Vec<Player> = (thread..players).step_by(threads as usize).map(player).collect();
+            let is_mine = |number: &u64| number / group % threads == thread;
+            let mine: Vec<Player> = (0..players).filter(is_mine).map(player).collect();
             // Coming in takes a moment; until the first pulse nobody is gone.
             let pulse = Arc::new(Mutex::new(Pulse { coming: mine.len(), ..Pulse::default() }));
             let start_ns = HEAD_START_NS + 1_000_000_000 * thread / (u64::from(input_hz) * players);
-            let load = LoadThread::new(run.control.clone(), pulse.clone(), common.clone(), mine, start_ns);
+            let operations = operations.map(OperationsFile::share).transpose()?;
+            let (control, common) = (run.control.clone(), common.clone());
+            let load = LoadThread::new(control, pulse.clone(), common, mine, start_ns, operations);
             let failed = |error: std::io::Error| Failure::new(Code::Machine, format!("no load thread: {error}"));
             let load = load.map_err(failed)?;
             let spawned = thread::Builder::new().name(format!("load-{thread}")).spawn(move || load.run());
@@ -232,7 +248,10 @@ impl Run {
         let join = |thread: thread::JoinHandle<Harvest>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        let harvests = self.threads.drain(..).map(join).collect();
+        let mut harvests: Vec<Harvest> = self.threads.drain(..).map(join).collect();
+        if let Some(failure) = harvests.iter_mut().find_map(|harvest| harvest.failure.take()) {
+            return Err(failure);
+        }
         if let Some(truth) = &self.truth {
             truth.write(&self.pulse().told)?;
         }

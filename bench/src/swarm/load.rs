@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ringshard::exit::Failure;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -16,6 +17,7 @@ use super::link::{RECEIVE_BYTES, Traffic};
 use super::player::{Common, Player, Stage, Told};
 use super::schedule::Schedule;
 use super::tally::{ErrorCounts, Tally};
+use super::truth::OperationsFile;
 
 /// Turns that may fall due while the thread sleeps: it wakes once for all of them.
 const TOGETHER_NS: u64 = 250_000;
@@ -33,6 +35,8 @@ const TAKEN_MIN: usize = 8;
 const TURNS_MAX: usize = 64;
 /// Between two words to the main thread.
 const PULSE_NS: u64 = 200_000_000;
+/// Between two writes of what was answered.
+const WRITE_NS: u64 = 50_000_000;
 /// From the last join to the first sample of what is visible.
 const VISIBLE_FROM_NS: u64 = 5_000_000_000;
 
@@ -84,6 +88,8 @@ pub struct Harvest {
     pub traffic: Traffic,
     /// Datagrams that its sockets lost.
     pub socket_drops: u64,
+    /// Why answers could not be written.
+    pub failure: Option<Failure>,
 }
 
 /// What was read and not yet looked at: a snapshot counts from the moment when it was read, so sockets go first.
@@ -119,6 +125,9 @@ pub struct LoadThread {
     /// Newest tick that any player heard of, and when.
     server_tick: (u32, u64),
     pulsed_ns: u64,
+    operations: Option<OperationsFile>,
+    written_ns: u64,
+    failure: Option<Failure>,
     /// CPU time and traffic at the last join.
     at_begin: Option<(f64, Traffic)>,
 }
@@ -131,6 +140,7 @@ impl LoadThread {
         common: Common,
         players: Vec<Player>,
         start_ns: u64,
+        operations: Option<OperationsFile>,
     ) -> std::io::Result<LoadThread> {
         let schedule = Schedule::new(start_ns, common.input_hz, players.len());
         Ok(LoadThread {
@@ -143,6 +153,9 @@ impl LoadThread {
             tally: Tally::default(),
             server_tick: (0, 0),
             pulsed_ns: 0,
+            operations,
+            written_ns: 0,
+            failure: None,
             at_begin: None,
         })
     }
@@ -164,8 +177,13 @@ impl LoadThread {
             }
             self.hear(&mut backlog);
             let now_ns = self.control.now_ns();
+            if now_ns >= self.written_ns + WRITE_NS {
+                self.written_ns = now_ns;
+                self.write_operations();
+            }
             if now_ns >= self.pulsed_ns + PULSE_NS {
                 self.pulsed_ns = now_ns;
+                self.introduce();
                 self.tell_main();
             }
         }
@@ -249,6 +267,25 @@ impl LoadThread {
         }
     }
 
+    /// Tells both players of each pair who the other one is.
+    fn introduce(&mut self) {
+        if !self.common.trades {
+            return;
+        }
+        for pair in self.players.chunks_exact_mut(2) {
+            (pair[0].bot.friend, pair[1].bot.friend) = (pair[1].bot.entity(), pair[0].bot.entity());
+        }
+    }
+
+    /// Writes what was answered since the last time. Once that failed, the run fails at its end.
+    fn write_operations(&mut self) {
+        let Some(file) = &mut self.operations else { return };
+        let told = self.players.iter_mut().flat_map(|player| player.take_told_operations());
+        if let Err(failure) = file.append(told) {
+            self.failure.get_or_insert(failure);
+        }
+    }
+
     fn tell_main(&mut self) {
         let count = |wanted: fn(&Stage) -> bool| self.players.iter().filter(|player| wanted(&player.stage)).count();
         let mut errors = ErrorCounts::default();
@@ -266,6 +303,7 @@ impl LoadThread {
     }
 
     fn finish(mut self) -> Harvest {
+        self.write_operations();
         self.tell_main();
         let now_traffic = traffic(&self.players);
         let (cpu_before_s, before) = self.at_begin.unwrap_or((thread_cpu_s(), now_traffic));
@@ -284,6 +322,7 @@ impl LoadThread {
                 bytes_out: now_traffic.bytes_out - before.bytes_out,
             },
             socket_drops: drops_of(&table, &ports),
+            failure: self.failure,
         }
     }
 }

@@ -18,14 +18,27 @@ pub enum Scenario {
     Crowd,
     /// Everybody crosses the border between two shards, all the time.
     Seam,
+    /// Pairs that stay within reach of each other on a border (where there is one) and trade, mail, drop and pick up.
+    Trade,
 }
 
 /// Radius of the crowd's disc, metres.
 const CROWD_RADIUS_M: i32 = 15;
 /// How far a bot goes to each side of the seam, metres.
 const REACH_M: std::ops::RangeInclusive<i32> = 8..=16;
+/// How far a pair that trades goes to each side of the seam, metres: some stay on both sides of it, some change sides, and
+/// all come within the reach of a trade.
+const PAIR_REACH_M: std::ops::RangeInclusive<i32> = 3..=8;
+/// Radius of the disc of a pair where there is no seam, metres.
+const PAIR_RADIUS_M: i32 = 3;
+/// Discs of pairs in a row, and the metres between two.
+const PAIR_DISCS: i32 = 5;
+const PAIR_DISC_M: i32 = 4;
 /// Ground that must be open beyond a bot's reach, and to its left and right, metres.
 const SPARE_M: i32 = 3;
+
+/// What a land may lack.
+const NO_DISC: &str = "the land has no open disc of 30 m";
 
 /// The places of a scenario on one land.
 pub struct Places {
@@ -43,8 +56,9 @@ impl Places {
         let mut places = Places { land, scenario, centre: (0, 0), crossings: Vec::new() };
         match scenario {
             Scenario::Spread => (),
-            Scenario::Crowd => places.centre = open_disc(&places.land).ok_or("the land has no open disc of 30 m")?,
-            Scenario::Seam => {
+            Scenario::Trade if welcome.seam.is_none() => places.centre = open_disc(&places.land).ok_or(NO_DISC)?,
+            Scenario::Crowd => places.centre = open_disc(&places.land).ok_or(NO_DISC)?,
+            Scenario::Seam | Scenario::Trade => {
                 let Some(seam) = welcome.seam else {
                     let text = "the server names no seam: start it with --dev and at least --shards 2";
                     return Err(text.to_owned());
@@ -67,7 +81,23 @@ impl Places {
                 let at = u128::from(number) * self.crossings.len() as u128 / u128::from(bots.max(1));
                 Haunt::Border(self.crossings[at as usize % self.crossings.len()])
             }
+            Scenario::Trade => self.pair_haunt(number / 2, bots.div_ceil(2)),
         }
+    }
+
+    /// Where both players of a pair live.
+    fn pair_haunt(&self, pair: u64, pairs: u64) -> Haunt {
+        if self.crossings.is_empty() {
+            let at = (pair % (PAIR_DISCS * PAIR_DISCS) as u64) as i32;
+            let offset = |nth: i32| (nth - PAIR_DISCS / 2) * PAIR_DISC_M * GRID_PER_M;
+            let centre = (self.centre.0 + offset(at % PAIR_DISCS), self.centre.1 + offset(at / PAIR_DISCS));
+            return Haunt::Disc { centre, radius: PAIR_RADIUS_M * GRID_PER_M };
+        }
+        let at = u128::from(pair) * self.crossings.len() as u128 / u128::from(pairs.max(1));
+        let crossing = self.crossings[at as usize % self.crossings.len()];
+        let reaches = (PAIR_REACH_M.end() - PAIR_REACH_M.start() + 1) as u64;
+        let reach = PAIR_REACH_M.start() + (pair % reaches) as i32;
+        Haunt::Border(Crossing { reach: reach * GRID_PER_M, ..crossing })
     }
 }
 
@@ -135,6 +165,7 @@ mod tests {
             leave_radius_m: 128,
             seam,
             version: String::new(),
+            operation: 0,
         }
     }
 
@@ -150,6 +181,25 @@ mod tests {
         assert!(haunts.windows(2).all(|pair| along(&pair[0]) < along(&pair[1])), "50 bots stand apart");
         let reach = |crossing: &Crossing| crossing.reach / GRID_PER_M;
         assert!(places.crossings.iter().all(|crossing| REACH_M.contains(&reach(crossing))));
+    }
+
+    #[test]
+    fn pairs_share_a_place_with_and_without_a_seam() {
+        for shards in [1, 2] {
+            let places = Places::find(Scenario::Trade, &welcome(shards)).expect("there is a place to trade");
+            for number in 0..100 {
+                let (own, partner) = (places.haunt(number, 200), places.haunt(number ^ 1, 200));
+                assert_eq!(own, partner);
+                match own {
+                    Haunt::Border(crossing) => assert!(PAIR_REACH_M.contains(&(crossing.reach / GRID_PER_M))),
+                    Haunt::Disc { centre: (x, y), radius } => {
+                        let far = |at: i32, middle: i32| (at - middle).abs() + radius;
+                        assert!(far(x, places.centre.0).max(far(y, places.centre.1)) <= CROWD_RADIUS_M * GRID_PER_M);
+                    }
+                    Haunt::Land => panic!("a pair would never meet"),
+                }
+            }
+        }
     }
 
     #[test]

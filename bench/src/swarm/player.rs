@@ -12,9 +12,10 @@ use ringshard::net::client::{BodySummary, ClientOptions};
 use ringshard::net::messages::Close;
 use ringshard::net::token::UserData;
 use ringshard::sim::bots::{Bot, Haunt};
+use ringshard::sim::trader::Trader;
 use ringshard::tools::dev_token;
 use ringshard::world::land::Land;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::link::{Link, Transport};
 use super::schedule::ticks_of_packet;
@@ -38,6 +39,10 @@ pub struct Common {
     pub input_hz: u32,
     /// The ground.
     pub land: Arc<Land>,
+    /// Seed of what they want.
+    pub seed: u64,
+    /// Whether they deal with goods.
+    pub trades: bool,
 }
 
 /// Where a player stands.
@@ -56,7 +61,7 @@ pub enum Stage {
 }
 
 /// What a player was told last about its character: it must be durable soon.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Told {
     /// Client id of its token.
     pub client_id: u64,
@@ -72,6 +77,19 @@ pub struct Told {
     pub tick: u64,
 }
 
+/// The answer to one operation, as a player heard it: from then on it must stay so.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct ToldOperation {
+    /// Client id of its token.
+    pub client_id: u64,
+    /// Its entity.
+    pub entity: u64,
+    /// Number of the operation.
+    pub operation: u64,
+    /// What was answered; 0: it was done.
+    pub refusal: u8,
+}
+
 /// See the module.
 pub struct Player {
     /// The brain.
@@ -84,6 +102,8 @@ pub struct Player {
     join_ns: u64,
     packets: u64,
     heard_ns: u64,
+    /// Answers to operations that were given out.
+    operations_told: usize,
 }
 
 impl Player {
@@ -91,14 +111,17 @@ impl Player {
     pub fn new(number: u64, join_ns: u64, haunt: Haunt, common: &Common) -> Player {
         let reliable_transport = common.transport == Transport::Tcp;
         let options = ClientOptions { packed: true, decode: true, reliable_transport };
+        let mut bot = Bot::new(common.seed, number, haunt, Some(common.land.clone()), options);
+        bot.trader = common.trades.then(|| Trader::new(common.seed, number));
         Player {
-            bot: Bot::new(1, number, haunt, Some(common.land.clone()), options),
+            bot,
             link: None,
             stage: Stage::Waiting,
             client_id: number + 1,
             join_ns,
             packets: 0,
             heard_ns: 0,
+            operations_told: 0,
         }
     }
 
@@ -196,7 +219,9 @@ impl Player {
     /// About once a second while it plays: checks its view, looks for company; says how many others it sees.
     pub fn look_around(&mut self, server_tick: u32) -> usize {
         self.bot.check_view(server_tick);
-        self.bot.befriend_nearest();
+        if self.bot.trader.is_none() {
+            self.bot.befriend_nearest();
+        }
         self.bot.session.view().visible(server_tick, VISIBLE_TICKS)
     }
 
@@ -232,6 +257,18 @@ impl Player {
             own_position: counts.own_position,
             other: view.other + counts.malformed,
         }
+    }
+
+    /// What it was told of its operations since the last call.
+    pub fn take_told_operations(&mut self) -> impl Iterator<Item = ToldOperation> {
+        let client_id = self.client_id;
+        let entity = self.bot.entity().map_or(0, |entity| entity.0);
+        let fresh = self.bot.trader.iter().flat_map(|trader| trader.told_since(self.operations_told));
+        let fresh: Vec<_> = fresh
+            .map(|(operation, refusal)| ToldOperation { client_id, entity, operation, refusal: refusal.0 })
+            .collect();
+        self.operations_told += fresh.len();
+        fresh.into_iter()
     }
 
     /// What it was told last.

@@ -4,6 +4,7 @@
 
 use hdrhistogram::Histogram;
 use ringshard::net::message::Welcome;
+use ringshard::sim::trader::DealCounts;
 use serde::Serialize;
 
 use super::SwarmArgs;
@@ -83,6 +84,9 @@ pub struct Report {
     load_busy: f64,
     ops_acked: u64,
     ops_refused: u64,
+    trades: u64,
+    loots: u64,
+    mails: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     void: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,8 +153,12 @@ impl Report {
             snapshot_gap_ms: Milliseconds { p999: None, ..milliseconds(&tally.gap_us, true) },
             load_late_ms,
             load_busy: if duration_s > 0.0 { cpu_s / duration_s / harvests.len() as f64 } else { 0.0 },
-            ops_acked: count(|player| player.bot.counts.acted),
-            ops_refused: count(|player| player.bot.counts.refused),
+            ops_acked: count(|player| deals(player).map_or(player.bot.counts.acted, |deals| deals.acked)),
+            ops_refused: count(|player| deals(player).map_or(player.bot.counts.refused, |deals| deals.refused)),
+            // Both sides hear of a trade.
+            trades: count(|player| deals(player).map_or(0, |deals| deals.trades)).div_ceil(2),
+            loots: count(|player| deals(player).map_or(0, |deals| deals.loots)),
+            mails: count(|player| deals(player).map_or(0, |deals| deals.mails)),
             void: void_because.is_some(),
             void_because,
             reasons: reasons(players()),
@@ -194,6 +202,9 @@ impl Report {
         line("moved", format!("least {:.1} m, mean {:.1} m", self.moved_m.min, self.moved_m.mean));
         line("handoffs", format!("{}, {} players with two or more", self.handoffs, self.handoff_bots));
         line("actions done, refused", format!("{}, {}", self.ops_acked, self.ops_refused));
+        if self.trades + self.loots + self.mails > 0 {
+            line("trades, loots, mails", format!("{}, {}, {}", self.trades, self.loots, self.mails));
+        }
         let ErrorCounts { jump, twice, never_leaves, own_position, other } = self.errors;
         let kinds = format!("jump {jump}, twice {twice}, never leaves {never_leaves}, own position {own_position}");
         line("errors", format!("{} ({kinds}, other {other})", self.error_count));
@@ -205,6 +216,11 @@ impl Report {
         line("measured", format!("{date} at {commit} on {kernel}, {cores} cores, {cpu}"));
         lines.concat()
     }
+}
+
+/// What became of a player's deals, if it deals.
+fn deals(player: &Player) -> Option<DealCounts> {
+    player.bot.trader.as_ref().map(|trader| trader.counts)
 }
 
 fn in_words(times: &Milliseconds) -> String {
@@ -274,13 +290,14 @@ mod tests {
             leave_radius_m: 128,
             seam: None,
             version: "0.1.0".to_owned(),
+            operation: 0,
         }
     }
 
     /// A run of 10 s whose load was late by so many milliseconds.
     fn report(late_ms: u64) -> Report {
-        let Command::Swarm(args) =
-            crate::Cli::parse_from(["ringshard-bench", "swarm", "--players", "3", "--duration", "10"]).command;
+        let arguments = ["ringshard-bench", "swarm", "--players", "3", "--duration", "10"];
+        let Command::Swarm(args) = crate::Cli::parse_from(arguments).command else { panic!("it is a swarm") };
         let mut tally = Tally::default();
         tally.begin(0);
         for number in 0..100 {
@@ -294,6 +311,7 @@ mod tests {
             cpu_s: 2.5,
             traffic: Traffic { bytes_in: 5, bytes_out: 6 },
             socket_drops: 4,
+            failure: None,
         };
         Report::of(&args, &welcome(), &[harvest], 10_000_000_000, 3)
     }

@@ -1,14 +1,19 @@
-//! The truth file: what every player was told last, so that a checker can compare it with a server's data folder.
+//! What the players were told, in files, so that a checker can compare it with a server's data folder.
 //!
-//! Owns the file. Promises: one JSON object a line and player; replaced whole, so a reader never sees half of one.
+//! Owns the files. Promises of the truth file: what every player was told last, one JSON object a line and player; replaced
+//! whole, so a reader never sees half of one. Of the file beside it (`.ops`): every answer to an operation, one JSON object
+//! a line; only ever appended to, whole lines at a time.
 
-use std::fmt::Write;
-use std::fs;
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use ringshard::exit::Failure;
+use ringshard::goods::Refusal;
+use serde::Serialize;
 
-use super::player::Told;
+use super::player::{Told, ToldOperation};
 
 /// See the module.
 pub struct TruthFile {
@@ -38,6 +43,58 @@ impl TruthFile {
     }
 }
 
+/// Where the answers to operations go that belong to a truth file.
+pub fn operations_path(truth: &Path) -> PathBuf {
+    let mut name = truth.file_name().unwrap_or_default().to_owned();
+    name.push(".ops");
+    truth.with_file_name(name)
+}
+
+/// One line of it: what was told, and its name for people.
+#[derive(Serialize)]
+struct Line {
+    #[serde(flatten)]
+    told: ToldOperation,
+    name: String,
+}
+
+/// The file of answers; each load thread has its own handle.
+pub struct OperationsFile {
+    path: PathBuf,
+    file: File,
+    text: String,
+}
+
+impl OperationsFile {
+    /// An empty one beside the truth file at `truth`.
+    pub fn create(truth: &Path) -> Result<OperationsFile, Failure> {
+        let path = operations_path(truth);
+        let opened = File::create(&path).and_then(|_| OpenOptions::new().append(true).open(&path));
+        let file = opened.map_err(|error| Failure::of_file("write", &path, &error))?;
+        Ok(OperationsFile { path, file, text: String::new() })
+    }
+
+    /// Another handle to the same file.
+    pub fn share(&self) -> Result<OperationsFile, Failure> {
+        let file = self.file.try_clone().map_err(|error| Failure::of_file("write", &self.path, &error))?;
+        Ok(OperationsFile { path: self.path.clone(), file, text: String::new() })
+    }
+
+    /// Adds what was told; it is in the file when this returns.
+    pub fn append(&mut self, told: impl Iterator<Item = ToldOperation>) -> Result<(), Failure> {
+        self.text.clear();
+        for told in told {
+            let line = Line { told, name: format!("{:?}", Refusal(told.refusal)) };
+            let line = serde_json::to_string(&line).expect("numbers and names are JSON");
+            writeln!(self.text, "{line}").expect("a string takes everything");
+        }
+        if self.text.is_empty() {
+            return Ok(());
+        }
+        self.file.write_all(self.text.as_bytes()).map_err(|error| Failure::of_file("write", &self.path, &error))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +114,23 @@ mod tests {
             row["client_id"].as_u64().expect("a number")
         });
         assert_eq!(ids.collect::<Vec<_>>(), [2, 3, 4]);
+    }
+
+    #[test]
+    fn answers_are_appended_by_every_thread() {
+        let truth = std::env::temp_dir().join(format!("ringshard-truth-of-answers-{}", std::process::id()));
+        let mut file = OperationsFile::create(&truth).expect("the folder can be written");
+        let told = |operation| ToldOperation { client_id: 1, entity: 3 << 56 | 1, operation, refusal: 11 };
+        let mut other = file.share().expect("a file has many handles");
+        file.append([told(1), told(2)].into_iter()).expect("likewise");
+        other.append([told(3)].into_iter()).expect("likewise");
+        file.append([told(4)].into_iter()).expect("likewise");
+        let path = operations_path(&truth);
+        let text = fs::read_to_string(&path).expect("it is there");
+        fs::remove_file(&path).expect("it is ours");
+        let read = |line: &str| serde_json::from_str::<ToldOperation>(line).expect("one object a line");
+        assert_eq!(text.lines().map(read).collect::<Vec<_>>(), (1..=4).map(told).collect::<Vec<_>>());
+        assert!(text.contains(r#""refusal":11,"name":"TooOld""#), "{text}");
     }
 
     #[test]
