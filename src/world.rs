@@ -585,7 +585,9 @@ impl World {
                     }
                 }
                 InputKind::Trade { number, wish } => {
-                    if player.dealings.operation.is_none() && player.begins(number) {
+                    let may = player.dealings.operation.is_none() && self.tick >= player.dealings.trade_tick;
+                    if may && player.begins(number) {
+                        player.dealings.trade_tick = self.tick + goods::TRADE_WISH_TICKS;
                         let done = player.trade(wish, self.tick, frames, &mut self.given);
                         self.private.push(player.outcome(number, done.err().unwrap_or(Refusal::None)));
                         self.give(session, frames);

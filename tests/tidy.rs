@@ -59,6 +59,7 @@ const CLOCK_FILES: &[&str] = &[
     "src/shard.rs", // hosts
     "src/shard/",
     "src/tools.rs",
+    "src/tools/",
     "src/keeper.rs", // group commit
     "src/keeper/",
 ];

@@ -182,7 +182,10 @@ fn nonsense_is_answered_in_words_and_the_connection_lives() {
         reader.read_line(&mut answer).unwrap();
         answer
     };
-    assert!(ask("{\"verb\":\"dance\"}").contains("unknown verb \\\"dance\\\"; there are drain, players and record"));
+    assert!(
+        ask("{\"verb\":\"dance\"}")
+            .contains("unknown verb \\\"dance\\\"; there are drain, players, record and checkpoint")
+    );
     assert!(ask("hello").contains("expected one line such as"));
     assert!(ask("{\"verb\":\"drain\"}").contains("\"ok\":true"));
     assert!(ask(&"x".repeat(10_000)).contains("a request line has at most 4096 bytes"));

@@ -132,6 +132,16 @@ impl Trial<'_> {
     }
 }
 
+fn may_order(order: Order) -> bool {
+    let source = order.id.source;
+    match order.kind {
+        OrderKind::Grant { .. } | OrderKind::Pay { .. } => source.0 < 256,
+        OrderKind::Sweep { thing } => source == EntityId::thing(thing),
+        OrderKind::Deed { .. } => source.class() == IdClass::Deeds,
+        _ => source.class() == IdClass::Character,
+    }
+}
+
 fn positive(amount: i64) -> Result<u64, Refusal> {
     u64::try_from(amount).ok().filter(|amount| (1..=COINS_MAX).contains(amount)).ok_or(Refusal::BadAmount)
 }
@@ -201,13 +211,7 @@ impl Model {
         (mail_ticks, thing_ticks): (u64, u64),
     ) -> Result<Plan, Refusal> {
         let (source, number) = (order.id.source, self.orders + 1);
-        let allowed = match order.kind {
-            OrderKind::Grant { .. } | OrderKind::Pay { .. } => source.0 < 256,
-            OrderKind::Sweep { thing } => source == EntityId::thing(thing),
-            OrderKind::Deed { .. } => source.class() == IdClass::Deeds,
-            _ => source.class() == IdClass::Character,
-        };
-        if !allowed {
+        if !may_order(order) {
             return Err(Refusal::NotYours);
         }
         let me = source.number();

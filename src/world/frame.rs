@@ -223,6 +223,12 @@ impl Frames {
         shown.max_by_key(|&(tick, _)| tick).map(|(_, seen)| seen)
     }
 
+    /// Entities whose home cell this is, as the newest frames show it.
+    pub fn count_in(&self, cell: CellKey) -> usize {
+        let slices = self.newest().flat_map(|frame| &frame.slices[frame.row(cell.space, cell.y, (cell.x, cell.x))]);
+        slices.map(|slice| usize::from(slice.live)).sum()
+    }
+
     /// Calls `see` for each entity within `radius` (wire grid steps) of a position on the land.
     pub fn near(&self, centre: (i32, i32), radius: i32, mut see: impl FnMut(Seen, i64)) {
         let reach = radius + HOME_REACH;

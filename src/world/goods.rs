@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::goods::{Offer, Order, OrderId, OrderKind, Refusal};
 use crate::ids::{EntityId, GRID_PER_M, IdClass};
-use crate::limits::TICK_HZ;
+use crate::limits::{CELL_DROP_ENTITIES_MAX, TICK_HZ};
 use crate::net::message::{GoodsWish, TradeNews, TradeStep};
 use crate::planted::{Bug, planted};
 use crate::world::effect::{Effect, EffectKind, Target, TradeEffect, Word};
@@ -31,6 +31,8 @@ const ASK_TICKS: u64 = 30 * TICK_HZ;
 const TRADE_TICKS: u64 = 300 * TICK_HZ;
 /// Ticks between two looks at the partner.
 const WATCH_TICKS: u64 = 30;
+/// Ticks between two wishes of one player about a trade: its partner hears of each.
+pub const TRADE_WISH_TICKS: u64 = 6;
 /// Ticks after which a deed that was refused is tried again.
 const DEED_TICKS: u64 = 600;
 /// Cells along the side of a region; to set foot in a region for the first time is a deed.
@@ -81,6 +83,8 @@ pub struct Dealings {
     pub trade: Option<Trade>,
     /// One bit for each deed that was rewarded.
     pub deeds: u64,
+    /// First tick in which something may be said of a trade again.
+    pub trade_tick: u64,
     /// The deed whose reward was ordered.
     pub deed_asked: Option<u8>,
     /// First tick in which a deed may be ordered again.
@@ -90,7 +94,7 @@ pub struct Dealings {
 impl Dealings {
     /// Rolls it into a player's digest.
     pub fn digest(&self, digest: &mut Digest) {
-        digest.add(self.operation.map_or(0, |operation| operation + 1)).add(self.deeds);
+        digest.add(self.operation.map_or(0, |operation| operation + 1)).add(self.deeds).add(self.trade_tick);
         digest.add(self.deed_asked.map_or(0, |deed| u64::from(deed) + 1)).add(self.deed_tick);
         for (id, tick) in [self.asks, self.asked_by].into_iter().flatten() {
             digest.add(id.0).add(tick);
@@ -151,6 +155,9 @@ impl Player {
         let kind = match wish {
             GoodsWish::Move { item, from, to } => OrderKind::Move { item, from, to },
             GoodsWish::MoveCoins { currency, amount, from, to } => OrderKind::MoveCoins { currency, amount, from, to },
+            GoodsWish::Drop { .. } if frames.count_in(self.body.home) >= CELL_DROP_ENTITIES_MAX => {
+                return Err(Refusal::Full);
+            }
             GoodsWish::Drop { what } => OrderKind::Drop { what, x, y },
             GoodsWish::PickUp { thing } => {
                 let effect = self.reach_for(operation, thing, frames)?;

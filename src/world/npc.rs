@@ -3,7 +3,7 @@
 //! Owns no state. Promises: every choice is a random number of (seed, entity, tick), so it does not depend on who owns
 //! the entity; a spawner makes one in a tick at the most.
 
-use crate::ids::{CellKey, EntityId, FINE_PER_M};
+use crate::ids::{CellKey, EntityId, FINE_PER_M, IdClass};
 use crate::world::effect::{Birth, Effect, EffectKind, Target};
 use crate::world::entity::{Npc, Spawner};
 use crate::world::frame::Frames;
@@ -60,7 +60,8 @@ impl Npc {
         let here = self.body.grid();
         let mut nearest: Option<(i64, EntityId)> = None;
         frames.near(here, WAVE_REACH, |seen, squared| {
-            if seen.id != self.body.id && nearest.is_none_or(|best| (squared, seen.id) < best) {
+            let is_body = seen.id.class() != IdClass::Thing;
+            if is_body && seen.id != self.body.id && nearest.is_none_or(|best| (squared, seen.id) < best) {
                 nearest = Some((squared, seen.id));
             }
         });
