@@ -255,17 +255,8 @@ impl Model {
                 let waiting = self.send(&mut trial, (me, to), offer, price, next_character)?;
                 after.push(After::Mail(number, Waiting { end_tick: tick + mail_ticks, ..waiting }));
             }
-            OrderKind::TakeMail { mail } => {
-                let waiting = self.mail_for(me, mail)?;
-                if waiting.price > 0 {
-                    trial.pay(Currency::Coin, waiting.price, bag, Shelf::Mailbox.account(waiting.from))?;
-                }
-                trial.everything(Account::escrow(mail), bag)?;
-                after.push(After::Unmail(mail));
-            }
-            OrderKind::ReturnMail { mail } => {
-                let waiting = self.mail_for(me, mail)?;
-                trial.everything(Account::escrow(mail), Shelf::Mailbox.account(waiting.from))?;
+            OrderKind::TakeMail { mail } | OrderKind::ReturnMail { mail } => {
+                self.end_mail(&mut trial, me, mail, matches!(order.kind, OrderKind::TakeMail { .. }))?;
                 after.push(After::Unmail(mail));
             }
             OrderKind::Destroy { item } => trial.give(item, bag, Account::BURN)?,
@@ -356,6 +347,15 @@ impl Model {
         trial.offer(offer, bag, Account::escrow(number))?;
         trial.pay(Currency::Coin, POSTAGE_COINS, bag, Account::BURN)?;
         Ok(Waiting { from: me, to, price, end_tick: 0 })
+    }
+
+    fn end_mail(&self, trial: &mut Trial<'_>, me: u64, mail: u64, takes: bool) -> Result<(), Refusal> {
+        let waiting = self.mail_for(me, mail)?;
+        let (bag, back) = (Shelf::Bag.account(me), Shelf::Mailbox.account(waiting.from));
+        if takes && waiting.price > 0 {
+            trial.pay(Currency::Coin, waiting.price, bag, back)?;
+        }
+        trial.everything(Account::escrow(mail), if takes { bag } else { back })
     }
 
     fn mail_for(&self, me: u64, mail: u64) -> Result<Waiting, Refusal> {
