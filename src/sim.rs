@@ -19,7 +19,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::goods::{Asked, Offer, Order, OrderId, OrderKind};
+use crate::goods::{Asked, Offer, Order, OrderId, OrderKind, Thing};
 use crate::ids::{CELL_GRID, EntityId, FINE_SHIFT, GRID_PER_M, ShardId};
 use crate::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreErrorKind, Terms};
 use crate::limits::BODY_BYTES_MAX;
@@ -41,6 +41,8 @@ const KEEPER_TICKS: u64 = 3;
 const CLOCK_TICKS: u64 = 30;
 /// Ticks at the end of a run without faults: whatever happened must be over by then.
 const QUIET_TICKS: u64 = 600;
+/// Ticks between two introductions of the bots.
+const INTRODUCE_TICKS: u64 = 4;
 /// Ticks between two orders of the impostor.
 const IMPOSTOR_TICKS: u64 = 41;
 /// A character that nobody plays and that owns nothing.
@@ -238,22 +240,20 @@ impl Sim {
         let Sim { clients, plan, .. } = self;
         clients.hear_ends(&mut node, tick);
         clients.up(&mut node, plan, tick);
-        let things = node.desk.ledger().things();
-        let lying: Vec<EntityId> = things
-            .filter(|thing| {
-                thing.end_tick + 30 > tick + TERMS.thing_ticks && thing.end_tick + 10 < tick + TERMS.thing_ticks
-            })
-            .map(|thing| EntityId::thing(thing.number))
-            .collect();
-        clients.introduce(&lying, tick + REST_TICKS > self.config.ticks);
+        if tick.is_multiple_of(INTRODUCE_TICKS) {
+            let born = |thing: &&Thing| thing.end_tick - TERMS.thing_ticks;
+            let things = node.desk.ledger().things();
+            // Old enough to be seen, and young enough to be fought over.
+            let lying = things.filter(|thing| (born(thing) + 10..born(thing) + 30).contains(&tick));
+            let lying: Vec<EntityId> = lying.map(|thing| EntityId::thing(thing.number)).collect();
+            clients.introduce(&lying, tick + REST_TICKS > self.config.ticks);
+        }
         node.hear_keeper(tick);
-        let mut sent = Vec::new();
+        let mut body = [0; BODY_BYTES_MAX];
         node.step(tick, |session, write| {
-            let mut out = [0; BODY_BYTES_MAX];
-            let length = write(&mut out);
-            sent.push((session, out[..length].to_vec()));
+            let length = write(&mut body);
+            clients.send(plan, tick, session, &body[..length]);
         });
-        sent.iter().for_each(|(session, body)| clients.send(plan, tick, *session, body));
         let node = self.keep(node)?;
         self.oracle.check_world(&node, tick);
         Some(node)

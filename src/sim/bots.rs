@@ -226,7 +226,7 @@ impl Bot {
     fn deal(&mut self) {
         let (tick, friend) = (self.tick, self.friend);
         let Some(own) = self.entity() else { return };
-        let near = self.nearest_thing();
+        let near = self.trader.as_ref().filter(|trader| trader.may_deal(tick)).and_then(|_| self.nearest_thing());
         let message = self.trader.as_mut().and_then(|trader| trader.deal(tick, own, friend, near));
         message.into_iter().for_each(|message| self.send(message));
     }

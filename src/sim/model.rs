@@ -364,9 +364,11 @@ impl Model {
 
     fn take_over(&mut self, plan: Plan) {
         for (key, amount) in plan.coins {
-            self.coins.insert(key, amount);
+            match amount {
+                0 => self.coins.remove(&key),
+                _ => self.coins.insert(key, amount),
+            };
         }
-        self.coins.retain(|_, amount| *amount > 0);
         for (uid, item) in plan.items {
             match item {
                 Some(item) => self.items.insert(uid, item),

@@ -34,6 +34,8 @@ pub struct Node {
     /// The keeper.
     pub desk: Desk<MemoryDisk>,
     mesh: Vec<MeshEnd>,
+    /// Frames to be filled; those that somebody still looks at stay here as well.
+    frames: Vec<Arc<Frame>>,
     #[expect(clippy::vec_box, reason = "parcels travel boxed, this shard's own like all others")]
     own: Vec<Box<OutcomeParcel>>,
     /// Answers under way, with the tick in which they are heard.
@@ -64,6 +66,7 @@ impl Node {
             cores: (0..shards).map(core).collect(),
             desk,
             mesh: mesh::connect(shards),
+            frames: Vec::new(),
             own: (0..shards).map(|_| Box::default()).collect(),
             answers: VecDeque::new(),
             stalled_until: vec![0; shards],
@@ -110,7 +113,7 @@ impl Node {
     /// The tick of every shard, in lockstep but for those that stand still. `send` gets each session's body.
     pub fn step(&mut self, tick: u64, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
         let shards: Vec<usize> = (0..self.cores.len()).filter(|&shard| self.runs(shard, tick)).collect();
-        let Node { cores, mesh, own, .. } = self;
+        let Node { cores, mesh, own, frames, .. } = self;
         let mut missing = cores.len() - shards.len();
         for &at in &shards {
             let core = &mut cores[at];
@@ -127,10 +130,12 @@ impl Node {
             missing += mesh[at].take_inputs(tick, || false, |from, parcel| core.take_inputs(from, parcel)) as usize;
             core.play();
             let mut outs = mesh[at].outcomes(tick, std::mem::take(&mut own[at]));
-            let mut frame = Frame::default();
-            core.world.publish(&mut frame, &mut outs.iter_mut().map(|parcel| &mut **parcel).collect::<Vec<_>>());
-            let frame = Arc::new(frame);
+            let free = frames.iter().position(|frame| Arc::strong_count(frame) == 1);
+            let mut frame = free.map_or_else(Arc::default, |at| frames.swap_remove(at));
+            let shown = Arc::get_mut(&mut frame).expect("a free frame is nobody's");
+            core.world.publish(shown, &mut outs.iter_mut().map(|parcel| &mut **parcel).collect::<Vec<_>>());
             outs.iter_mut().for_each(|parcel| parcel.frame = Some(frame.clone()));
+            frames.push(frame);
             own[at] = mesh[at].give_outcomes(outs);
             core.hear(&mut own[at]);
         }
@@ -181,14 +186,8 @@ impl Node {
         }
     }
 
-    /// All entities with their epochs and owners, by id.
-    pub fn owned(&self) -> Vec<(EntityId, u32, ShardId)> {
-        let of = |core: &Core| {
-            let shard = core.world.shard;
-            core.world.ids().map(move |(id, epoch)| (id, epoch, shard)).collect::<Vec<_>>()
-        };
-        let mut owned: Vec<_> = self.cores.iter().flat_map(of).collect();
-        owned.sort_unstable();
-        owned
+    /// All entities with their epochs and owners, in no order that means anything.
+    pub fn owned(&self) -> impl Iterator<Item = (EntityId, u32, ShardId)> + '_ {
+        self.cores.iter().flat_map(|core| core.world.ids().map(|(id, epoch)| (id, epoch, core.world.shard)))
     }
 }

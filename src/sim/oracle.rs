@@ -14,6 +14,7 @@ use crate::goods::{OrderKind, Refusal};
 use crate::ids::{EntityId, ShardId};
 use crate::keeper::{KeeperAnswer, KeeperCommand, MemoryDisk, Terms, check_disk};
 use crate::limits::KEEPER_WAITING_MAX;
+use crate::net::fast_hash::FastHash;
 use crate::shard::core::Core;
 
 /// Violations that are told in words.
@@ -44,7 +45,7 @@ pub struct Oracle {
     model: Model,
     /// What was done since.
     steps: Vec<Step>,
-    epochs: HashMap<EntityId, (u32, ShardId)>,
+    epochs: HashMap<EntityId, (u32, ShardId, u64), FastHash>,
     /// Age of the newest row seen of each client.
     ages: HashMap<u64, (u32, u64)>,
     /// Answers of each bot that were looked at.
@@ -64,7 +65,7 @@ impl Oracle {
             terms,
             model: Model::default(),
             steps: Vec::new(),
-            epochs: HashMap::new(),
+            epochs: HashMap::default(),
             ages: HashMap::new(),
             heard: HashMap::new(),
             agreed: HashSet::new(),
@@ -174,9 +175,9 @@ impl Oracle {
         self.demand_at(tick, difference.is_none(), || format!("after a start: {}", difference.unwrap_or_default()));
         let census = node.desk.ledger().book.census();
         self.demand_at(tick, census.is_empty(), || format!("after a start: {census:?}"));
-        let owned = node.owned();
+        let owned: HashSet<EntityId> = node.owned().map(|(id, ..)| id).collect();
         for thing in node.desk.ledger().things() {
-            let lies = owned.iter().any(|(id, ..)| *id == EntityId::thing(thing.number));
+            let lies = owned.contains(&EntityId::thing(thing.number));
             self.demand_at(tick, lies, || format!("thing {} does not lie on the ground again", thing.number));
         }
     }
@@ -196,13 +197,13 @@ impl Oracle {
 
     /// What must hold in every tick of a running realm.
     pub fn check_world(&mut self, node: &Node, tick: u64) {
-        let owned = node.owned();
         let total = |count: fn(&Core) -> u64| node.cores.iter().map(count).sum::<u64>();
-        let twice = owned.windows(2).filter(|pair| pair[0].0 == pair[1].0).count();
-        let mut falls = 0;
-        for &(id, epoch, owner) in &owned {
-            let before = self.epochs.insert(id, (epoch, owner));
-            falls += usize::from(before.is_some_and(|(old, other)| old > epoch || (old == epoch && other != owner)));
+        let (mut twice, mut falls, mut count) = (0, 0, 0);
+        for (id, epoch, owner) in node.owned() {
+            count += 1;
+            let before = self.epochs.insert(id, (epoch, owner, tick));
+            twice += usize::from(before.is_some_and(|(.., seen)| seen == tick));
+            falls += usize::from(before.is_some_and(|(old, other, _)| old > epoch || (old == epoch && other != owner)));
         }
         self.demand_at(tick, twice == 0, || format!("{twice} entities have two owners"));
         self.demand_at(tick, falls == 0, || format!("the owner epoch of {falls} entities did not rise"));
@@ -211,7 +212,6 @@ impl Oracle {
         if node.is_even(tick) {
             let spawned = total(|core| core.world.counters.spawned);
             let despawned = total(|core| core.world.counters.despawned);
-            let count = owned.len() as u64;
             self.demand_at(tick, count == spawned - despawned, || {
                 format!("{count} entities, {spawned} began, {despawned} ended")
             });

@@ -178,6 +178,11 @@ impl Trader {
         self.newest = self.newest.max(operation);
     }
 
+    /// Whether this is a tick in which it begins something.
+    pub fn may_deal(&self, tick: u32) -> bool {
+        tick.wrapping_add(self.number as u32).is_multiple_of(DEAL_TICKS)
+    }
+
     /// What it sends now, if anything.
     pub fn deal(
         &mut self,
@@ -192,7 +197,7 @@ impl Trader {
         if let Some(recall) = self.recall(tick) {
             return Some(recall);
         }
-        if !tick.wrapping_add(self.number as u32).is_multiple_of(DEAL_TICKS) {
+        if !self.may_deal(tick) {
             return None;
         }
         let (seed, number) = (self.seed, EntityId(self.number));
