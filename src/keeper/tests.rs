@@ -10,6 +10,7 @@ use rocksdb::{DB, Options};
 
 use super::record::tests::resealed;
 use super::*;
+use crate::goods::{Currency, ItemRef, Offer, Order, OrderId, OrderKind, Shelf};
 
 /// Tells a test that it runs as a process of its own, on this data folder.
 const CHILD: &str = "RINGSHARD_TEST_KEEPER_CHILD";
@@ -420,4 +421,140 @@ fn a_full_disk_ends_the_keeper_in_words() {
     assert_eq!(open(data, 1).err().unwrap().kind, StoreErrorKind::Io);
     fs::remove_file(data.join("filler")).unwrap();
     assert_eq!(open(data, 1).unwrap().recovered_characters(), 10_000);
+}
+
+fn asked(source: EntityId, sequence: u64, kind: OrderKind) -> KeeperCommand {
+    KeeperCommand::Order(Asked { shard: ShardId(0), order: Order { id: OrderId { source, sequence }, kind } })
+}
+
+/// What the desk answers to a command once it is durable.
+fn settle(desk: &mut Desk<RocksDisk>, command: KeeperCommand) -> Vec<KeeperAnswer> {
+    desk.apply(command).unwrap();
+    assert!(desk.take_answers().is_empty(), "nothing is answered before the commit");
+    desk.commit().unwrap();
+    desk.take_answers().into_iter().map(|(_, answer)| answer).collect()
+}
+
+fn refusal_of(answers: &[KeeperAnswer]) -> Refusal {
+    let settled = answers.iter().find_map(|answer| match answer {
+        KeeperAnswer::Settled(settled) => Some(settled.refusal),
+        _ => None,
+    });
+    settled.expect("an order is settled")
+}
+
+/// A desk that gives new characters their goods, with two of them in play: 1 and 2, of clients 51 and 52.
+fn market(data: &Path) -> Desk<RocksDisk> {
+    let rules = DeskRules { start_goods: true, ..DeskRules::default() };
+    let mut desk = Desk::open(open(data, 1).unwrap(), rules).unwrap();
+    for number in 1..=2 {
+        settle(&mut desk, claim(number, 50 + u64::from(number), ShardId(0)));
+    }
+    desk
+}
+
+#[test]
+fn an_order_is_done_once_over_any_number_of_starts() {
+    let data = Folder::new();
+    let mut desk = market(&data.0);
+    let me = EntityId::character(1);
+    let pay = |amount| OrderKind::MoveCoins { currency: Currency::Coin, amount, from: Shelf::Bag, to: Shelf::Bank };
+    let bank = |desk: &Desk<RocksDisk>| desk.ledger().book.balance(Shelf::Bank.account(1), Currency::Coin);
+    for sequence in 1..=70 {
+        assert_eq!(refusal_of(&settle(&mut desk, asked(me, sequence, pay(1)))), Refusal::None);
+    }
+    assert_eq!(refusal_of(&settle(&mut desk, asked(me, 70, pay(1)))), Refusal::None, "the first answer again");
+    assert_eq!(refusal_of(&settle(&mut desk, asked(me, 70, pay(2)))), Refusal::Reused);
+    assert_eq!(refusal_of(&settle(&mut desk, asked(me, 6, pay(1)))), Refusal::TooOld);
+    assert_eq!(refusal_of(&settle(&mut desk, asked(me, 7, OrderKind::Recall))), Refusal::None);
+    assert_eq!(bank(&desk), 70);
+    drop(desk);
+    let mut desk = Desk::open(open(&data.0, 1).unwrap(), DeskRules::default()).unwrap();
+    assert_eq!(refusal_of(&settle(&mut desk, asked(me, 7, pay(1)))), Refusal::None);
+    assert_eq!(refusal_of(&settle(&mut desk, asked(me, 6, pay(1)))), Refusal::TooOld);
+    assert_eq!(refusal_of(&settle(&mut desk, asked(me, 99, pay(5_000)))), Refusal::NotEnough);
+    assert_eq!(refusal_of(&settle(&mut desk, asked(me, 99, pay(5_000)))), Refusal::NotEnough);
+    assert_eq!(bank(&desk), 70);
+    drop(desk);
+    let report = check(&data.0).unwrap();
+    assert!(report.breaks.is_empty() && report.ledger.conserved, "{report:?}");
+    assert_eq!((report.orders_replayed, report.characters), (2 + 70 + 1, 2));
+}
+
+#[test]
+fn both_sides_of_a_trade_hear_of_it_and_an_item_has_a_history() {
+    let data = Folder::new();
+    let mut desk = market(&data.0);
+    let item = ItemRef { uid: 3, version: 1 };
+    let partner = OrderId { source: EntityId::character(2), sequence: 9 };
+    let (give, take) = (Offer::new(5, &[item]).unwrap(), Offer::new(100, &[]).unwrap());
+    let answers = settle(&mut desk, asked(EntityId::character(1), 4, OrderKind::Swap { partner, give, take }));
+    let told: Vec<_> = answers
+        .iter()
+        .filter_map(|answer| match answer {
+            KeeperAnswer::Operation { session, operation, refusal, .. } => {
+                Some((session.generation, *operation, *refusal))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, [(1, 4, Refusal::None), (2, 9, Refusal::None)]);
+    let news = answers.iter().filter(|answer| matches!(answer, KeeperAnswer::Goods { .. })).count();
+    assert_eq!(news, 2);
+    let coins = |character| desk.ledger().book.balance(Shelf::Bag.account(character), Currency::Coin);
+    assert_eq!((coins(1), coins(2)), (1_095, 905));
+    // The partner's number is used as well.
+    assert_eq!(refusal_of(&settle(&mut desk, asked(EntityId::character(2), 9, OrderKind::Recall))), Refusal::None);
+    drop(desk);
+    let steps = inspect_item(&data.0, 3).unwrap();
+    let places: Vec<_> = steps.iter().map(|step| step.place.as_str()).collect();
+    assert_eq!(places, ["bag 1", "bag 2"]);
+    assert_eq!(inspect_ledger(&data.0).unwrap().items, 16);
+}
+
+#[test]
+fn a_deed_is_rewarded_once_in_one_batch_with_its_row() {
+    let data = Folder::new();
+    let mut desk = market(&data.0);
+    let deed = |sequence| asked(EntityId::deeds(2), sequence, OrderKind::Deed { deed: 7 });
+    assert_eq!(refusal_of(&settle(&mut desk, deed(10))), Refusal::None);
+    assert_eq!(refusal_of(&settle(&mut desk, deed(11))), Refusal::NotNow);
+    // A shard's row knows nothing of it, and changes nothing of it.
+    let row = desk.claims().live_row(2).unwrap();
+    desk.apply(KeeperCommand::Row(CharacterRow { deeds: 0, tick: 30, saved: true, ..row })).unwrap();
+    desk.commit().unwrap();
+    drop(desk);
+    let rows = inspect_characters(&data.0).unwrap();
+    assert_eq!(rows.iter().map(|row| row.deeds).collect::<Vec<_>>(), [0, 1 << 7]);
+    assert!(check(&data.0).unwrap().breaks.is_empty());
+}
+
+#[test]
+fn a_checkpoint_of_a_running_keeper_is_a_realm_of_its_own() {
+    let data = Folder::new();
+    let queues = KeeperQueues::new(1);
+    let keeper = KeeperHandle::spawn(market(&data.0), queues.clone(), COMMIT, COMMIT_BYTES).unwrap();
+    let to = data.0.join("checkpoints/first");
+    keeper.view().checkpoint(&to).unwrap();
+    assert!(keeper.view().checkpoint(&to).is_err(), "it is there already");
+    queues
+        .commands
+        .push(asked(EntityId::character(1), 5, OrderKind::Destroy { item: ItemRef { uid: 1, version: 1 } }))
+        .unwrap();
+    keeper.stop().unwrap();
+    let (then, now) = (check(&to).unwrap(), check(&data.0).unwrap());
+    assert!(then.breaks.is_empty() && now.breaks.is_empty(), "{then:?} {now:?}");
+    assert_eq!((then.ledger.items, now.ledger.items), (16, 15));
+    assert_eq!(Desk::open(open(&to, 1).unwrap(), DeskRules::default()).unwrap().things(), []);
+}
+
+#[test]
+fn a_realm_that_lost_what_it_acknowledged_is_refused() {
+    let data = Folder::new();
+    drop(market(&data.0));
+    fs::write(data.0.join("acknowledged"), (1_000u128 | u128::from(!1_000u64) << 64).to_le_bytes()).unwrap();
+    for error in [open(&data.0, 1).err().unwrap(), check(&data.0).unwrap_err()] {
+        assert_eq!((error.kind, error.exit_code()), (StoreErrorKind::Altered, 74), "{error}");
+        assert!(error.text.contains("1000 groups of changes were acknowledged"), "{error}");
+    }
 }
