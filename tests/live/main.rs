@@ -1,6 +1,7 @@
 //! The real daemon over real sockets: joining, playing, bad input, ends and restarts.
 
 mod client;
+mod goods;
 mod server;
 
 use std::io::Write;

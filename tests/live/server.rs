@@ -34,6 +34,7 @@ impl Drop for TempFolder {
 pub struct Server {
     child: Child,
     data: String,
+    reader: Option<std::thread::JoinHandle<String>>,
     pub game: SocketAddr,
     control: SocketAddr,
     pub recovered: u64,
@@ -42,9 +43,14 @@ pub struct Server {
 impl Server {
     /// Starts it and waits until it is ready. Every test has two cores at most: the number of shards is the test's.
     pub fn start(data: &TempFolder, arguments: &[&str]) -> Server {
+        Server::start_in(data.path().to_owned(), arguments)
+    }
+
+    /// Likewise, in any folder.
+    pub fn start_in(data: String, arguments: &[&str]) -> Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ringshard"))
             .args(["serve", "--dev", "--no-tui", "--bind", "127.0.0.1:0", "--control", "127.0.0.1:0"])
-            .args(["--data", data.path()])
+            .args(["--data", &data])
             .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
@@ -61,9 +67,12 @@ impl Server {
                 let game = value("game=").and_then(|address| address.parse().ok()).expect("an address");
                 let control = value("control=http://").and_then(|address| address.parse().ok()).expect("an address");
                 // Somebody must go on reading, or the daemon would wait for us.
-                std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-                let data = data.path().to_owned();
-                return Server { child, data, game, control, recovered: recovered.expect("said before") };
+                let reader = std::thread::spawn(move || {
+                    let lines = lines.map_while(Result::ok).filter(|line| !line.starts_with("tick="));
+                    lines.fold(String::new(), |said, line| said + &line + "\n")
+                });
+                let reader = Some(reader);
+                return Server { child, data, reader, game, control, recovered: recovered.expect("said before") };
             }
         }
         let ended = child.wait();
@@ -93,6 +102,20 @@ impl Server {
             std::thread::sleep(Duration::from_millis(20));
         }
         panic!("the daemon did not end within 10 s");
+    }
+
+    /// Waits for its end, calling `meanwhile` all the time: the exit code and what it said after `ready`.
+    pub fn wait(&mut self, patience: Duration, mut meanwhile: impl FnMut()) -> (Option<i32>, String) {
+        let end = Instant::now() + patience;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().expect("our child") {
+                let said = self.reader.take().expect("waited once").join().expect("it only reads");
+                return (status.code(), said);
+            }
+            meanwhile();
+            std::thread::sleep(Duration::from_millis(4));
+        }
+        panic!("the daemon did not end by itself within {patience:?}");
     }
 
     pub fn kill(&mut self) {
