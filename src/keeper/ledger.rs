@@ -164,7 +164,7 @@ impl Ledger {
     }
 
     /// Does an order, or gives the answer that it got before. The source's answers must be held
-    /// ([`Answers::holds`]), and a swap's partner's as well.
+    /// (see `answers`), and a swap's partner's as well.
     pub fn apply(&mut self, order: Order, context: Context) -> Done {
         let digest = log::digest(&order.kind);
         match self.answers.look(order.id, digest, order.kind == OrderKind::Recall) {
