@@ -751,7 +751,7 @@ impl World {
     }
 
     /// Digest of the share of what this shard owns whose turn it is, and of all effects that wait. Each entity has its
-    /// turn within [`DIGEST_TURNS`] ticks: a tick pays for an eighth, and what differs shows within eight.
+    /// turn within [`DIGEST_TURNS`] ticks: a tick pays for a part, and what differs shows within as many ticks.
     pub fn digest_part(&self) -> u64 {
         fn part<T: table::Named>(table: &Table<T>, turn: usize, digest: impl Fn(&T) -> u64) -> u64 {
             let ours = table.order().iter().skip(turn).step_by(DIGEST_TURNS as usize);
@@ -766,7 +766,7 @@ impl World {
 }
 
 /// In how many turns [`World::digest_part`] goes through all entities.
-pub const DIGEST_TURNS: u64 = 8;
+pub const DIGEST_TURNS: u64 = 16;
 
 /// Rolls one tick into the world hash: the sum of all shards' digests and of all effects under way.
 pub fn roll_hash(hash: u64, tick: u64, entities: u64, effects: u64) -> u64 {
