@@ -89,6 +89,8 @@ pub enum Bug {
     MessageTwice,
     /// A failed write is ignored.
     WriteErrorIgnored,
+    /// Reads do not see the rows that are on their way to the disk.
+    UnderWayUnseen,
     /// The second witness of what was acknowledged is not looked at.
     NoWitness,
     /// A record's checksum is not looked at.

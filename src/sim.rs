@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::goods::{Asked, Offer, Order, OrderId, OrderKind, Thing};
 use crate::ids::{CELL_GRID, EntityId, FINE_SHIFT, GRID_PER_M, ShardId};
-use crate::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreErrorKind, Terms};
+use crate::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreError, StoreErrorKind, Terms};
 use crate::limits::BODY_BYTES_MAX;
 use crate::net::interest::Radii;
 use crate::shard::core::{Core, Rules};
@@ -293,19 +293,15 @@ impl Sim {
             }
             self.oracle.compare(&node, command);
         }
-        let after = if quiet { KEEPER_TICKS } else { 1 + u64::from(self.plan.draw(3)) };
+        // A group lands a tick after it was begun.
+        let after = if quiet { KEEPER_TICKS - 1 } else { 1 + u64::from(self.plan.draw(3)) };
         node.give_answers(tick, after);
         if self.plan.strikes(Fault::Kill, tick) {
-            // Before a commit, or after it while its answers are under way.
-            if self.plan.draw(2) == 0 && node.commit(tick, after, None).is_ok() {
-                self.oracle.committed();
-            }
-            return self.end(node, |disk, _| disk.kill());
+            self.be_amidst(&mut node, after);
+            return self.end(node, |disk, plan| disk.kill(plan.bits()));
         }
         if self.plan.strikes(Fault::PowerLoss, tick) {
-            if self.plan.draw(2) == 0 && node.commit(tick, after, None).is_ok() {
-                self.oracle.committed();
-            }
+            self.be_amidst(&mut node, after);
             return self.end(node, |disk, plan| disk.lose_power(plan.bits()));
         }
         let faults = [
@@ -315,26 +311,44 @@ impl Sim {
             (Fault::SyncError, DiskFault::Sync),
         ];
         for (fault, how) in faults {
-            if self.plan.strikes(fault, tick) && node.desk.has_group() {
-                let failed = node.commit(tick, after, Some(how));
+            if self.plan.strikes(fault, tick) && node.desk.store().is_under_way() {
+                let failed = node.land(tick, after, Some(how));
                 self.oracle.demand_at(tick, failed.is_err(), || format!("{fault:?} was not noticed"));
                 let power = fault == Fault::TornWrite;
-                return self.end(node, |disk, plan| if power { disk.lose_power(plan.bits()) } else { disk.kill() });
+                let crash = if power { MemoryDisk::lose_power } else { MemoryDisk::kill };
+                return self.end(node, |disk, plan| crash(disk, plan.bits()));
             }
         }
-        if tick.is_multiple_of(self.commit_ticks) {
-            if let Err(error) = node.commit(tick, after, None) {
-                return self.end_after_error(node, error.kind);
-            }
-            self.oracle.committed();
+        if tick.is_multiple_of(self.commit_ticks)
+            && let Err(error) = self.turn_over(&mut node, after)
+        {
+            return self.end_after_error(node, error.kind);
         }
         Some(node)
+    }
+
+    /// What is under way lands, and the group that was collected meanwhile begins its way.
+    fn turn_over(&mut self, node: &mut Node, after: u64) -> Result<(), StoreError> {
+        node.land(self.tick, after, None)?;
+        self.oracle.landed();
+        node.desk.begin();
+        self.oracle.begun();
+        Ok(())
+    }
+
+    /// Before a crash: a group is under way or just landed, its answers being under way as well.
+    fn be_amidst(&mut self, node: &mut Node, after: u64) {
+        if self.plan.draw(2) == 0 {
+            return;
+        }
+        let turned = self.turn_over(node, after);
+        self.oracle.demand_at(self.tick, turned.is_ok(), || format!("the disk was refused for no reason: {turned:?}"));
     }
 
     /// The process ended by itself because its disk is not what it should be, which no fault of this run explains.
     fn end_after_error(&mut self, node: Node, kind: StoreErrorKind) -> Option<Node> {
         self.oracle.demand_at(self.tick, false, || format!("the disk was refused for no reason: {kind:?}"));
-        self.end(node, |disk, _| disk.kill())
+        self.end(node, |disk, plan| disk.kill(plan.bits()))
     }
 
     /// The process ends; `crash` says what becomes of its disk.

@@ -21,8 +21,8 @@ use serde::Serialize;
 
 use crate::machine::Provenance;
 
-/// Orders under way at a time: at 100,000 a second as many as arrive in 20 ms.
-const UNDER_WAY_MAX: usize = 2_048;
+/// Orders under way at a time: at 100,000 a second as many as arrive in 15 ms.
+const UNDER_WAY_MAX: usize = 1_536;
 /// Characters that trade, however many accounts there are.
 const TRADERS: u64 = 10_000;
 /// Rounds of each kind.

@@ -107,10 +107,10 @@ pub struct Book {
     held: [u64; CURRENCIES],
     /// Flows that are stopped because their sums did not agree.
     pub frozen: BTreeSet<Flow>,
-    /// Accounts whose balances changed since they were last written.
-    pub dirty_accounts: BTreeSet<Account>,
+    /// Accounts whose balances changed since they were last written, some more than once.
+    dirty_accounts: Vec<Account>,
     /// Items likewise.
-    pub dirty_items: BTreeSet<u64>,
+    dirty_items: Vec<u64>,
     digest: u64,
 }
 
@@ -169,10 +169,15 @@ impl Book {
         fresh && self.shelve(uid, item.place)
     }
 
-    /// Forgets what changed: it is in a batch.
-    pub fn clear_dirty(&mut self) {
-        self.dirty_accounts.clear();
-        self.dirty_items.clear();
+    /// Takes the accounts and items that changed, to be written: each once, in order.
+    pub fn take_dirty(&mut self) -> (Vec<Account>, Vec<u64>) {
+        let (mut accounts, mut items) =
+            (std::mem::take(&mut self.dirty_accounts), std::mem::take(&mut self.dirty_items));
+        accounts.sort_unstable();
+        accounts.dedup();
+        items.sort_unstable();
+        items.dedup();
+        (accounts, items)
     }
 
     /// Does all legs, or none.
@@ -260,7 +265,7 @@ impl Book {
                 let uid = self.totals.items_made;
                 let item = Item { version: 1, kind, place: to };
                 assert!(self.restore_item(uid, item), "a new item is nowhere");
-                self.dirty_items.insert(uid);
+                self.dirty_items.push(uid);
             }
         }
     }
@@ -297,7 +302,7 @@ impl Book {
         let of = |amount: u64| if amount == 0 { 0 } else { balance_digest(account, currency, amount) };
         self.digest = self.digest.wrapping_sub(of(before)).wrapping_add(of(amount));
         if before != amount {
-            self.dirty_accounts.insert(account);
+            self.dirty_accounts.push(account);
         }
         self.drop_if_empty(account);
     }
@@ -315,7 +320,7 @@ impl Book {
         };
         self.unshelve(uid, before.place);
         self.digest = self.digest.wrapping_sub(item_digest(uid, before));
-        self.dirty_items.insert(uid);
+        self.dirty_items.push(uid);
         if to == Account::BURN {
             self.items.remove(&uid);
             self.totals.items_destroyed += 1;

@@ -5,6 +5,7 @@
 //! before; the same commands on the same disk give the same answers. Never reads a clock: time is a command.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::book::Totals;
 use super::disk::{Batch, Disk, Family};
@@ -55,6 +56,8 @@ pub struct Desk<D> {
     rules: DeskRules,
     /// Answers to what is in the group.
     answers: Vec<(ShardId, KeeperAnswer)>,
+    /// Answers to what is on its way to the disk.
+    under_way: Vec<(ShardId, KeeperAnswer)>,
     /// Answers to what is on disk.
     ready: Vec<(ShardId, KeeperAnswer)>,
     changed: bool,
@@ -73,8 +76,18 @@ impl<D: Disk> Desk<D> {
         if let Some(first) = ledger.book.census().first() {
             return Err(altered(store.disk(), "the ledger", &format!("does not add up: {first}")));
         }
-        let (claims, answers, ready) = (Claims::default(), Vec::new(), Vec::new());
-        Ok(Desk { store, claims, ledger, rules, answers, ready, changed: false, settled: 0, group_orders: 0 })
+        Ok(Desk {
+            store,
+            claims: Claims::default(),
+            ledger,
+            rules,
+            answers: Vec::new(),
+            under_way: Vec::new(),
+            ready: Vec::new(),
+            changed: false,
+            settled: 0,
+            group_orders: 0,
+        })
     }
 
     /// Rows and the realm's record.
@@ -107,7 +120,7 @@ impl<D: Disk> Desk<D> {
         if planted(Bug::ThingsForgotten) { Vec::new() } else { self.ledger.things().copied().collect() }
     }
 
-    /// Does one command. What is answered waits for [`Desk::commit`].
+    /// Does one command. What is answered waits until its group has landed.
     ///
     /// # Errors
     /// The disk cannot be read; the process must end.
@@ -232,34 +245,57 @@ impl<D: Disk> Desk<D> {
         self.store.group_bytes() + self.group_orders * ORDER_BYTES
     }
 
-    /// Writes the group, rows and goods in one batch; gives the number of rows. Then its answers may leave.
+    /// Begins to write the group, rows and goods in one batch, when nothing is under way; commands go on meanwhile.
+    /// Answers with nothing to write may leave at once: what they repeat is on disk.
+    pub fn begin(&mut self) {
+        self.begin_group(false);
+    }
+
+    /// Waits up to `patience` for the group that is under way; gives the number of its rows when it has landed now. Then
+    /// its answers may leave.
     ///
     /// # Errors
     /// The disk refused; the process must end, and no answer may leave.
-    pub fn commit(&mut self) -> Result<u64, StoreError> {
-        self.commit_group(false)
+    pub fn land(&mut self, patience: Duration) -> Result<Option<u64>, StoreError> {
+        let landed = self.store.land(patience)?;
+        if landed.is_some() {
+            self.ready.append(&mut self.under_way);
+        }
+        Ok(landed)
+    }
+
+    /// Commits all that was done, and stays until it is on disk.
+    ///
+    /// # Errors
+    /// As [`Desk::land`].
+    pub fn commit(&mut self) -> Result<(), StoreError> {
+        self.land(Duration::MAX)?;
+        self.begin_group(false);
+        self.land(Duration::MAX).map(|_| ())
     }
 
     /// Commits whatever there is, the clock too.
     ///
     /// # Errors
-    /// As [`Desk::commit`].
-    pub fn close(&mut self) -> Result<u64, StoreError> {
-        self.commit_group(true)
+    /// As [`Desk::land`].
+    pub fn close(&mut self) -> Result<(), StoreError> {
+        self.land(Duration::MAX)?;
+        self.begin_group(true);
+        self.land(Duration::MAX).map(|_| ())
     }
 
-    fn commit_group(&mut self, always: bool) -> Result<u64, StoreError> {
+    fn begin_group(&mut self, always: bool) {
         let mut batch = Batch::default();
         if self.changed {
             write_ledger(&mut self.ledger, &mut batch);
         }
-        let rows = self.store.commit(batch, always)?;
+        self.store.begin(batch, always);
         (self.changed, self.group_orders) = (false, 0);
-        self.ready.append(&mut self.answers);
-        Ok(rows)
+        let waiting = if self.store.is_under_way() { &mut self.under_way } else { &mut self.ready };
+        waiting.append(&mut self.answers);
     }
 
-    /// Answers that wait for the next commit.
+    /// Answers to what is in the group.
     pub fn waiting_answers(&self) -> &[(ShardId, KeeperAnswer)] {
         &self.answers
     }
@@ -267,6 +303,7 @@ impl<D: Disk> Desk<D> {
     /// Takes the answers to what is on disk: these may leave.
     pub fn take_answers(&mut self) -> Vec<(ShardId, KeeperAnswer)> {
         if planted(Bug::AckEarly) {
+            self.ready.append(&mut self.under_way);
             self.ready.append(&mut self.answers);
         }
         std::mem::take(&mut self.ready)
@@ -281,7 +318,8 @@ fn key_of(prefix: u8, number: u64) -> [u8; 9] {
 
 /// Adds what the ledger changed to a batch.
 fn write_ledger(ledger: &mut Ledger, batch: &mut Batch) {
-    for (n, &account) in ledger.book.dirty_accounts.iter().enumerate() {
+    let (accounts, items) = ledger.book.take_dirty();
+    for (n, account) in accounts.into_iter().enumerate() {
         let balances = ledger.book.holding(account).map(|holding| holding.balances);
         let key = key_of(prefix::ACCOUNT, account.0);
         match balances {
@@ -292,7 +330,7 @@ fn write_ledger(ledger: &mut Ledger, batch: &mut Batch) {
             _ => batch.delete(Family::Ledger, &key),
         }
     }
-    for &uid in &ledger.book.dirty_items {
+    for uid in items {
         let key = key_of(prefix::ITEM, uid);
         match ledger.book.item(uid) {
             _ if planted(Bug::ItemNotWritten) && uid % 10 == 5 => (),
@@ -300,7 +338,6 @@ fn write_ledger(ledger: &mut Ledger, batch: &mut Batch) {
             None => batch.delete(Family::Ledger, &key),
         }
     }
-    ledger.book.clear_dirty();
     for (number, mail) in ledger.take_dirty_mails() {
         let key = key_of(prefix::MAIL, number);
         match mail {
@@ -378,6 +415,7 @@ pub(super) fn read_ledger(disk: &impl Disk, ledger: &mut Ledger) -> Result<(), S
         ledger.book.totals = counters.totals;
         ledger.restore_counters(counters.orders, counters.rolled);
     }
-    ledger.book.clear_dirty();
+    // What was read is written already.
+    ledger.book.take_dirty();
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! Where bytes are kept: the host seam of the keeper.
 //!
-//! Owns the names of the column families and the batch. Promises of every [`Disk`]: a batch that [`Disk::write`] took
-//! is on disk whole; one that it did not is there whole or not at all; after a loss of power every batch before a lost
-//! one is there. Never retries: after an error nothing more may be promised, and the process ends.
+//! Owns the names of the column families and the batch. Promises of every [`Disk`]: a batch that has landed is on disk
+//! whole; one that did not is there whole or not at all; after a loss of power every batch before a lost one is there.
+//! Never retries: after an error nothing more may be promised, and the process ends.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::StoreError;
 use crate::ids::ShardId;
@@ -41,23 +42,32 @@ pub trait Disk {
     /// Something cannot be read, or `visit` refuses it.
     fn visit(&self, family: Family, prefix: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError>;
 
-    /// Writes a batch and waits until it is on disk.
+    /// Begins to write a batch; one is under way at a time. What is read is without it until it has landed. `groups` is
+    /// what the second witness may say then, and before long will; with an empty batch it says so at once.
+    fn begin(&mut self, batch: Batch, groups: u64);
+
+    /// Whether what was begun is on disk, nothing being under way counting as that; stays up to `patience` for it.
     ///
     /// # Errors
     /// The disk refused; the process must end.
-    fn write(&mut self, batch: &Batch) -> Result<(), StoreError>;
+    fn land(&mut self, patience: Duration) -> Result<bool, StoreError>;
+
+    /// Writes a batch and waits until it is on disk.
+    ///
+    /// # Errors
+    /// As [`Disk::land`].
+    fn write(&mut self, batch: Batch, groups: u64) -> Result<(), StoreError> {
+        self.begin(batch, groups);
+        let landed = self.land(Duration::MAX)?;
+        assert!(landed, "this patience has no end");
+        Ok(())
+    }
 
     /// Groups that were acknowledged at the least, by a second witness beside the log.
     ///
     /// # Errors
     /// The witness cannot be read.
     fn witness(&self) -> Result<u64, StoreError>;
-
-    /// Tells the second witness that this many groups are on disk. It may write that down later, but before long.
-    ///
-    /// # Errors
-    /// The disk refused; the process must end.
-    fn attest(&mut self, groups: u64) -> Result<(), StoreError>;
 
     /// Where this is, for messages.
     fn place(&self) -> String;
@@ -106,11 +116,5 @@ impl Batch {
     /// Nothing to write.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
-    }
-
-    /// Empties it for another group.
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.changes.clear();
     }
 }

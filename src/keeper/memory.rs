@@ -6,6 +6,7 @@
 //! were planned and never by themselves.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::disk::{Batch, Disk, Family, Visitor};
 use super::{StoreError, StoreErrorKind};
@@ -44,13 +45,16 @@ pub struct MemoryDisk {
     is_named: bool,
     records: usize,
     witness: u64,
+    /// The batch under way, and what the witness says when it has landed.
+    under_way: Option<(Batch, u64)>,
     fault: Option<DiskFault>,
 }
 
 impl Default for MemoryDisk {
     fn default() -> MemoryDisk {
         let (base, now, log) = (Tables::new(), Tables::new(), Vec::new());
-        MemoryDisk { base, now, log, synced: 0, is_named: true, records: 0, witness: 0, fault: None }
+        let (under_way, fault) = (None, None);
+        MemoryDisk { base, now, log, synced: 0, is_named: true, records: 0, witness: 0, under_way, fault }
     }
 }
 
@@ -60,13 +64,16 @@ impl MemoryDisk {
         self.fault = Some(fault);
     }
 
-    /// The process was killed: the kernel still writes what it was given. Then a start reads it again.
-    pub fn kill(&mut self) {
+    /// The process was killed: the kernel still writes what it was given, which is any part of what was under way. Then
+    /// a start reads it again.
+    pub fn kill(&mut self, random: u64) {
+        self.give_part(random);
         self.read_again();
     }
 
     /// Power is lost. Of what was not synced any part may be there, up to a cut anywhere.
     pub fn lose_power(&mut self, random: u64) {
+        self.give_part(mix(random));
         if self.is_named {
             let unsynced = self.log.len() - self.synced;
             self.log.truncate(self.synced + (random % (unsynced as u64 + 1)) as usize);
@@ -74,6 +81,15 @@ impl MemoryDisk {
             self.log.clear();
         }
         self.read_again();
+    }
+
+    /// Lets the kernel have a part of what is under way, from nothing to all.
+    fn give_part(&mut self, random: u64) {
+        if let Some((batch, _)) = self.under_way.take() {
+            let record = write_record(&batch);
+            let part = (random % (record.len() as u64 + 1)) as usize;
+            self.log.extend_from_slice(&record[..part]);
+        }
     }
 
     /// Whether reads see the same as on another disk.
@@ -130,8 +146,15 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
-    fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let record = write_record(batch);
+    fn begin(&mut self, batch: Batch, groups: u64) {
+        assert!(self.under_way.is_none(), "one batch is under way at a time");
+        self.under_way = Some((batch, groups));
+    }
+
+    /// It lands when somebody looks, however short his patience.
+    fn land(&mut self, _patience: Duration) -> Result<bool, StoreError> {
+        let Some((batch, groups)) = self.under_way.take() else { return Ok(true) };
+        let record = write_record(&batch);
         match self.fault.take() {
             Some(DiskFault::Full) => return Err(self.failed("no space left on device")),
             Some(DiskFault::Io) => {
@@ -158,16 +181,12 @@ impl Disk for MemoryDisk {
         }
         let owned = batch.changes().map(|(family, key, value)| (family, key.to_vec(), value.map(<[u8]>::to_vec)));
         apply(&mut self.now, owned.collect());
-        Ok(())
+        self.witness = groups;
+        Ok(true)
     }
 
     fn witness(&self) -> Result<u64, StoreError> {
         Ok(self.witness)
-    }
-
-    fn attest(&mut self, groups: u64) -> Result<(), StoreError> {
-        self.witness = groups;
-        Ok(())
     }
 
     fn place(&self) -> String {
@@ -266,10 +285,9 @@ mod tests {
         let (mut memory, mut rocks) = (MemoryDisk::default(), RocksDisk::open(&data, 2).unwrap());
         for number in 0..400 {
             let batch = batch(&draw, number);
-            memory.write(&batch).unwrap();
-            rocks.write(&batch).unwrap();
-            memory.attest(number).unwrap();
-            rocks.attest(number).unwrap();
+            memory.begin(batch.clone(), number);
+            rocks.begin(batch, number);
+            assert!(memory.land(Duration::MAX).unwrap() && rocks.land(Duration::MAX).unwrap());
             if number % 50 == 49 {
                 drop(rocks);
                 rocks = RocksDisk::open(&data, 2).unwrap();
@@ -289,13 +307,13 @@ mod tests {
             let write = |disk: &mut MemoryDisk, key: u8| {
                 let mut batch = Batch::default();
                 batch.put(Family::Ledger, &[key], &[key; 40]);
-                disk.write(&batch)
+                disk.write(batch, 1)
             };
             write(&mut disk, 1).unwrap();
             disk.plan(fault);
             assert_eq!(write(&mut disk, 2).unwrap_err().exit_code(), 74);
             let whole = disk.clone();
-            disk.kill();
+            disk.kill(0);
             assert_eq!(all(&disk).len(), seen, "{fault:?}");
             for cut in 0..200 {
                 let mut disk = whole.clone();

@@ -1,6 +1,6 @@
 //! The disk of the product: `realm` inside the data folder, a RocksDB database, and beside it the second witness.
 //!
-//! Owns its options and its column families: `default` (the realm's record), `clients` (client id to character number
+//! Owns its options, the thread `keeper-disk` that writes and syncs while the keeper goes on, and its column families: `default` (the realm's record), `clients` (client id to character number
 //! and shard), `ledger`, `orders`, `shard-0` .. (character number to row); keys are big-endian. Promises: a batch is one
 //! synced write; what of a newer version is there is refused by name, never skipped. Open it before shards pin
 //! themselves, because RocksDB's threads inherit the opener's cores. Not used, because
@@ -11,6 +11,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rocksdb::checkpoint::Checkpoint;
@@ -119,14 +122,26 @@ fn options() -> Options {
 
 /// The realm of a data folder on a real disk.
 pub struct RocksDisk {
-    db: DB,
-    witness: Option<Witness>,
+    db: Arc<DB>,
+    /// What the second witness said at the start.
     groups_witnessed: u64,
+    /// None: it is only read.
+    pen: Option<Pen>,
+    is_under_way: bool,
 }
 
-/// The second witness, to be written.
-struct Witness {
-    file: File,
+/// The thread that writes, as the keeper holds it.
+struct Pen {
+    batches: SyncSender<(Batch, u64)>,
+    landed: Receiver<Result<(), StoreError>>,
+    thread: JoinHandle<()>,
+}
+
+/// What that thread has.
+struct Writing {
+    db: Arc<DB>,
+    /// The second witness.
+    witness: File,
     turn: u64,
     since: Option<Instant>,
 }
@@ -144,12 +159,14 @@ impl RocksDisk {
         let names = if holds_database(&path) { families(&path)? } else { vec!["default".to_owned()] };
         let with_options = names.into_iter().map(|name| (name, options.clone()));
         let db = DB::open_cf_with_opts(&options, &path, with_options).map_err(failed)?;
-        let mut disk = RocksDisk { db, witness: None, groups_witnessed: read_witness(data)? };
+        let groups_witnessed = read_witness(data)?;
+        let mut disk = RocksDisk { db: Arc::new(db), groups_witnessed, pen: None, is_under_way: false };
         // Before anything is added: a newer program's data stays as it is.
         super::store::read_realm(&disk)?;
         for name in families_of(shards).map(name_of) {
             if disk.db.cf_handle(&name).is_none() {
-                disk.db.create_cf(&name, &options).map_err(failed)?;
+                let db = Arc::get_mut(&mut disk.db).expect("nobody writes yet");
+                db.create_cf(&name, &options).map_err(failed)?;
             }
         }
         let path = data.join(WITNESS);
@@ -159,7 +176,10 @@ impl RocksDisk {
             File::open(data)?.sync_all().map(|()| file)
         });
         let file = file.map_err(|error| not_writable(&path, &error))?;
-        disk.witness = Some(Witness { file, turn: 0, since: None });
+        let writing = Writing { db: Arc::clone(&disk.db), witness: file, turn: 0, since: None };
+        disk.pen = Some(Pen::new(writing).map_err(|error| {
+            StoreError::new(StoreErrorKind::Io, format!("no thread for the disk: {error}; raise `ulimit -u`"))
+        })?);
         Ok(disk)
     }
 
@@ -169,7 +189,8 @@ impl RocksDisk {
     /// A server runs there, there is no realm, or it cannot be read.
     pub fn open_to_read(data: &Path) -> Result<RocksDisk, StoreError> {
         let db = open_to_read(&path_in(data))?;
-        Ok(RocksDisk { db, witness: None, groups_witnessed: read_witness(data)? })
+        let groups_witnessed = read_witness(data)?;
+        Ok(RocksDisk { db: Arc::new(db), groups_witnessed, pen: None, is_under_way: false })
     }
 
     /// The folder of the database.
@@ -177,7 +198,7 @@ impl RocksDisk {
         self.db.path()
     }
 
-    /// Moves what the log holds into tables, so that the next start has no log to read.
+    /// Moves what the log holds into tables, so that the next start has no log to read; nothing may be under way.
     ///
     /// # Errors
     /// The disk refused.
@@ -187,7 +208,7 @@ impl RocksDisk {
         let flushed = handles.into_iter().try_for_each(|family| self.db.flush_cf(family));
         flushed.map_err(|error| StoreError::from_rocksdb("flushing", self.db.path(), &error))?;
         let groups = super::store::read_realm(self)?.map_or(0, |realm| realm.groups);
-        self.write_witness(groups)
+        self.write(Batch::default(), groups)
     }
 
     /// Makes a data folder at `to`, which must not exist, with the realm as it is on disk now. Tables are shared with
@@ -197,9 +218,10 @@ impl RocksDisk {
     /// The folder exists or cannot be written.
     pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
         fs::create_dir_all(to).map_err(|error| not_writable(to, &error))?;
+        // Before the copy: what is under way may land in the meantime.
+        let groups = super::store::read_realm(self)?.map_or(0, |realm| realm.groups);
         let made = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(path_in(to)));
         made.map_err(|error| StoreError::from_rocksdb("writing a checkpoint to", to, &error))?;
-        let groups = super::store::read_realm(self)?.map_or(0, |realm| realm.groups);
         let path = to.join(WITNESS);
         let written = File::create(&path).and_then(|file| {
             file.write_all_at(&witness_entry(groups), 0)?;
@@ -209,18 +231,79 @@ impl RocksDisk {
         written.map_err(|error| not_writable(&path, &error))
     }
 
-    fn write_witness(&mut self, groups: u64) -> Result<(), StoreError> {
-        let Some(witness) = &mut self.witness else { return Ok(()) };
-        let offset = witness.turn % 2 * WITNESS_BYTES as u64;
-        let written = witness.file.write_all_at(&witness_entry(groups), offset);
-        written.and_then(|()| witness.file.sync_data()).map_err(|error| not_writable(self.db.path(), &error))?;
-        (witness.turn, witness.since) = (witness.turn + 1, Some(Instant::now()));
-        self.groups_witnessed = groups;
-        Ok(())
-    }
-
     fn failed(&self, doing: &str, error: &rocksdb::Error) -> StoreError {
         StoreError::from_rocksdb(doing, self.db.path(), error)
+    }
+}
+
+impl Drop for RocksDisk {
+    fn drop(&mut self) {
+        if let Some(Pen { batches, landed, thread }) = self.pen.take() {
+            drop((batches, landed));
+            // What it said of its last batch was heard or is of no use now.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Pen {
+    fn new(mut writing: Writing) -> io::Result<Pen> {
+        let (batches, to_write) = sync_channel::<(Batch, u64)>(1);
+        let (land, landed) = sync_channel(1);
+        let thread = thread::Builder::new().name("keeper-disk".to_owned()).spawn(move || {
+            while let Ok((batch, groups)) = to_write.recv() {
+                let is_whole = batch.is_empty();
+                let landed = if is_whole { writing.attest(groups) } else { writing.write(&batch) };
+                let failed = landed.is_err();
+                // When nobody listens any more, nobody is told anything either.
+                if land.send(landed).is_err() || failed {
+                    return;
+                }
+                // The batch has landed, so that nobody waits for this. An error is told to whoever waits next.
+                if !is_whole
+                    && writing.is_witness_due()
+                    && let Err(error) = writing.attest(groups)
+                {
+                    let _ = land.send(Err(error));
+                    return;
+                }
+            }
+        })?;
+        Ok(Pen { batches, landed, thread })
+    }
+}
+
+impl Writing {
+    fn write(&self, batch: &Batch) -> Result<(), StoreError> {
+        let mut writes = WriteBatch::default();
+        let mut known: Option<(Family, &ColumnFamily)> = None;
+        for (family, key, value) in batch.changes() {
+            let handle = match known {
+                Some((same, handle)) if same == family => handle,
+                _ => self.db.cf_handle(&name_of(family)).expect("the families that are written are open"),
+            };
+            known = Some((family, handle));
+            match value {
+                Some(value) => writes.put_cf(handle, key, value),
+                None => writes.delete_cf(handle, key),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(!planted(Bug::NoSync));
+        let written = self.db.write_opt(writes, &options);
+        written.map_err(|error| StoreError::from_rocksdb("writing", self.db.path(), &error))
+    }
+
+    fn is_witness_due(&self) -> bool {
+        self.since.is_none_or(|since| since.elapsed() >= WITNESS_EVERY)
+    }
+
+    fn attest(&mut self, groups: u64) -> Result<(), StoreError> {
+        let offset = self.turn % 2 * WITNESS_BYTES as u64;
+        let written = self.witness.write_all_at(&witness_entry(groups), offset);
+        written.and_then(|()| self.witness.sync_data()).map_err(|error| not_writable(self.db.path(), &error))?;
+        (self.turn, self.since) = (self.turn + 1, Some(Instant::now()));
+        Ok(())
     }
 }
 
@@ -262,33 +345,34 @@ impl Disk for RocksDisk {
         Ok(())
     }
 
-    fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let mut writes = WriteBatch::default();
-        let mut known: Option<(Family, &ColumnFamily)> = None;
-        for (family, key, value) in batch.changes() {
-            let handle = match known {
-                Some((same, handle)) if same == family => handle,
-                _ => self.db.cf_handle(&name_of(family)).expect("the families that are written are open"),
-            };
-            known = Some((family, handle));
-            match value {
-                Some(value) => writes.put_cf(handle, key, value),
-                None => writes.delete_cf(handle, key),
-            }
+    fn begin(&mut self, batch: Batch, groups: u64) {
+        assert!(!self.is_under_way, "one batch is under way at a time");
+        let pen = self.pen.as_ref().expect("a realm that is only read is not written");
+        // An ended thread is found when somebody waits for the batch.
+        let _ = pen.batches.send((batch, groups));
+        self.is_under_way = true;
+    }
+
+    fn land(&mut self, patience: Duration) -> Result<bool, StoreError> {
+        if !self.is_under_way {
+            return Ok(true);
         }
-        let mut options = WriteOptions::default();
-        options.set_sync(!planted(Bug::NoSync));
-        self.db.write_opt(writes, &options).map_err(|error| self.failed("writing", &error))
+        let pen = self.pen.as_ref().expect("it took what is under way");
+        let landed = match pen.landed.recv_timeout(patience) {
+            Ok(landed) => landed,
+            Err(RecvTimeoutError::Timeout) => return Ok(false),
+            Err(RecvTimeoutError::Disconnected) => {
+                let text = "the thread keeper-disk panicked (its message is above); start again: all that was \
+                            acknowledged is kept";
+                Err(StoreError::new(StoreErrorKind::Bug, text.to_owned()))
+            }
+        };
+        self.is_under_way = false;
+        landed.map(|()| true)
     }
 
     fn witness(&self) -> Result<u64, StoreError> {
         Ok(self.groups_witnessed)
-    }
-
-    fn attest(&mut self, groups: u64) -> Result<(), StoreError> {
-        let is_due =
-            self.witness.as_ref().is_some_and(|w| w.since.is_none_or(|since| since.elapsed() >= WITNESS_EVERY));
-        if is_due { self.write_witness(groups) } else { Ok(()) }
     }
 
     fn place(&self) -> String {

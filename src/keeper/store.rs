@@ -1,11 +1,12 @@
 //! Rows and the realm's record on a disk, committed in groups.
 //!
-//! Owns the disk and the group of rows that is not yet committed. Promises: a row is in the family of exactly one
-//! shard; a group is one batch, whole or not at all; reads see the group; a realm that lost what it acknowledged is
-//! refused at its start. Never goes on after a failed write.
+//! Owns the disk, the group of rows that is not yet committed, and the one that is on its way to the disk. Promises: a
+//! row is in the family of exactly one shard; a group is one batch, whole or not at all; reads see both groups; a realm
+//! that lost what it acknowledged is refused at its start. Never goes on after a failed write.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::time::Duration;
 
 use super::disk::{Batch, Disk, Family};
 use super::record::{ClientRecord, RECORD_VERSION, ROW_BYTES, RealmRecord, RecordError};
@@ -21,11 +22,17 @@ pub(super) const REALM_KEY: &[u8] = b"realm";
 pub struct Store<D> {
     disk: D,
     shards: usize,
-    group: BTreeMap<u64, Grouped>,
+    group: Rows,
+    /// Rows on their way to the disk.
+    under_way: Option<Rows>,
     realm: RealmRecord,
-    committed_realm: RealmRecord,
+    /// As it is on disk when what is under way has landed.
+    begun_realm: RealmRecord,
     recovered_characters: u64,
 }
+
+/// Rows by client.
+type Rows = BTreeMap<u64, Grouped>;
 
 /// A row of the group, and the family where the disk has the character.
 struct Grouped {
@@ -48,12 +55,13 @@ impl<D: Disk> Store<D> {
         assert!((1..=SHARDS_MAX).contains(&shards), "a node has 1 to {SHARDS_MAX} shards, not {shards}");
         let known = read_realm(&disk)?;
         let realm = known.unwrap_or(RealmRecord::first(seed));
-        let group = BTreeMap::new();
-        let mut store = Store { disk, shards, group, realm, committed_realm: realm, recovered_characters: 0 };
+        let (group, under_way) = (Rows::new(), None);
+        let mut store = Store { disk, shards, group, under_way, realm, begun_realm: realm, recovered_characters: 0 };
         store.recover(owner_of)?;
         require_acknowledged(&store.disk, known.as_ref())?;
         if known.is_none() {
-            store.commit(Batch::default(), true)?;
+            store.begin(Batch::default(), true);
+            store.land(Duration::MAX)?;
         }
         Ok(store)
     }
@@ -85,7 +93,7 @@ impl<D: Disk> Store<D> {
 
     /// Whether there are rows to commit. The clock alone is something only once a second.
     pub fn has_group(&self) -> bool {
-        let ticks = self.realm.tick.saturating_sub(self.committed_realm.tick);
+        let ticks = self.realm.tick.saturating_sub(self.begun_realm.tick);
         !self.group.is_empty() || ticks >= KEEPER_CLOCK_TICKS_MAX
     }
 
@@ -94,29 +102,41 @@ impl<D: Disk> Store<D> {
         self.group.len() * ROW_BYTES
     }
 
-    /// Writes the group and what else belongs to it; gives the number of rows. Without rows, batch and `always`:
-    /// nothing is done.
-    ///
-    /// # Errors
-    /// The disk refused; what it holds is the last committed state, and the process must end.
-    pub fn commit(&mut self, mut batch: Batch, always: bool) -> Result<u64, StoreError> {
+    /// Begins to write the group and what else belongs to it, when nothing is under way. Without rows, batch and
+    /// `always`: nothing is done.
+    pub fn begin(&mut self, mut batch: Batch, always: bool) {
+        assert!(self.under_way.is_none(), "one group is under way at a time");
         if batch.is_empty() && !always && !self.has_group() {
-            return Ok(0);
+            return;
         }
         for Grouped { row, stored_in } in self.group.values() {
             add(&mut batch, row, *stored_in);
         }
         self.realm.groups += 1;
         batch.put(Family::Realm, REALM_KEY, &self.realm.encode());
-        match self.disk.write(&batch) {
-            Err(_) if planted(Bug::WriteErrorIgnored) => (),
-            written => written?,
+        self.disk.begin(batch, self.realm.groups);
+        self.under_way = Some(std::mem::take(&mut self.group));
+        self.begun_realm = self.realm;
+    }
+
+    /// Whether a group is under way.
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Waits up to `patience` for the group that is under way; gives the number of its rows when it has landed now.
+    ///
+    /// # Errors
+    /// The disk refused; what it holds is the last committed state, and the process must end.
+    pub fn land(&mut self, patience: Duration) -> Result<Option<u64>, StoreError> {
+        if self.under_way.is_none() {
+            return Ok(None);
         }
-        self.disk.attest(self.realm.groups)?;
-        let rows = self.group.len() as u64;
-        self.group.clear();
-        self.committed_realm = self.realm;
-        Ok(rows)
+        let landed = match self.disk.land(patience) {
+            Err(_) if planted(Bug::WriteErrorIgnored) => true,
+            landed => landed?,
+        };
+        Ok(if landed { self.under_way.take().map(|rows| rows.len() as u64) } else { None })
     }
 
     /// Counts and checks the rows, and moves those of shards that are no more.
@@ -138,7 +158,7 @@ impl<D: Disk> Store<D> {
         for rows in moved_rows.chunks(KEEPER_MOVE_ROWS_MAX) {
             let mut batch = Batch::default();
             rows.iter().for_each(|(row, stored_in)| add(&mut batch, row, Some(*stored_in)));
-            self.disk.write(&batch)?;
+            self.disk.write(batch, realm.groups)?;
         }
         self.recovered_characters = characters;
         Ok(())
@@ -149,7 +169,8 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// What was stored cannot be read.
     pub fn row(&self, client_id: u64) -> Result<Option<CharacterRow>, StoreError> {
-        match self.group.get(&client_id) {
+        let under_way = self.under_way.iter().filter(|_| !planted(Bug::UnderWayUnseen));
+        match [&self.group].into_iter().chain(under_way).find_map(|rows| rows.get(&client_id)) {
             Some(grouped) => Ok(Some(grouped.row)),
             None => read_row(&self.disk, client_id),
         }

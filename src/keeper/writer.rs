@@ -1,8 +1,9 @@
 //! The thread that owns all durable writes.
 //!
-//! Owns the desk and the keeper's ends of the queues. Promises: commands are done in their order; an
-//! answer leaves after the commit that made it true; a full answer queue makes it wait, never lose. Never pinned, never
-//! woken by another thread: it looks every [`KEEPER_POLL_US`]. After an error it ends at once and the host reads why.
+//! Owns the desk and the keeper's ends of the queues. Promises: commands are done in their order, also while the group
+//! before them is on its way to the disk; an answer leaves after its group has landed; a full answer queue makes it
+//! wait, never lose. Never pinned, never woken by a shard: it looks every [`KEEPER_POLL_US`]. After an error it ends at
+//! once and the host reads why.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -142,7 +143,7 @@ impl KeeperHandle {
             disk_looked: None,
             commit,
             commit_bytes,
-            committed: None,
+            begun: None,
             group_commands: 0,
         };
         let failed = Arc::clone(&shared);
@@ -216,9 +217,9 @@ struct Writer {
     disk_looked: Option<Instant>,
     commit: Duration,
     commit_bytes: usize,
-    /// When the last commit began: the next one comes a commit interval after it, so that what comes alone waits for
+    /// When the last group was begun: the next one comes a commit interval after it, so that what comes alone waits for
     /// nothing and syncs are never more frequent than that.
-    committed: Option<Instant>,
+    begun: Option<Instant>,
     group_commands: usize,
 }
 
@@ -228,9 +229,11 @@ impl Writer {
             // Read first: what was given before the stop is then in the queue.
             let is_stopping = self.shared.stop.load(Ordering::Acquire);
             let was_idle = self.take_commands()? == 0;
-            if is_stopping || self.is_group_due() {
-                self.commit()?;
+            self.land(Duration::ZERO)?;
+            if !self.desk.store().is_under_way() && (is_stopping || self.is_group_due()) {
+                self.begin();
             }
+            self.answer();
             self.publish_counts();
             self.look_at_disk();
             while let Some(wish) = self.wishes.pop() {
@@ -242,8 +245,11 @@ impl Writer {
                 self.desk.close()?;
                 return self.desk.store_mut().disk_mut().flush();
             }
-            if was_idle {
-                thread::sleep(Duration::from_micros(KEEPER_POLL_US));
+            let pause = Duration::from_micros(KEEPER_POLL_US);
+            if was_idle && self.desk.store().is_under_way() {
+                self.land(pause)?;
+            } else if was_idle {
+                thread::sleep(pause);
             }
         }
     }
@@ -270,27 +276,27 @@ impl Writer {
 
     fn is_group_due(&self) -> bool {
         // Answers that no row stands behind need not wait.
-        self.is_group_full()
-            || !self.desk.has_group()
-            || self.committed.is_none_or(|began| began.elapsed() >= self.commit)
+        self.is_group_full() || !self.desk.has_group() || self.begun.is_none_or(|begun| begun.elapsed() >= self.commit)
     }
 
-    fn commit(&mut self) -> Result<(), StoreError> {
+    fn begin(&mut self) {
         if self.desk.has_group() {
-            let began = Instant::now();
-            self.committed = Some(began);
-            let rows = self.desk.commit()?;
+            self.begun = Some(Instant::now());
+        }
+        self.desk.begin();
+        self.group_commands = 0;
+    }
+
+    /// Counts the group that was under way, when it lands within `patience`.
+    fn land(&mut self, patience: Duration) -> Result<(), StoreError> {
+        if let Some(rows) = self.desk.land(patience)? {
             let counters = &self.shared.counters;
-            let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let took = self.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+            let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             counters.commit_us_max.fetch_max(took_us, Ordering::Relaxed);
             counters.rows_written.fetch_add(rows, Ordering::Relaxed);
             counters.commits.fetch_add(1, Ordering::Relaxed);
-        } else {
-            // Answers that say nothing new are as durable as what they say.
-            self.desk.commit()?;
         }
-        self.group_commands = 0;
-        self.answer();
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::ids::{EntityId, SessionRef, ShardId};
 use crate::keeper::{Desk, DeskRules, DiskFault, KeeperAnswer, KeeperCommand, MemoryDisk, Store, StoreError};
@@ -165,15 +166,15 @@ impl Node {
         commands
     }
 
-    /// Commits; the answers are heard `after` ticks later.
+    /// Lets what is under way to the disk land, or fail; the answers are heard `after` ticks later.
     ///
     /// # Errors
     /// The disk refused: the process must end.
-    pub fn commit(&mut self, tick: u64, after: u64, fault: Option<DiskFault>) -> Result<(), StoreError> {
+    pub fn land(&mut self, tick: u64, after: u64, fault: Option<DiskFault>) -> Result<(), StoreError> {
         if let Some(fault) = fault {
             self.desk.store_mut().disk_mut().plan(fault);
         }
-        self.desk.commit()?;
+        self.desk.land(Duration::ZERO)?;
         self.give_answers(tick, after);
         Ok(())
     }

@@ -45,6 +45,8 @@ pub struct Oracle {
     model: Model,
     /// What was done since.
     steps: Vec<Step>,
+    /// How many of these are in the group that is under way.
+    begun: usize,
     epochs: HashMap<EntityId, (u32, ShardId, u64), FastHash>,
     /// Age of the newest row seen of each client.
     ages: HashMap<u64, (u32, u64)>,
@@ -65,6 +67,7 @@ impl Oracle {
             terms,
             model: Model::default(),
             steps: Vec::new(),
+            begun: 0,
             epochs: HashMap::default(),
             ages: HashMap::new(),
             heard: HashMap::new(),
@@ -148,10 +151,16 @@ impl Oracle {
         self.seen = entries.len();
     }
 
-    /// All that was done is on disk.
-    pub fn committed(&mut self) {
+    /// All that was done so far is under way to the disk.
+    pub fn begun(&mut self) {
+        self.begun = self.steps.len();
+    }
+
+    /// What was under way is on disk.
+    pub fn landed(&mut self) {
         let terms = (self.terms.mail_ticks, self.terms.thing_ticks);
-        for step in std::mem::take(&mut self.steps) {
+        let after = self.steps.split_off(std::mem::take(&mut self.begun));
+        for step in std::mem::replace(&mut self.steps, after) {
             match step {
                 Step::Clock(tick) => self.model.clock(tick),
                 Step::Order { asked, tick, next_character, plays, answer } => {
@@ -163,14 +172,15 @@ impl Oracle {
         }
     }
 
-    /// A process came up again: what it found is what was committed, or that and all of the group that was under way.
+    /// A process came up again: what it found is what had landed, or that and all of the group that was under way.
     pub fn recovered(&mut self, node: &Node, tick: u64) {
         self.epochs.clear();
         self.ages.clear();
         if node.desk.ledger().orders() != self.model.orders() {
-            self.committed();
+            self.landed();
         }
         self.steps.clear();
+        self.begun = 0;
         let difference = self.model.difference(node.desk.ledger());
         self.demand_at(tick, difference.is_none(), || format!("after a start: {}", difference.unwrap_or_default()));
         let census = node.desk.ledger().book.census();

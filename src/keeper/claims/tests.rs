@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -148,7 +150,8 @@ fn older_rows_are_dropped_live_or_not() {
 fn a_power_loss_leaves_what_was_committed() {
     let mut bench = Bench::new();
     let row = bench.admit(1, 7);
-    bench.store.commit(Batch::default(), false).unwrap();
+    bench.store.begin(Batch::default(), false);
+    bench.store.land(Duration::MAX).unwrap();
     bench.apply(KeeperCommand::Row(CharacterRow { tick: 5, owner: ShardId(0), ..row }));
     bench.apply(KeeperCommand::Row(CharacterRow { tick: 6, ..row }));
     bench.admit(2, 8);

@@ -4,7 +4,7 @@
 //! these; a source's answers are read from disk before its first order and written with what they answer. Bounded by
 //! [`SOURCES_HELD_MAX`]: those longest unused leave memory and are read again.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use crate::goods::{OrderId, Refusal};
 use crate::ids::EntityId;
@@ -50,8 +50,10 @@ struct Source {
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
     sources: HashMap<EntityId, Source, FastHash>,
-    dirty: BTreeSet<(EntityId, u8)>,
+    dirty: Vec<(EntityId, u8)>,
     uses: u64,
+    /// Uses when the last group was begun: its answers may not be on disk yet, so sources used since stay in memory.
+    uses_begun: u64,
 }
 
 impl Answers {
@@ -105,14 +107,16 @@ impl Answers {
         }
         source.kept.push_back(Answer { sequence: id.sequence, digest, refusal, number });
         if !planted(Bug::AnswersNotWritten) {
-            self.dirty.insert((id.source, source.next_slot));
+            self.dirty.push((id.source, source.next_slot));
         }
         source.next_slot = (source.next_slot + 1) % ANSWERS_KEPT as u8;
     }
 
     /// Shows what must be written, each answer with its slot, and lets go of those longest unused.
     pub fn take_dirty(&mut self, mut write: impl FnMut(EntityId, u8, Answer)) {
-        for (id, slot) in std::mem::take(&mut self.dirty) {
+        self.dirty.sort_unstable();
+        self.dirty.dedup();
+        for (id, slot) in self.dirty.drain(..) {
             let source = &self.sources[&id];
             let back = (usize::from(source.next_slot) + ANSWERS_KEPT - 1 - usize::from(slot)) % ANSWERS_KEPT;
             let answer = source.kept[source.kept.len() - 1 - back];
@@ -122,9 +126,11 @@ impl Answers {
             let mut by_use: Vec<_> = self.sources.iter().map(|(id, source)| (source.used, *id)).collect();
             by_use.sort_unstable();
             by_use.truncate(by_use.len() - SOURCES_HELD_MAX * 3 / 4);
-            by_use.iter().for_each(|(_, id)| {
+            let begun = by_use.partition_point(|(used, _)| *used <= self.uses_begun);
+            by_use[..begun].iter().for_each(|(_, id)| {
                 self.sources.remove(id);
             });
         }
+        self.uses_begun = self.uses;
     }
 }
