@@ -3,8 +3,8 @@
 //! Owns nothing. Promises: every bound of an order is part of its type, so that an order is a plain value of fixed size.
 //! What an order may do is decided by the ledger alone (`keeper/ledger.rs`).
 
-use crate::ids::{EntityId, ShardId};
-use crate::limits::OFFER_ITEMS_MAX;
+use crate::ids::{CellKey, EntityId, ShardId};
+use crate::limits::{GOODS_PART_ENTRIES, OFFER_ITEMS_MAX};
 use serde::{Deserialize, Serialize};
 
 pub use crate::net::messages::Refusal;
@@ -314,6 +314,13 @@ pub struct Thing {
     pub end_tick: u64,
 }
 
+impl Thing {
+    /// The cell that it lies in.
+    pub fn cell(&self) -> CellKey {
+        CellKey::of_fine(self.x, self.y)
+    }
+}
+
 /// What the world must know of an order that is durable now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Settled {
@@ -348,6 +355,50 @@ pub struct GoodsNews {
     pub items: Vec<(ItemRef, u16, Option<Shelf>)>,
     /// Mails for it.
     pub mails: Vec<MailNews>,
+}
+
+impl GoodsNews {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        !self.whole && self.balances.is_empty() && self.items.is_empty() && self.mails.is_empty()
+    }
+
+    /// Adds what changed later: whoever hears the sum knows what whoever hears both knows.
+    pub fn absorb(&mut self, later: GoodsNews) {
+        if later.whole {
+            *self = later;
+            return;
+        }
+        for balance in later.balances {
+            replace(&mut self.balances, balance, |(shelf, currency, _)| (*shelf, *currency));
+        }
+        for item in later.items {
+            replace(&mut self.items, item, |(item, ..)| item.uid);
+        }
+        for mail in later.mails {
+            replace(&mut self.mails, mail, |mail| mail.number);
+        }
+    }
+
+    /// Takes a part of up to [`GOODS_PART_ENTRIES`] items and mails; the parts in their order say the same.
+    pub fn take_part(&mut self) -> GoodsNews {
+        let items = self.items.len().min(GOODS_PART_ENTRIES);
+        let mails = self.mails.len().min(GOODS_PART_ENTRIES - items);
+        GoodsNews {
+            whole: std::mem::take(&mut self.whole),
+            balances: std::mem::take(&mut self.balances),
+            items: self.items.drain(..items).collect(),
+            mails: self.mails.drain(..mails).collect(),
+        }
+    }
+}
+
+/// Puts an entry in the place of the one with the same key, or at the end.
+fn replace<T, K: PartialEq>(entries: &mut Vec<T>, entry: T, key: impl Fn(&T) -> K) {
+    match entries.iter_mut().find(|other| key(other) == key(&entry)) {
+        Some(other) => *other = entry,
+        None => entries.push(entry),
+    }
 }
 
 /// A mail as its receiver sees it.

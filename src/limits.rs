@@ -143,6 +143,8 @@ pub const MAIL_TICKS: u64 = 30 * 86_400 * TICK_HZ;
 pub const POSTAGE_COINS: u64 = 1;
 /// Things on the ground of a realm. More are refused, `Full`.
 pub const THINGS_MAX: usize = 20_000;
+/// Things on the ground of one cell. More are refused, `Full`.
+pub const CELL_THINGS_MAX: u32 = 512;
 /// Entities in a cell from which on nothing is dropped there: `Full`. A cell has room for 256 slices.
 pub const CELL_DROP_ENTITIES_MAX: usize = 6_000;
 /// Ticks that a thing lies on the ground before it is swept: 10 minutes.
@@ -151,6 +153,12 @@ pub const THING_TICKS: u64 = 600 * TICK_HZ;
 pub const ANSWERS_KEPT: usize = 64;
 /// Sources whose answers the keeper holds in memory. More: those longest unused are read again when needed.
 pub const SOURCES_HELD_MAX: usize = 32_768;
+/// Items and mails in one message about goods; the rest follows in further ones.
+pub const GOODS_PART_ENTRIES: usize = 256;
+/// Messages that may wait for a client's acknowledgement before news of its goods is added up instead of sent.
+pub const GOODS_MESSAGES_MAX: usize = 4;
+/// Answers to an earlier session that a client hears after its Welcome. More are dropped: the client asks again.
+pub const EARLY_MESSAGES_MAX: usize = 8;
 /// Coins that a development character begins with.
 pub const START_COINS: u32 = 1_000;
 /// Items that a development character begins with.

@@ -432,6 +432,7 @@ impl Shard {
             ("commands_over", world.commands_over),
             ("effects_refused", world.effects_refused),
             ("events_over", world.events_over),
+            ("entities_hidden", world.entities_hidden),
             ("keeper_full", self.core.keeper.len() as u64),
         ]);
         drops

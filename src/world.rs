@@ -138,6 +138,8 @@ pub struct Counters {
     pub commands_over: u64,
     /// Public events beyond what a frame holds.
     pub events_over: u64,
+    /// Entities that were not shown because their cell has no slot left, added up over ticks.
+    pub entities_hidden: u64,
 }
 
 /// One shard's world.
@@ -638,6 +640,7 @@ impl World {
         slices.turn(self.tick, &mut bodies);
         (frame.shard, frame.tick) = (self.shard, self.tick);
         slices.show(frame, self.shard, self.tick, &mut bodies);
+        self.counters.entities_hidden += slices.hidden as u64;
         frame.events.clear();
         self.counters.events_over += self.events.len().saturating_sub(EVENTS_PER_FRAME_MAX) as u64;
         frame.events.extend(self.events.drain(..).take(EVENTS_PER_FRAME_MAX));

@@ -18,8 +18,10 @@ use super::book::{Book, Leg};
 use crate::goods::{
     Account, Currency, Dropped, GoodsNews, ItemRef, MailNews, Offer, Order, OrderId, OrderKind, Refusal, Shelf, Thing,
 };
-use crate::ids::{EntityId, IdClass};
-use crate::limits::{COINS_MAX, DEED_COINS, MAIL_TICKS, MAILS_MAX, POSTAGE_COINS, THING_TICKS, THINGS_MAX};
+use crate::ids::{CellKey, EntityId, IdClass};
+use crate::limits::{
+    CELL_THINGS_MAX, COINS_MAX, DEED_COINS, MAIL_TICKS, MAILS_MAX, POSTAGE_COINS, THING_TICKS, THINGS_MAX,
+};
 use crate::planted::{Bug, planted};
 use crate::world::random::mix;
 
@@ -27,6 +29,8 @@ use crate::world::random::mix;
 const RECENT_ORDERS: usize = 32;
 /// Mails that go back in one tick of the clock. More wait for the next one.
 const EXPIRED_PER_CLOCK_MAX: usize = 256;
+/// Mails that are looked at for that: those of a frozen flow stay among them.
+const EXPIRED_LOOKED_AT_MAX: usize = 4_096;
 /// Ticks that a mail may wait beyond its end before that counts as a break.
 const MAIL_LATE_TICKS: u64 = 600;
 
@@ -93,6 +97,7 @@ pub struct Ledger {
     mails_by_end: BTreeSet<(u64, u64)>,
     mails_by_receiver: BTreeSet<(u64, u64)>,
     things: BTreeMap<u64, Thing>,
+    things_in: BTreeMap<CellKey, u32>,
     /// Answers by source.
     pub answers: Answers,
     dirty_mails: BTreeSet<u64>,
@@ -123,6 +128,7 @@ impl Ledger {
             mails_by_end: BTreeSet::new(),
             mails_by_receiver: BTreeSet::new(),
             things: BTreeMap::new(),
+            things_in: BTreeMap::new(),
             answers: Answers::default(),
             dirty_mails: BTreeSet::new(),
             dirty_things: BTreeSet::new(),
@@ -263,7 +269,8 @@ impl Ledger {
                 legs.push(Leg::Coins { currency, amount, from: from.account(who), to: to.account(who) });
             }
             OrderKind::Drop { what, x, y } => {
-                if self.things.len() >= THINGS_MAX {
+                let here = self.things_in.get(&CellKey::of_fine(x, y)).copied().unwrap_or(0);
+                if self.things.len() >= THINGS_MAX || here >= CELL_THINGS_MAX {
                     return Err(Refusal::Full);
                 }
                 let kind = self.drop(what, bag, Account::ground(number), legs)?;
@@ -427,7 +434,12 @@ impl Ledger {
             }
             Follow::Lift(thing) => {
                 if !planted(Bug::ThingStays) {
-                    self.things.remove(&thing);
+                    let lifted = self.things.remove(&thing).expect("the order found it");
+                    let here = self.things_in.get_mut(&lifted.cell()).expect("it was counted");
+                    *here -= 1;
+                    if *here == 0 {
+                        self.things_in.remove(&lifted.cell());
+                    }
                 }
                 self.dirty_things.insert(thing);
             }
@@ -440,7 +452,7 @@ impl Ledger {
     }
 
     fn add_thing(&mut self, thing: Thing) {
-        self.things.insert(thing.number, thing);
+        self.restore_thing(thing);
         self.dirty_things.insert(thing.number);
     }
 
@@ -462,7 +474,9 @@ impl Ledger {
 
     /// Puts back a thing that was read from disk.
     pub fn restore_thing(&mut self, thing: Thing) {
-        self.things.insert(thing.number, thing);
+        if self.things.insert(thing.number, thing).is_none() {
+            *self.things_in.entry(thing.cell()).or_default() += 1;
+        }
     }
 
     /// Puts back a mail that was read from disk.
@@ -547,14 +561,15 @@ impl Ledger {
         if planted(Bug::MailForEver) {
             return Vec::new();
         }
-        for _ in 0..EXPIRED_PER_CLOCK_MAX {
-            let Some(&(end_tick, number)) = self.mails_by_end.first() else { break };
-            if end_tick > tick {
-                break;
+        let due = self.mails_by_end.range(..=(tick, u64::MAX)).map(|&(_, number)| number);
+        let due: Vec<u64> = due.take(EXPIRED_LOOKED_AT_MAX).collect();
+        let mut expired = 0;
+        for number in due {
+            // One whose flow is frozen waits; the others go.
+            if expired == EXPIRED_PER_CLOCK_MAX || !self.expire(number) {
+                continue;
             }
-            if !self.expire(number) {
-                break;
-            }
+            expired += 1;
             self.orders += 1;
             let id = OrderId { source: EntityId::KEEPER, sequence: self.orders };
             let order = Order { id, kind: OrderKind::ReturnMail { mail: number } };

@@ -154,6 +154,11 @@ impl SendChannel {
         self.window.is_empty()
     }
 
+    /// Messages that did not arrive yet.
+    pub fn len(&self) -> usize {
+        self.window.len()
+    }
+
     fn first(&self) -> u16 {
         self.next.wrapping_sub(self.window.len() as u16)
     }

@@ -58,6 +58,11 @@ impl Reliable {
         self.ordered_out.is_empty() && self.unordered_out.is_empty()
     }
 
+    /// Ordered messages that did not arrive yet.
+    pub fn ordered_waiting(&self) -> usize {
+        self.ordered_out.len()
+    }
+
     /// For the header of the next body.
     pub fn stamp(&self) -> Stamp {
         let (flags, (ack, ack_bits)) = self.acks.fields().map_or((0, (0, 0)), |fields| (FLAG_ACKS, fields));

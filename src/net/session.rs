@@ -6,8 +6,9 @@
 
 use std::collections::VecDeque;
 
+use crate::goods::GoodsNews;
 use crate::ids::{EntityId, FINE_SHIFT, SessionRef, ShardId};
-use crate::limits::{ACTIONS_HELD_MAX, PINGS_PER_DRAIN_MAX, TICK_HZ};
+use crate::limits::{ACTIONS_HELD_MAX, GOODS_MESSAGES_MAX, PINGS_PER_DRAIN_MAX, TICK_HZ};
 use crate::net::acks::{Arrival, Fate, SentPacket};
 use crate::net::body::{BodyError, BodyReader, BodyWriter, Commands, FLAG_PACKED, PONG_MARKER, Section, kind};
 use crate::net::channel::{ChannelKind, Receipt};
@@ -113,6 +114,8 @@ pub struct Session {
     budget: u32,
     applied_sent: u32,
     shown_tick: u64,
+    /// What its client must still hear of its goods.
+    goods: GoodsNews,
     closing: Option<Close>,
 }
 
@@ -136,6 +139,7 @@ impl Session {
             budget: SENDS_SAVED * SEND_COST,
             applied_sent: 0,
             shown_tick: 0,
+            goods: GoodsNews::default(),
             closing: None,
         }
     }
@@ -299,6 +303,21 @@ impl Session {
         self.reliable.send(ChannelKind::Ordered, message.encode()).is_ok()
     }
 
+    /// Tells its client of its goods when it was greeted and has heard most of what it was told before; until then news
+    /// is added up, so that any amount of it is bounded by what the client has.
+    pub fn tell_goods(&mut self, news: GoodsNews) {
+        self.goods.absorb(news);
+        self.give_goods();
+    }
+
+    fn give_goods(&mut self) {
+        while !self.goods.is_empty() && self.greeted && self.reliable.ordered_waiting() < GOODS_MESSAGES_MAX {
+            let part = self.goods.take_part();
+            let told = self.tell(&ServerMessage::Goods(part));
+            assert!(told, "a channel of few messages has room for a part");
+        }
+    }
+
     /// Refuses everything further and tells why.
     pub fn close(&mut self, reason: Close) {
         if self.closing.is_none() {
@@ -315,6 +334,7 @@ impl Session {
 
     /// Lets a tick pass: the send budget grows.
     pub fn pass_tick(&mut self, tick: u64, send_hz: u32) {
+        self.give_goods();
         self.budget = (self.budget + send_hz * SEND_COST / TICK_HZ as u32).min(SENDS_SAVED * SEND_COST);
         if !self.reliable_transport && tick.is_multiple_of(u64::from(LOST_TICKS)) {
             self.reliable.expire(tick as u32, LOST_TICKS, |_, _| ());

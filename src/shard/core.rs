@@ -5,10 +5,10 @@
 //! reads a clock, waits.
 
 use crate::flight::record::{Outside, Taken};
-use crate::goods::{Asked, Settled};
+use crate::goods::{Asked, GoodsNews, Settled};
 use crate::ids::{CELL_M, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
-use crate::limits::{FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANES, TICK_HZ};
+use crate::limits::{EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANES, TICK_HZ};
 use crate::net::handshake::Identity;
 use crate::net::interest::Radii;
 use crate::net::message::{Seam, ServerMessage, Welcome};
@@ -37,7 +37,8 @@ struct Entry {
     stage: Stage,
     /// Newest operation that the ledger answered before this session.
     operation: u64,
-    /// What its client hears right after the Welcome; a few messages, since nobody acts before it.
+    /// What its client hears right after the Welcome: answers to what an earlier session asked. Bounded by
+    /// [`EARLY_MESSAGES_MAX`]; a client that misses one asks again.
     early: Vec<ServerMessage>,
 }
 
@@ -254,7 +255,11 @@ impl Core {
             KeeperAnswer::Operation { session, operation, refusal, thing } => {
                 self.tell(session, ServerMessage::OperationResult { operation, refusal, thing });
             }
-            KeeperAnswer::Goods { session, news } => self.tell(session, ServerMessage::Goods(*news)),
+            KeeperAnswer::Goods { session, news } => {
+                if let Some(entry) = self.entry_mut(session).filter(|entry| entry.session.closing().is_none()) {
+                    entry.session.tell_goods(*news);
+                }
+            }
             KeeperAnswer::Admission { open } => self.disk_is_full = !open,
             KeeperAnswer::Cut { session } => self.close(session, Close::NewerSession),
         }
@@ -265,7 +270,9 @@ impl Core {
         // A session that ended meanwhile has nobody to hear it: the client asks again in the next one.
         let Some(entry) = self.entry_mut(reference).filter(|entry| entry.session.closing().is_none()) else { return };
         if entry.session.told.is_none() {
-            entry.early.push(message);
+            if entry.early.len() < EARLY_MESSAGES_MAX {
+                entry.early.push(message);
+            }
         } else if !entry.session.tell(&message) {
             self.close(reference, Close::Slow);
         }
@@ -422,10 +429,10 @@ impl Core {
             let operation = entry.operation;
             let early = std::mem::take(&mut entry.early);
             let welcome = self.welcome(&told, client_id, tick, operation);
-            let kept = self.entry_mut(told.session).is_some_and(|entry| {
-                entry.session.greet(&welcome) && early.iter().all(|message| entry.session.tell(message))
-            });
-            assert!(kept, "the first messages find an empty channel");
+            let entry = self.entry_mut(told.session).expect("it just heard");
+            let kept = entry.session.greet(&welcome) && early.iter().all(|message| entry.session.tell(message));
+            assert!(kept, "the first messages, {EARLY_MESSAGES_MAX} at the most, find an empty channel");
+            entry.session.tell_goods(GoodsNews::default());
         } else if entry.session.closing().is_some() {
             self.push_leave(&told);
         }

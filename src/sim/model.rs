@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 
 use crate::goods::{Account, Currency, Dropped, ItemRef, Offer, Order, OrderId, OrderKind, Refusal, Shelf, Thing};
-use crate::ids::{EntityId, IdClass};
+use crate::ids::{CellKey, EntityId, IdClass};
 use crate::keeper::Ledger;
-use crate::limits::{ACCOUNT_ITEMS_MAX, ANSWERS_KEPT, COINS_MAX, DEED_COINS, MAILS_MAX, POSTAGE_COINS, THINGS_MAX};
+use crate::limits::{
+    ACCOUNT_ITEMS_MAX, ANSWERS_KEPT, CELL_THINGS_MAX, COINS_MAX, DEED_COINS, MAILS_MAX, POSTAGE_COINS, THINGS_MAX,
+};
 
 /// What was asked of it, and what it answered: enough to know a repeat.
 #[derive(Clone, PartialEq, Debug)]
@@ -233,7 +235,9 @@ impl Model {
                 trial.pay(currency, positive(amount)?, from.account(me), to.account(me))?;
             }
             OrderKind::Drop { what, x, y } => {
-                if self.things.len() >= THINGS_MAX {
+                let cell = CellKey::of_fine(x, y);
+                let here = self.things.values().filter(|&&(_, x, y)| CellKey::of_fine(x, y) == cell).count();
+                if self.things.len() >= THINGS_MAX || here >= CELL_THINGS_MAX as usize {
                     return Err(Refusal::Full);
                 }
                 match what {

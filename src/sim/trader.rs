@@ -449,3 +449,47 @@ impl Trader {
         self.pending.is_empty() && self.trading.is_none() && self.goods.known
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::goods::ItemRef;
+    use crate::limits::MESSAGE_BYTES_MAX;
+    use crate::net::message::ServerMessage;
+
+    #[test]
+    fn news_added_up_and_told_in_parts_says_the_same() {
+        for seed in 0..40 {
+            let draw = |n: u64, bound: u32| below(random(seed, EntityId::NONE, 0, n), bound);
+            let (mut at_once, mut later, mut sum) =
+                (ClientGoods::default(), ClientGoods::default(), GoodsNews::default());
+            for step in 0..60u64 {
+                let at = |n: u64| step * 4_096 + n;
+                let mut news = GoodsNews { whole: draw(at(0), 20) == 0, ..GoodsNews::default() };
+                for n in 0..u64::from(draw(at(1), 120)) {
+                    let uid = draw(at(8 + n * 4), 900).into();
+                    let item = ItemRef { uid, version: step as u32 };
+                    let place = [None, Some(Shelf::Bag), Some(Shelf::Mailbox)][draw(at(9 + n * 4), 3) as usize];
+                    news.items.retain(|(other, ..)| other.uid != uid);
+                    news.items.push((item, 1, place));
+                    let number = draw(at(10 + n * 4), 400).into();
+                    let gone = draw(at(11 + n * 4), 2) == 0;
+                    news.mails.retain(|other| other.number != number);
+                    news.mails.push(MailNews { number, from: 1, price: step, coins: 1, items: 0, end_tick: 9, gone });
+                }
+                news.balances.push((Shelf::Bag, Currency::Coin, step % 3));
+                at_once.hear(&news);
+                sum.absorb(news);
+                for _ in 0..draw(at(2), 3) {
+                    later.hear(&sum.take_part());
+                }
+            }
+            while !sum.is_empty() {
+                let part = sum.take_part();
+                assert!(ServerMessage::Goods(part.clone()).encode().len() <= MESSAGE_BYTES_MAX);
+                later.hear(&part);
+            }
+            assert_eq!(at_once, later, "seed {seed}");
+        }
+    }
+}

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::goods::{Offer, Order, OrderId, OrderKind, Refusal};
-use crate::ids::{EntityId, GRID_PER_M, IdClass};
+use crate::ids::{CellKey, EntityId, GRID_PER_M, IdClass};
 use crate::limits::{CELL_DROP_ENTITIES_MAX, TICK_HZ};
 use crate::net::message::{GoodsWish, TradeNews, TradeStep};
 use crate::planted::{Bug, planted};
@@ -33,6 +33,8 @@ const TRADE_TICKS: u64 = 300 * TICK_HZ;
 const WATCH_TICKS: u64 = 30;
 /// Ticks between two wishes of one player about a trade: its partner hears of each.
 pub const TRADE_WISH_TICKS: u64 = 6;
+/// Ticks between two questions of strangers that a player hears, so that a crowd cannot drown one of them.
+const STRANGER_TICKS: u64 = 20;
 /// Ticks after which a deed that was refused is tried again.
 const DEED_TICKS: u64 = 600;
 /// Cells along the side of a region; to set foot in a region for the first time is a deed.
@@ -85,6 +87,8 @@ pub struct Dealings {
     pub deeds: u64,
     /// First tick in which something may be said of a trade again.
     pub trade_tick: u64,
+    /// First tick in which it listens to a stranger's question for a trade again.
+    pub ask_tick: u64,
     /// The deed whose reward was ordered.
     pub deed_asked: Option<u8>,
     /// First tick in which a deed may be ordered again.
@@ -94,7 +98,8 @@ pub struct Dealings {
 impl Dealings {
     /// Rolls it into a player's digest.
     pub fn digest(&self, digest: &mut Digest) {
-        digest.add(self.operation.map_or(0, |operation| operation + 1)).add(self.deeds).add(self.trade_tick);
+        digest.add(self.operation.is_some().into()).add(self.operation.unwrap_or(0)).add(self.deeds);
+        digest.add(self.trade_tick).add(self.ask_tick);
         digest.add(self.deed_asked.map_or(0, |deed| u64::from(deed) + 1)).add(self.deed_tick);
         for (id, tick) in [self.asks, self.asked_by].into_iter().flatten() {
             digest.add(id.0).add(tick);
@@ -155,7 +160,7 @@ impl Player {
         let kind = match wish {
             GoodsWish::Move { item, from, to } => OrderKind::Move { item, from, to },
             GoodsWish::MoveCoins { currency, amount, from, to } => OrderKind::MoveCoins { currency, amount, from, to },
-            GoodsWish::Drop { .. } if frames.count_in(self.body.home) >= CELL_DROP_ENTITIES_MAX => {
+            GoodsWish::Drop { .. } if frames.count_in(CellKey::of_fine(x, y)) >= CELL_DROP_ENTITIES_MAX => {
                 return Err(Refusal::Full);
             }
             GoodsWish::Drop { what } => OrderKind::Drop { what, x, y },
@@ -301,7 +306,8 @@ impl Player {
         let is_open = self.dealings.trade.is_some_and(|trade| trade.partner == from && trade.number == number);
         let is_ordered = self.dealings.trade.is_some_and(|trade| trade.ordered);
         match effect {
-            TradeEffect::Ask if self.dealings.trade.is_none() && !self.guest => {
+            TradeEffect::Ask if self.dealings.trade.is_none() && !self.guest && self.hears(from, tick) => {
+                self.dealings.ask_tick = tick + STRANGER_TICKS;
                 self.dealings.asked_by = Some((from, tick));
                 given.words.push(news(TradeStep::Asked, from));
                 if self.may_open(from, tick) {
@@ -337,6 +343,11 @@ impl Player {
                 self.order_trade(given);
             }
         }
+    }
+
+    /// Whom it asked itself it hears at any time.
+    fn hears(&self, other: EntityId, tick: u64) -> bool {
+        tick >= self.dealings.ask_tick || self.asked(other, tick)
     }
 
     fn asked(&self, other: EntityId, tick: u64) -> bool {

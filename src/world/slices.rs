@@ -14,6 +14,9 @@ use crate::world::table::Table;
 /// Members that a slice begins an epoch with at the most: the rest of the slots is for those who join.
 const SLICE_FILL: usize = 48;
 
+/// Slices that a cell can have. Full: who comes is not shown until somebody leaves, counted `entities_hidden`.
+const CELL_SLICES_MAX: usize = 256;
+
 /// One group of entities of one cell.
 #[derive(Clone, Debug)]
 struct Slice {
@@ -38,6 +41,8 @@ pub struct Slices {
     slab: Vec<Slice>,
     free: Vec<u32>,
     order: Vec<Ordered>,
+    /// Entities without a slot in the newest frame: nobody sees them.
+    pub hidden: usize,
     /// Scratch: members of the cell that turns, with their places on the Morton curve.
     members: Vec<(u32, EntityId)>,
     /// Scratch: per slice of the slab, its head in the frame.
@@ -87,9 +92,9 @@ impl Slices {
         slice.live -= 1;
     }
 
-    /// Gives an entity a slot in its home cell.
+    /// Gives an entity a slot in its home cell, if there is one.
     pub fn join(&mut self, body: &mut Body, tick: u64) {
-        let slice = self.with_room(body.home, tick);
+        let Some(slice) = self.with_room(body.home, tick) else { return };
         let target = &mut self.slab[slice as usize];
         body.place = Some(Place { slice, slot: target.ids.len() as u8 });
         target.ids.push(body.id);
@@ -104,17 +109,18 @@ impl Slices {
         from..from + count
     }
 
-    fn with_room(&mut self, cell: CellKey, tick: u64) -> u32 {
+    fn with_room(&mut self, cell: CellKey, tick: u64) -> Option<u32> {
         let range = self.range(cell);
         let roomy = |ordered: &&Ordered| self.slab[ordered.slice as usize].ids.len() < SLICE_SLOTS_MAX;
         match self.order[range.clone()].iter().find(roomy) {
-            Some(ordered) => ordered.slice,
-            None => self.add(cell, range.end, range.len(), tick),
+            Some(ordered) => Some(ordered.slice),
+            None if range.len() == CELL_SLICES_MAX => None,
+            None => Some(self.add(cell, range.end, range.len(), tick)),
         }
     }
 
     fn add(&mut self, cell: CellKey, at: usize, number: usize, tick: u64) -> u32 {
-        assert!(number < 256, "a cell has at most 256 slices");
+        assert!(number < CELL_SLICES_MAX, "{number} slices are in a cell already");
         let slice = self.free.pop().unwrap_or_else(|| {
             let ids = Vec::with_capacity(SLICE_SLOTS_MAX);
             self.slab.push(Slice { number: 0, epoch: 0, live: 0, ids, keyframe: Vec::with_capacity(SLICE_SLOTS_MAX) });
@@ -158,7 +164,7 @@ impl Slices {
             }
             members.sort_unstable();
         }
-        let wanted = members.len().div_ceil(SLICE_FILL);
+        let wanted = members.len().div_ceil(SLICE_FILL).min(CELL_SLICES_MAX);
         while self.range(cell).len() > wanted {
             let last = self.order.remove(self.range(cell).end - 1);
             self.free.push(last.slice);
@@ -221,13 +227,17 @@ impl Slices {
         frame.now.resize(frame.keyframe.len(), wire::EntityPlain::default());
         frame.next_owner.clear();
         frame.next_owner.resize(frame.keyframe.len(), shard);
-        bodies.each(|body| self.show_body(frame, body, tick));
+        let mut hidden = 0;
+        bodies.each(|body| match body.place {
+            Some(place) => self.show_body(frame, body, place, tick),
+            None => hidden += 1,
+        });
+        self.hidden = hidden;
         self.index(frame, bodies);
         encode(frame);
     }
 
-    fn show_body(&self, frame: &mut Frame, body: &Body, tick: u64) {
-        let place = body.place.expect("everybody has a place before the frame");
+    fn show_body(&self, frame: &mut Frame, body: &Body, place: Place, tick: u64) {
         let head = &mut frame.slices[self.heads[place.slice as usize] as usize];
         let slot = head.first as usize + usize::from(place.slot);
         let plain = body.plain(tick);
@@ -243,17 +253,18 @@ impl Slices {
     fn index(&self, frame: &mut Frame, bodies: &Bodies<'_>) {
         frame.index.clear();
         let indexed = |body: &Body| {
-            let place = body.place.expect("everybody has a place before the frame");
+            let place = body.place?;
             let slice = self.heads[place.slice as usize];
             let slot = frame.slices[slice as usize].first + u32::from(place.slot);
-            Indexed { id: body.id, slot, slice }
+            Some(Indexed { id: body.id, slot, slice })
         };
         // Wildlife has the lowest ids and things the highest, so that sorted lists behind each other are one.
-        let npcs = bodies.npcs.order().iter().map(|&(_, at)| indexed(&bodies.npcs.at(at as usize).body));
+        let npcs = bodies.npcs.order().iter().filter_map(|&(_, at)| indexed(&bodies.npcs.at(at as usize).body));
         frame.index.extend(npcs);
-        let players = bodies.players.order().iter().map(|&(_, at)| indexed(&bodies.players.at(at as usize).body));
+        let players =
+            bodies.players.order().iter().filter_map(|&(_, at)| indexed(&bodies.players.at(at as usize).body));
         frame.index.extend(players);
-        let things = bodies.things.order().iter().map(|&(_, at)| indexed(&bodies.things.at(at as usize).body));
+        let things = bodies.things.order().iter().filter_map(|&(_, at)| indexed(&bodies.things.at(at as usize).body));
         frame.index.extend(things);
     }
 }

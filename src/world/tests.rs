@@ -244,3 +244,42 @@ fn stopping_saves_every_character() {
     assert_eq!(released.count() as u64, PLAYERS);
     assert!(realm.worlds.iter().all(|world| world.entities().0 == 0));
 }
+
+#[test]
+fn a_cell_with_more_than_it_can_show_shows_what_fits() {
+    let (x, y) = (100 * FINE_PER_M, 100 * FINE_PER_M);
+    let things = (1..=16_000).map(|number| crate::goods::Thing { number, kind: 1, x, y, end_tick: 1_000 });
+    let config = WorldConfig {
+        seed: SEED,
+        land: Arc::new(Land::new(SEED)),
+        cut: Arc::new(CutMap::equal(1)),
+        npcs: 0,
+        npc_life_ticks: 120,
+        start_tick: 0,
+        things: things.collect(),
+    };
+    let (mut world, mut frames) = (World::new(config, ShardId(0)), Frames::new(1));
+    for tick in 1..=2 * crate::limits::KEYFRAME_TICKS {
+        world.begin(tick, &frames);
+        world.play(true, &frames);
+        let (mut frame, mut out) = (Frame::default(), OutcomeParcel::default());
+        out.reset(ShardId(0), tick);
+        world.publish(&mut frame, &mut [&mut out]);
+        let shown = frame.index.len() as u64;
+        assert!((12_000..=15_360).contains(&shown), "{shown} are shown");
+        let hidden = world.counters.entities_hidden;
+        assert!(hidden >= tick * (16_000 - 15_360), "{hidden} were hidden by tick {tick}");
+        frames.push(Arc::new(frame));
+    }
+}
+
+#[test]
+fn an_operation_may_have_any_number() {
+    let digest = |operation| {
+        let mut digest = random::Digest::new(1);
+        goods::Dealings { operation, ..goods::Dealings::default() }.digest(&mut digest);
+        digest.finish()
+    };
+    let all = [None, Some(0), Some(1), Some(u64::MAX)].map(digest);
+    assert!((0..4).all(|n| (0..n).all(|other| all[n] != all[other])));
+}
