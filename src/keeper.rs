@@ -13,6 +13,7 @@ mod disk;
 mod error;
 mod inspect;
 mod ledger;
+mod logs;
 mod memory;
 mod record;
 mod rocks;

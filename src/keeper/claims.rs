@@ -86,8 +86,9 @@ impl Claims {
     /// Writes the deeds of a character in play into its row.
     pub fn set_deeds<D: Disk>(&mut self, client_id: u64, deeds: u64, store: &mut Store<D>) {
         let live = self.live.get_mut(&client_id).expect("the caller found it in play");
+        let before = live.row;
         live.row.deeds = deeds;
-        store.put(live.row, Some(live.row.owner));
+        store.put(live.row, Some(&before));
     }
 
     /// Does one command; appends the answers, to be sent once the store has committed.
@@ -220,7 +221,7 @@ impl Claims {
             self.counts.rows_stale += 1;
             return Ok(());
         }
-        store.put(row, Some(held.owner));
+        store.put(row, Some(&held));
         store.realm_mut().tick = row.tick.max(store.realm().tick);
         if let Some(live) = live {
             live.row = row;

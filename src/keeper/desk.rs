@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::book::Totals;
 use super::disk::{Batch, Disk, Family};
-use super::ledger::{Context, Done, Entry, Ledger, Terms};
-use super::record::{open_value, seal_block, seal_value};
+use super::ledger::{Answer, Context, Done, Entry, Ledger, Terms};
+use super::record::{open_block, open_value, seal_block, seal_value};
 use super::store::{Store, altered, refused};
 use super::{Claims, KeeperAnswer, KeeperCommand, StoreError};
 use crate::goods::{Account, Asked, GoodsNews, Order, OrderId, OrderKind, Refusal, Settled, Thing};
@@ -289,6 +289,7 @@ impl<D: Disk> Desk<D> {
         if self.changed {
             write_ledger(&mut self.ledger, &mut batch);
         }
+        self.store.count_orders(self.ledger.orders());
         self.store.begin(batch, always);
         (self.changed, self.group_orders) = (false, 0);
         let waiting = if self.store.is_under_way() { &mut self.under_way } else { &mut self.ready };
@@ -368,16 +369,39 @@ fn write_ledger(ledger: &mut Ledger, batch: &mut Batch) {
     }
 }
 
-/// Looks whether every answer can be read; gives their number.
-pub(super) fn check_answers(disk: &impl Disk) -> Result<u64, StoreError> {
-    let mut count = 0;
+/// Shows every answer with its source.
+pub(super) fn visit_answers(disk: &impl Disk, each: &mut dyn FnMut(EntityId, Answer)) -> Result<(), StoreError> {
     disk.visit(Family::Ledger, &[prefix::ANSWER], &mut |key, value| {
         let place = || format!("the answer {key:x?} in column family ledger");
-        let _: super::ledger::Answer = open_value(value).map_err(|error| refused(disk, &place(), error))?;
-        count += 1;
+        let answer = open_value(value).map_err(|error| refused(disk, &place(), error))?;
+        let source = key.get(1..9).and_then(|source| source.try_into().ok()).map_or(0, u64::from_be_bytes);
+        each(EntityId(source), answer);
         Ok(())
-    })?;
-    Ok(count)
+    })
+}
+
+/// Orders that the ledger on a disk answered, which must be those of the log.
+pub(super) fn orders_held(disk: &impl Disk) -> Result<u64, StoreError> {
+    let orders = read_counters(disk)?.map_or(0, |counters| counters.orders);
+    let mut logged = 0;
+    if let Some((key, value)) = disk.last(Family::Orders)? {
+        let place = || format!("the newest block of orders {key:x?} in column family orders");
+        let block = open_block(&value).map_err(|error| refused(disk, &place(), error))?;
+        let entries = Entry::decode(block).ok_or_else(|| altered(disk, &place(), "does not parse"))?;
+        logged = entries.last().map_or(0, |entry| entry.number);
+    }
+    if orders != logged {
+        let what = format!("ends with order {logged}, and the ledger answered {orders}");
+        return Err(altered(disk, "column family orders", &what));
+    }
+    Ok(orders)
+}
+
+fn read_counters(disk: &impl Disk) -> Result<Option<Counters>, StoreError> {
+    let read = |value: Vec<u8>| {
+        open_value(&value).map_err(|error| refused(disk, "the counters in column family ledger", error))
+    };
+    disk.get(Family::Ledger, &[prefix::COUNTERS])?.map(read).transpose()
 }
 
 /// Reads everything of the ledger but the answers, which are read when they are needed.
@@ -409,9 +433,7 @@ pub(super) fn read_ledger(disk: &impl Disk, ledger: &mut Ledger) -> Result<(), S
             Ok(())
         })?;
     }
-    if let Some(value) = disk.get(Family::Ledger, &[prefix::COUNTERS])? {
-        let counters: Counters =
-            open_value(&value).map_err(|error| refused(disk, "the counters in column family ledger", error))?;
+    if let Some(counters) = read_counters(disk)? {
         ledger.book.totals = counters.totals;
         ledger.restore_counters(counters.orders, counters.rolled);
     }

@@ -28,6 +28,9 @@ pub enum Family {
 /// Sees keys and their values, and may refuse one.
 pub type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
 
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
 /// RocksDB in the product, memory with faults in the deterministic host.
 pub trait Disk {
     /// The value of a key.
@@ -52,6 +55,12 @@ pub trait Disk {
     /// The disk refused; the process must end.
     fn land(&mut self, patience: Duration) -> Result<bool, StoreError>;
 
+    /// The last key of a family, with its value.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn last(&self, family: Family) -> Result<Option<Pair>, StoreError>;
+
     /// Writes a batch and waits until it is on disk.
     ///
     /// # Errors
@@ -68,6 +77,16 @@ pub trait Disk {
     /// # Errors
     /// The witness cannot be read.
     fn witness(&self) -> Result<u64, StoreError>;
+
+    /// What is wrong beside the data, in words: the data may be whole all the same.
+    fn flaws(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Where the log stops making sense, in words, if it does.
+    fn damage(&self) -> Option<String> {
+        None
+    }
 
     /// Where this is, for messages.
     fn place(&self) -> String;

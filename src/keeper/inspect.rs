@@ -8,13 +8,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::desk::{check_answers, read_ledger};
+use super::desk::{read_ledger, visit_answers};
 use super::disk::{Disk, Family};
 use super::ledger::{Entry, Ledger, Terms};
 use super::record::open_block;
-use super::store::{altered, read_realm, read_row, refused, require_acknowledged, visit_rows};
+use super::store::{altered, prove, read_realm, read_row, refused, visit_rows};
 use super::{CharacterRow, RocksDisk, StoreError};
-use crate::goods::{Account, Currency, OrderKind, Refusal};
+use crate::goods::{Account, Currency, OrderId, OrderKind, Refusal};
 use crate::ids::FINE_PER_M;
 
 /// One character as people and scripts read it.
@@ -215,9 +215,9 @@ pub fn check(data: &Path) -> Result<CheckReport, StoreError> {
 
 /// [`check`] of any disk.
 pub(crate) fn check_disk(disk: &impl Disk, terms: Terms) -> Result<CheckReport, StoreError> {
-    let realm = read_realm(disk)?;
-    require_acknowledged(disk, realm.as_ref())?;
-    let (mut characters, mut breaks) = (0, Vec::new());
+    let (realm, _) = prove(disk)?;
+    let (mut characters, mut answers, mut astray) = (0, 0, 0);
+    let mut breaks = disk.flaws();
     let (mut deeds, mut rewarded) = (0u64, 0u64);
     let mut clients = BTreeSet::new();
     visit_rows(disk, &mut |row| {
@@ -227,7 +227,6 @@ pub(crate) fn check_disk(disk: &impl Disk, terms: Terms) -> Result<CheckReport, 
         Ok(())
     })?;
     check_clients(disk, &clients)?;
-    let answers = check_answers(disk)?;
     let mut ledger = Ledger::new(terms);
     read_ledger(disk, &mut ledger)?;
     breaks.extend(ledger.book.census());
@@ -239,12 +238,19 @@ pub(crate) fn check_disk(disk: &impl Disk, terms: Terms) -> Result<CheckReport, 
         rewarded += u64::from(is_deed && entry.refusal == Refusal::None);
         Ok(())
     })?;
+    visit_answers(disk, &mut |source, answer| {
+        answers += 1;
+        let id = OrderId { source, sequence: answer.sequence };
+        astray += u64::from(again.answers.find(id) != Some(answer));
+    })?;
     if deeds != rewarded {
         breaks.push(format!("{deeds} deeds are in the rows, {rewarded} were rewarded"));
     }
     for (what, is_same) in [
         ("the accounts and items", ledger.book.digest() == again.book.digest()),
         ("the number of orders", ledger.orders() == again.orders()),
+        ("the answers in their order", ledger.rolled() == again.rolled()),
+        ("the answers that are remembered", answers == again.answers.len() && astray == 0),
         ("the totals", ledger.book.totals == again.book.totals),
         ("the mails", ledger.mails().eq(again.mails())),
         ("the things on the ground", ledger.things().eq(again.things())),
@@ -306,6 +312,7 @@ fn replay(
         let refusal = ledger.do_again(entry);
         if next.is_multiple_of(FORGET_EVERY) {
             ledger.book.take_dirty();
+            ledger.answers.forget_dirty();
         }
         if refusal != entry.refusal {
             let what = format!("answered order {next} with {:?}, which now gives {refusal:?}", entry.refusal);

@@ -217,16 +217,26 @@ impl Ledger {
 
     /// Does an order of the log again, in a ledger that did all orders before it; gives the answer of now.
     pub fn do_again(&mut self, entry: &Entry) -> Refusal {
-        let refusal = match (entry.refusal, entry.order.kind) {
-            // These two the answers before it gave, which this ledger does not keep.
-            (Refusal::Reused | Refusal::TooOld, _) => entry.refusal,
-            (_, OrderKind::ReturnMail { mail }) if entry.order.id.source == EntityId::KEEPER => {
-                self.touched = Touched::default();
-                match self.mails.contains_key(&mail) && self.expire(mail) {
-                    true => Refusal::None,
-                    false => Refusal::Unknown,
-                }
+        if let OrderKind::ReturnMail { mail } = entry.order.kind
+            && entry.order.id.source == EntityId::KEEPER
+        {
+            self.orders += 1;
+            self.touched = Touched::default();
+            let expired = self.mails.contains_key(&mail) && self.expire(mail);
+            return if expired { Refusal::None } else { Refusal::Unknown };
+        }
+        let partner = match entry.order.kind {
+            OrderKind::Swap { partner, .. } => partner.source,
+            _ => entry.order.id.source,
+        };
+        for source in [entry.order.id.source, partner] {
+            if !self.answers.holds(source) {
+                self.answers.restore(source, Vec::new());
             }
+        }
+        let refusal = match entry.refusal {
+            // These two the answers before it gave.
+            Refusal::Reused | Refusal::TooOld => self.refuse_partner(&entry.order).unwrap_or(Refusal::Unknown),
             _ => {
                 // Whether a character or a deed was there is known from the answer alone.
                 let next_character = if entry.refusal == Refusal::Unknown { 0 } else { u64::MAX };
@@ -235,7 +245,7 @@ impl Ledger {
                 self.perform(&entry.order, context).map_or_else(|refusal| refusal, |_| Refusal::None)
             }
         };
-        self.orders += 1;
+        self.remember(&entry.order, refusal, log::digest(&entry.order.kind));
         refusal
     }
 
@@ -498,6 +508,16 @@ impl Ledger {
 
     /// Remembers the answer, and writes it to the log.
     fn note(&mut self, order: Order, refusal: Refusal, digest: u64, tick: u64) {
+        self.remember(&order, refusal, digest);
+        self.entries.push(Entry { number: self.orders, tick, order, refusal });
+        if self.recent.len() == RECENT_ORDERS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((order, refusal));
+    }
+
+    /// Gives the order the next number, and its sources their answer.
+    fn remember(&mut self, order: &Order, refusal: Refusal, digest: u64) {
         self.orders += 1;
         self.digest = mix(self.digest ^ digest ^ refusal.0 as u64);
         let number = self.orders;
@@ -510,11 +530,6 @@ impl Ledger {
         {
             self.answers.add(partner, log::PARTNER_DIGEST, refusal, number);
         }
-        self.entries.push(Entry { number, tick, order, refusal });
-        if self.recent.len() == RECENT_ORDERS {
-            self.recent.pop_front();
-        }
-        self.recent.push_back((order, refusal));
     }
 
     fn touch(&mut self, legs: &[Leg]) {

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::disk::{Batch, Disk, Family, Visitor};
+use super::disk::{Batch, Disk, Family, Pair, Visitor};
 use super::{StoreError, StoreErrorKind};
 use crate::planted::{Bug, planted};
 use crate::world::random::mix;
@@ -146,6 +146,11 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn last(&self, family: Family) -> Result<Option<Pair>, StoreError> {
+        let found = self.now.range((family, Vec::new())..).take_while(|((of, _), _)| *of == family).last();
+        Ok(found.map(|((_, key), value)| (key.clone(), value.clone())))
+    }
+
     fn begin(&mut self, batch: Batch, groups: u64) {
         assert!(self.under_way.is_none(), "one batch is under way at a time");
         self.under_way = Some((batch, groups));
@@ -272,6 +277,9 @@ mod tests {
                     Ok(())
                 })
                 .unwrap();
+                if prefix.is_empty() {
+                    assert_eq!(disk.last(family).unwrap().map_or_else(Vec::new, |(key, _)| key), last);
+                }
             }
         }
         tables
@@ -282,7 +290,7 @@ mod tests {
         let data = std::env::temp_dir().join(format!("ringshard-conformance-{}", std::process::id()));
         std::fs::create_dir_all(&data).unwrap();
         let draw = |n: u64, bound: u32| below(random(5, EntityId::NONE, 0, n), bound);
-        let (mut memory, mut rocks) = (MemoryDisk::default(), RocksDisk::open(&data, 2).unwrap());
+        let (mut memory, mut rocks) = (MemoryDisk::default(), RocksDisk::open_proven(&data, 2, 0).unwrap());
         for number in 0..400 {
             let batch = batch(&draw, number);
             memory.begin(batch.clone(), number);
@@ -290,7 +298,7 @@ mod tests {
             assert!(memory.land(Duration::MAX).unwrap() && rocks.land(Duration::MAX).unwrap());
             if number % 50 == 49 {
                 drop(rocks);
-                rocks = RocksDisk::open(&data, 2).unwrap();
+                rocks = RocksDisk::open_proven(&data, 2, number).unwrap();
                 memory.lose_power(number);
                 assert!(rocks.witness().unwrap() <= memory.witness().unwrap());
             }

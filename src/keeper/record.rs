@@ -11,9 +11,10 @@ use super::CharacterRow;
 use crate::ids::ShardId;
 use crate::limits::SHARDS_MAX;
 use crate::planted::{Bug, planted};
+use crate::world::random::mix;
 
 /// Version that this program writes, and the newest that it reads.
-pub const RECORD_VERSION: u16 = 2;
+pub const RECORD_VERSION: u16 = 3;
 
 const VERSION_BYTES: usize = 2;
 const CHECKSUM_BYTES: usize = 8;
@@ -21,8 +22,10 @@ const ROW_PAYLOAD_BYTES: usize = 52;
 /// Of version 1, which knew no deeds.
 const ROW_1_PAYLOAD_BYTES: usize = 44;
 const CLIENT_PAYLOAD_BYTES: usize = 9;
-const REALM_PAYLOAD_BYTES: usize = 32;
-/// Of version 1, which counted no groups.
+const REALM_PAYLOAD_BYTES: usize = 56;
+/// Of version 2, which had no proof.
+const REALM_2_PAYLOAD_BYTES: usize = 32;
+/// Of version 1, which counted no groups either.
 const REALM_1_PAYLOAD_BYTES: usize = 24;
 
 /// Bytes of an encoded row.
@@ -51,6 +54,19 @@ pub struct RealmRecord {
     pub next_character: u64,
     /// Groups committed since the realm began; each commit counts one more.
     pub groups: u64,
+    /// What else must be there; none in a realm of a program that wrote none.
+    pub proof: Option<Proof>,
+}
+
+/// What the other column families hold when the realm's record is written: one that is older or missing is noticed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Proof {
+    /// Rows of all shards.
+    pub characters: u64,
+    /// Sum of the rows' digests, whichever shard has them.
+    pub rows_digest: u64,
+    /// Orders answered since the realm began.
+    pub orders: u64,
 }
 
 /// Where a client's character is.
@@ -76,6 +92,11 @@ impl CharacterRow {
             &self.yaw.to_le_bytes(),
             &self.deeds.to_le_bytes(),
         ])
+    }
+
+    /// Digest of what it says, whichever shard has it.
+    pub(super) fn digest(&self) -> u64 {
+        mix(checksum(&CharacterRow { owner: ShardId(0), ..*self }.encode()))
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<CharacterRow, RecordError> {
@@ -114,26 +135,35 @@ impl ClientRecord {
 impl RealmRecord {
     /// A realm that begins now; its first character is number 1.
     pub(super) fn first(seed: u64) -> RealmRecord {
-        RealmRecord { seed, tick: 0, next_character: 1, groups: 0 }
+        RealmRecord { seed, tick: 0, next_character: 1, groups: 0, proof: Some(Proof::default()) }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
+        let proof = self.proof.expect("a store that writes has counted");
         seal(&[
             &self.seed.to_le_bytes(),
             &self.tick.to_le_bytes(),
             &self.next_character.to_le_bytes(),
             &self.groups.to_le_bytes(),
+            &proof.characters.to_le_bytes(),
+            &proof.rows_digest.to_le_bytes(),
+            &proof.orders.to_le_bytes(),
         ])
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<RealmRecord, RecordError> {
-        let mut payload = open(bytes, &[REALM_1_PAYLOAD_BYTES, REALM_PAYLOAD_BYTES])?;
+        let mut payload = open(bytes, &[REALM_1_PAYLOAD_BYTES, REALM_2_PAYLOAD_BYTES, REALM_PAYLOAD_BYTES])?;
         let [seed, tick, next_character] = [(); 3].map(|()| u64::from_le_bytes(take(&mut payload)));
         let groups = if payload.is_empty() { 0 } else { u64::from_le_bytes(take(&mut payload)) };
+        let mut proof = None;
+        if !payload.is_empty() {
+            let [characters, rows_digest, orders] = [(); 3].map(|()| u64::from_le_bytes(take(&mut payload)));
+            proof = Some(Proof { characters, rows_digest, orders });
+        }
         if !is_character_number(next_character) {
             return Err(RecordError::Altered);
         }
-        Ok(RealmRecord { seed, tick, next_character, groups })
+        Ok(RealmRecord { seed, tick, next_character, groups, proof })
     }
 }
 
@@ -261,7 +291,8 @@ pub(super) mod tests {
     #[test]
     fn small_records_come_back_and_are_not_taken_for_each_other() {
         let client = ClientRecord { character: 7, owner: ShardId(3) };
-        let realm = RealmRecord { seed: 1, tick: 2, next_character: 3, groups: 4 };
+        let proof = Proof { characters: 5, rows_digest: 6, orders: 7 };
+        let realm = RealmRecord { seed: 1, tick: 2, next_character: 3, groups: 4, proof: Some(proof) };
         assert_eq!(ClientRecord::decode(&client.encode()), Ok(client));
         assert_eq!(RealmRecord::decode(&realm.encode()), Ok(realm));
         assert_eq!(RealmRecord::decode(&client.encode()), Err(RecordError::Altered));
@@ -280,7 +311,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_bytes_of_version_2_stay_and_those_of_1_are_read() {
+    fn the_bytes_of_version_3_stay_and_those_of_1_and_2_are_read() {
         let row = CharacterRow {
             client_id: 0x0102_0304_0506_0708,
             character: 2,
@@ -294,12 +325,16 @@ pub(super) mod tests {
             saved: true,
             deeds: 9,
         };
-        let mut golden = vec![2, 0, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0, 0, 0, 0, 0, 0, 0, 3, 1, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0];
+        let mut golden = vec![3, 0, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0, 0, 0, 0, 0, 0, 0, 3, 1, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0];
         golden.extend([0, 0, 255, 255, 255, 255, 6, 0, 0, 0, 7, 0, 0, 0, 8, 0]);
         let old = resealed(&[&golden[..], &[0; CHECKSUM_BYTES]].concat(), 1);
         assert_eq!(CharacterRow::decode(&old), Ok(CharacterRow { deeds: 0, ..row }));
         golden.extend([9, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(row.encode()[..ROW_BYTES - CHECKSUM_BYTES], golden);
+        let realm = RealmRecord::first(9);
+        let old =
+            resealed(&[&realm.encode()[..VERSION_BYTES + REALM_2_PAYLOAD_BYTES], &[0; CHECKSUM_BYTES]].concat(), 2);
+        assert_eq!(RealmRecord::decode(&old), Ok(RealmRecord { proof: None, ..realm }));
         // The published test vector of FNV-1a 64.
         assert_eq!(checksum(b"foobar"), 0x8594_4171_f739_67e8);
     }

@@ -22,19 +22,20 @@ use rocksdb::{
     LogLevel, Options, WriteBatch, WriteOptions,
 };
 
-use super::disk::{Batch, Disk, Family, Visitor};
-use super::{StoreError, StoreErrorKind};
+use super::disk::{Batch, Disk, Family, Pair, Visitor};
+use super::{StoreError, StoreErrorKind, logs};
 use crate::ids::ShardId;
 use crate::limits::SHARDS_MAX;
 use crate::planted::{Bug, planted};
 
 /// Name of the second witness in the data folder.
 const WITNESS: &str = "acknowledged";
-/// Least time between two entries of the second witness.
-const WITNESS_EVERY: Duration = Duration::from_secs(1);
+/// Least time between two syncs of the second witness: it is written with every group, but a loss of power may take what
+/// it says of the last second.
+const WITNESS_SYNC_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of one entry of the second witness: a count and its complement. There are two, written in turn, so that one is
 /// always whole.
-const WITNESS_BYTES: usize = 16;
+const WITNESS_ENTRY_BYTES: usize = 16;
 
 const MIB: usize = 1_024 * 1_024;
 
@@ -100,7 +101,6 @@ fn holds_database(path: &Path) -> bool {
 /// Options of the database and of every column family: small, for rows of 54 bytes.
 fn options() -> Options {
     let mut options = Options::default();
-    options.create_if_missing(true);
     // A tail torn by a power loss is dropped: it was never acknowledged.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_max_background_jobs(2);
@@ -124,7 +124,7 @@ fn options() -> Options {
 pub struct RocksDisk {
     db: Arc<DB>,
     /// What the second witness said at the start.
-    groups_witnessed: u64,
+    witnessed: Witnessed,
     /// None: it is only read.
     pen: Option<Pen>,
     is_under_way: bool,
@@ -135,6 +135,13 @@ struct Pen {
     batches: SyncSender<(Batch, u64)>,
     landed: Receiver<Result<(), StoreError>>,
     thread: JoinHandle<()>,
+}
+
+/// What the second witness says.
+struct Witnessed {
+    groups: u64,
+    /// What is wrong with it, in words.
+    flaw: Option<String>,
 }
 
 /// What that thread has.
@@ -150,19 +157,37 @@ impl RocksDisk {
     /// Opens the realm of a data folder to write it, or begins it, with what this number of shards needs.
     ///
     /// # Errors
-    /// The folder is in use, not creatable or not writable, or the data is of a newer version.
+    /// The folder is in use, not creatable or not writable, the data is of a newer version, altered, or not all that was
+    /// acknowledged.
     pub fn open(data: &Path, shards: usize) -> Result<RocksDisk, StoreError> {
         let path = path_in(data);
         prepare(&path)?;
-        let options = options();
+        let mut groups = 0;
+        if holds_database(&path) {
+            // Nothing is changed before all was looked at: a database opened to be written throws away what it does not
+            // understand, which somebody may want to save, and a newer program's data stays as it is.
+            let (realm, _) = super::store::prove(&RocksDisk::open_to_read(data)?)?;
+            groups = realm.map_or(0, |realm| realm.groups);
+        } else {
+            refuse_headless(&path, data)?;
+        }
+        RocksDisk::open_proven(data, shards, groups)
+    }
+
+    /// [`RocksDisk::open`] of what was looked at and holds this number of groups.
+    pub(super) fn open_proven(data: &Path, shards: usize, groups: u64) -> Result<RocksDisk, StoreError> {
+        let path = path_in(data);
+        let mut options = options();
         let failed = |error: rocksdb::Error| StoreError::from_rocksdb("opening", &path, &error);
-        let names = if holds_database(&path) { families(&path)? } else { vec!["default".to_owned()] };
+        let mut names = vec!["default".to_owned()];
+        match holds_database(&path) {
+            true => names = families(&path)?,
+            false => options.create_if_missing(true),
+        }
         let with_options = names.into_iter().map(|name| (name, options.clone()));
         let db = DB::open_cf_with_opts(&options, &path, with_options).map_err(failed)?;
-        let groups_witnessed = read_witness(data)?;
-        let mut disk = RocksDisk { db: Arc::new(db), groups_witnessed, pen: None, is_under_way: false };
-        // Before anything is added: a newer program's data stays as it is.
-        super::store::read_realm(&disk)?;
+        let witnessed = Witnessed { groups, ..read_witness(data)? };
+        let mut disk = RocksDisk { db: Arc::new(db), witnessed, pen: None, is_under_way: false };
         for name in families_of(shards).map(name_of) {
             if disk.db.cf_handle(&name).is_none() {
                 let db = Arc::get_mut(&mut disk.db).expect("nobody writes yet");
@@ -171,7 +196,9 @@ impl RocksDisk {
         }
         let path = data.join(WITNESS);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let file = file.and_then(|file| file.sync_all().map(|()| file)).and_then(|file| {
+        let both = [witness_entry(groups); 2].concat();
+        let written = file.and_then(|file| file.write_all_at(&both, 0).map(|()| file));
+        let file = written.and_then(|file| file.sync_all().map(|()| file)).and_then(|file| {
             // Its name must last as well.
             File::open(data)?.sync_all().map(|()| file)
         });
@@ -188,9 +215,12 @@ impl RocksDisk {
     /// # Errors
     /// A server runs there, there is no realm, or it cannot be read.
     pub fn open_to_read(data: &Path) -> Result<RocksDisk, StoreError> {
-        let db = open_to_read(&path_in(data))?;
-        let groups_witnessed = read_witness(data)?;
-        Ok(RocksDisk { db: Arc::new(db), groups_witnessed, pen: None, is_under_way: false })
+        let path = path_in(data);
+        if !holds_database(&path) {
+            refuse_headless(&path, data)?;
+        }
+        let db = open_to_read(&path)?;
+        Ok(RocksDisk { db: Arc::new(db), witnessed: read_witness(data)?, pen: None, is_under_way: false })
     }
 
     /// The folder of the database.
@@ -224,7 +254,7 @@ impl RocksDisk {
         made.map_err(|error| StoreError::from_rocksdb("writing a checkpoint to", to, &error))?;
         let path = to.join(WITNESS);
         let written = File::create(&path).and_then(|file| {
-            file.write_all_at(&witness_entry(groups), 0)?;
+            file.write_all_at(&[witness_entry(groups); 2].concat(), 0)?;
             file.sync_all()?;
             File::open(to)?.sync_all()
         });
@@ -252,18 +282,16 @@ impl Pen {
         let (land, landed) = sync_channel(1);
         let thread = thread::Builder::new().name("keeper-disk".to_owned()).spawn(move || {
             while let Ok((batch, groups)) = to_write.recv() {
-                let is_whole = batch.is_empty();
-                let landed = if is_whole { writing.attest(groups) } else { writing.write(&batch) };
+                let only_witness = batch.is_empty();
+                let written = if only_witness { Ok(()) } else { writing.write(&batch) };
+                let landed = written.and_then(|()| writing.attest(groups));
                 let failed = landed.is_err();
                 // When nobody listens any more, nobody is told anything either.
                 if land.send(landed).is_err() || failed {
                     return;
                 }
                 // The batch has landed, so that nobody waits for this. An error is told to whoever waits next.
-                if !is_whole
-                    && writing.is_witness_due()
-                    && let Err(error) = writing.attest(groups)
-                {
+                if let Err(error) = writing.sync_witness() {
                     let _ = land.send(Err(error));
                     return;
                 }
@@ -294,37 +322,74 @@ impl Writing {
         written.map_err(|error| StoreError::from_rocksdb("writing", self.db.path(), &error))
     }
 
-    fn is_witness_due(&self) -> bool {
-        self.since.is_none_or(|since| since.elapsed() >= WITNESS_EVERY)
+    fn attest(&mut self, groups: u64) -> Result<(), StoreError> {
+        let offset = self.turn % 2 * WITNESS_ENTRY_BYTES as u64;
+        self.turn += 1;
+        let written = self.witness.write_all_at(&witness_entry(groups), offset);
+        written.map_err(|error| not_writable(self.db.path(), &error))
     }
 
-    fn attest(&mut self, groups: u64) -> Result<(), StoreError> {
-        let offset = self.turn % 2 * WITNESS_BYTES as u64;
-        let written = self.witness.write_all_at(&witness_entry(groups), offset);
-        written.and_then(|()| self.witness.sync_data()).map_err(|error| not_writable(self.db.path(), &error))?;
-        (self.turn, self.since) = (self.turn + 1, Some(Instant::now()));
-        Ok(())
+    fn sync_witness(&mut self) -> Result<(), StoreError> {
+        if self.since.is_some_and(|since| since.elapsed() < WITNESS_SYNC_EVERY) {
+            return Ok(());
+        }
+        self.since = Some(Instant::now());
+        self.witness.sync_data().map_err(|error| not_writable(self.db.path(), &error))
     }
 }
 
-fn witness_entry(groups: u64) -> [u8; WITNESS_BYTES] {
+fn witness_entry(groups: u64) -> [u8; WITNESS_ENTRY_BYTES] {
     (u128::from(groups) | u128::from(!groups) << 64).to_le_bytes()
 }
 
-/// What the second witness says: the greater of its whole entries. No file: nothing.
-fn read_witness(data: &Path) -> Result<u64, StoreError> {
+/// Reads the second witness: the greater of its whole entries counts.
+fn read_witness(data: &Path) -> Result<Witnessed, StoreError> {
     let path = data.join(WITNESS);
+    let name = path.display();
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let flaw = holds_database(&path_in(data)).then(|| {
+                format!(
+                    "there is no {name}: whether the newest changes are there cannot be told; the next start makes it"
+                )
+            });
+            return Ok(Witnessed { groups: 0, flaw });
+        }
         Err(error) => return Err(not_writable(&path, &error)),
     };
-    let whole = |entry: &[u8; WITNESS_BYTES]| {
+    let whole = |entry: &[u8; WITNESS_ENTRY_BYTES]| {
         let both = u128::from_le_bytes(*entry);
         let (groups, complement) = (both as u64, (both >> 64) as u64);
         (groups == !complement).then_some(groups)
     };
-    Ok(bytes.as_chunks().0.iter().filter_map(whole).max().unwrap_or(0))
+    let entries: Vec<u64> = bytes.as_chunks().0.iter().filter_map(whole).collect();
+    let Some(&groups) = entries.iter().max() else {
+        let text = format!(
+            "{name} is altered or cut short: whether the newest changes are there cannot be told; put a backup of the \
+             data folder in its place, or remove {name} to go on with what can be read"
+        );
+        return Err(StoreError::new(StoreErrorKind::Altered, text));
+    };
+    let is_whole = entries.len() == 2 && bytes.len() == 2 * WITNESS_ENTRY_BYTES;
+    let flaw = (!is_whole).then(|| format!("{name} is altered or cut short, but one of its entries is whole"));
+    Ok(Witnessed { groups, flaw })
+}
+
+/// Tables or logs without the file that names the newest state are not taken for an empty realm.
+fn refuse_headless(path: &Path, data: &Path) -> Result<(), StoreError> {
+    let is_part = |name: &Path| name.extension().is_some_and(|ending| ending == "sst" || ending == "log");
+    let holds_parts = fs::read_dir(path)
+        .is_ok_and(|mut files| files.any(|file| file.is_ok_and(|file| is_part(Path::new(&file.file_name())))));
+    if !holds_parts && read_witness(data)?.groups == 0 {
+        return Ok(());
+    }
+    let path = path.display();
+    let text = format!(
+        "{path} has no file CURRENT, but there was a realm; nothing was changed: put CURRENT or a backup of the data \
+         folder back, or move the folder away to start a new realm"
+    );
+    Err(StoreError::new(StoreErrorKind::Altered, text))
 }
 
 impl Disk for RocksDisk {
@@ -371,8 +436,23 @@ impl Disk for RocksDisk {
         landed.map(|()| true)
     }
 
+    fn last(&self, family: Family) -> Result<Option<Pair>, StoreError> {
+        let Some(handle) = self.db.cf_handle(&name_of(family)) else { return Ok(None) };
+        let last = self.db.iterator_cf(handle, IteratorMode::End).next().transpose();
+        let last = last.map_err(|error| self.failed("reading", &error))?;
+        Ok(last.map(|(key, value)| (key.into_vec(), value.into_vec())))
+    }
+
     fn witness(&self) -> Result<u64, StoreError> {
-        Ok(self.groups_witnessed)
+        Ok(self.witnessed.groups)
+    }
+
+    fn flaws(&self) -> Vec<String> {
+        self.witnessed.flaw.iter().cloned().collect()
+    }
+
+    fn damage(&self) -> Option<String> {
+        logs::damage_in(self.db.path(), "log")
     }
 
     fn place(&self) -> String {
@@ -407,6 +487,15 @@ fn refuse_in_use(path: &Path, quiet: &Options) -> Result<(), StoreError> {
 }
 
 fn families(path: &Path) -> Result<Vec<String>, StoreError> {
+    // RocksDB reads a damaged list of families for ever.
+    if let Some(damage) = logs::damage_in_current(path) {
+        let path = path.display();
+        let text = format!(
+            "{path}: the list of its files is damaged ({damage}); nothing was changed: put a backup of the data folder \
+             in its place, or move the folder away to start a new realm"
+        );
+        return Err(StoreError::new(StoreErrorKind::Altered, text));
+    }
     let names = DB::list_cf(&Options::default(), path)
         .map_err(|error| StoreError::from_rocksdb("reading the column families of", path, &error))?;
     let is_known = |name: &str| families_of(SHARDS_MAX).any(|family| name_of(family) == name);

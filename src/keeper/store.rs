@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
+use super::desk::orders_held;
 use super::disk::{Batch, Disk, Family};
-use super::record::{ClientRecord, RECORD_VERSION, ROW_BYTES, RealmRecord, RecordError};
+use super::record::{ClientRecord, Proof, RECORD_VERSION, ROW_BYTES, RealmRecord, RecordError};
 use super::{CharacterRow, StoreError, StoreErrorKind};
 use crate::ids::ShardId;
 use crate::limits::{KEEPER_CLOCK_TICKS_MAX, KEEPER_MOVE_ROWS_MAX, SHARDS_MAX};
@@ -53,12 +54,11 @@ impl<D: Disk> Store<D> {
         owner_of: impl FnMut(&CharacterRow) -> ShardId,
     ) -> Result<Store<D>, StoreError> {
         assert!((1..=SHARDS_MAX).contains(&shards), "a node has 1 to {SHARDS_MAX} shards, not {shards}");
-        let known = read_realm(&disk)?;
-        let realm = known.unwrap_or(RealmRecord::first(seed));
-        let (group, under_way) = (Rows::new(), None);
-        let mut store = Store { disk, shards, group, under_way, realm, begun_realm: realm, recovered_characters: 0 };
-        store.recover(owner_of)?;
-        require_acknowledged(&store.disk, known.as_ref())?;
+        let (known, proof) = prove(&disk)?;
+        let realm = RealmRecord { proof: Some(proof), ..known.unwrap_or(RealmRecord::first(seed)) };
+        let (group, under_way, recovered_characters) = (Rows::new(), None, proof.characters);
+        let mut store = Store { disk, shards, group, under_way, realm, begun_realm: realm, recovered_characters };
+        store.move_rows(owner_of)?;
         if known.is_none() {
             store.begin(Batch::default(), true);
             store.land(Duration::MAX)?;
@@ -139,15 +139,10 @@ impl<D: Disk> Store<D> {
         Ok(if landed { self.under_way.take().map(|rows| rows.len() as u64) } else { None })
     }
 
-    /// Counts and checks the rows, and moves those of shards that are no more.
-    fn recover(&mut self, mut owner_of: impl FnMut(&CharacterRow) -> ShardId) -> Result<(), StoreError> {
-        let (mut characters, mut moved_rows) = (0, Vec::new());
-        let (shards, realm) = (self.shards, self.realm);
+    /// Moves the rows of shards that are no more.
+    fn move_rows(&mut self, mut owner_of: impl FnMut(&CharacterRow) -> ShardId) -> Result<(), StoreError> {
+        let (shards, realm, mut moved_rows) = (self.shards, self.realm, Vec::new());
         visit_rows(&self.disk, &mut |row| {
-            characters += 1;
-            if row.character >= realm.next_character || row.tick > realm.tick {
-                return Err(altered(&self.disk, "the realm's record", "is older than the rows or missing"));
-            }
             if row.owner.index() >= shards {
                 let owner = owner_of(&row);
                 assert!(owner.index() < shards, "the new owner is a shard of this node");
@@ -160,7 +155,6 @@ impl<D: Disk> Store<D> {
             rows.iter().for_each(|(row, stored_in)| add(&mut batch, row, Some(*stored_in)));
             self.disk.write(batch, realm.groups)?;
         }
-        self.recovered_characters = characters;
         Ok(())
     }
 
@@ -176,16 +170,25 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Takes a row into the next commit; `stored_in` is the owner in the row that [`Store::row`] gives now, so that a
-    /// move between column families is one delete and one put in the same batch.
-    pub fn put(&mut self, row: CharacterRow, stored_in: Option<ShardId>) {
+    /// Takes a row into the next commit; `before` is what [`Store::row`] gives now, so that a move between column families
+    /// is one delete and one put in the same batch.
+    pub fn put(&mut self, row: CharacterRow, before: Option<&CharacterRow>) {
         assert!(row.owner.index() < self.shards, "a row belongs to a shard of this node");
+        let proof = self.realm.proof.as_mut().expect("it was counted when the store was opened");
+        proof.characters += u64::from(before.is_none());
+        proof.rows_digest = proof.rows_digest.wrapping_add(row.digest()).wrapping_sub(before.map_or(0, |b| b.digest()));
+        let stored_in = before.map(|before| before.owner);
         match self.group.entry(row.client_id) {
             Entry::Occupied(mut grouped) => grouped.get_mut().row = row,
             Entry::Vacant(free) => {
                 free.insert(Grouped { row, stored_in });
             }
         }
+    }
+
+    /// Says how many orders the ledger has answered; the next commit writes it.
+    pub fn count_orders(&mut self, orders: u64) {
+        self.realm.proof.as_mut().expect("it was counted when the store was opened").orders = orders;
     }
 
     /// The realm's record.
@@ -212,6 +215,47 @@ fn add(batch: &mut Batch, row: &CharacterRow, stored_in: Option<ShardId>) {
     batch.put(Family::Shard(row.owner), &key, &row.encode());
 }
 
+/// Reads what a start depends on, and whether it belongs together: rows, the clients they are for, and the ledger are
+/// those that the realm's record speaks of, and that is not older than what was acknowledged.
+pub(super) fn prove(disk: &impl Disk) -> Result<(Option<RealmRecord>, Proof), StoreError> {
+    let realm = read_realm(disk)?;
+    require_acknowledged(disk, realm.as_ref())?;
+    let (mut held, mut clients) = (Proof { orders: orders_held(disk)?, ..Proof::default() }, 0);
+    let limits = realm.unwrap_or(RealmRecord::first(0));
+    visit_rows(disk, &mut |row| {
+        held.characters += 1;
+        held.rows_digest = held.rows_digest.wrapping_add(row.digest());
+        if row.character >= limits.next_character || row.tick > limits.tick {
+            return Err(altered(disk, "the realm's record", "is older than the rows or missing"));
+        }
+        Ok(())
+    })?;
+    disk.visit(Family::Clients, &[], &mut |_, _| {
+        clients += 1;
+        Ok(())
+    })?;
+    let should = match realm {
+        Some(RealmRecord { proof: Some(proof), .. }) => proof,
+        // An older program wrote no proof.
+        Some(_) => held,
+        None => Proof::default(),
+    };
+    for (family, held, should) in [
+        ("shard-0 to shard-31", held.characters, should.characters),
+        ("clients", clients, held.characters),
+        ("ledger and orders", held.orders, should.orders),
+    ] {
+        if held != should {
+            let what = format!("is not what the realm's record speaks of: {held} entries are there, and not {should}");
+            return Err(altered(disk, &format!("column family {family}"), &what));
+        }
+    }
+    if held != should {
+        return Err(altered(disk, "the rows", "are not those that the realm's record speaks of"));
+    }
+    Ok((realm, held))
+}
+
 /// A realm whose log ends before what was acknowledged is not served: damage in the middle of the log ends what can be
 /// read there without a word.
 pub(super) fn require_acknowledged(disk: &impl Disk, realm: Option<&RealmRecord>) -> Result<(), StoreError> {
@@ -219,9 +263,10 @@ pub(super) fn require_acknowledged(disk: &impl Disk, realm: Option<&RealmRecord>
     if held >= witnessed || planted(Bug::NoWitness) {
         return Ok(());
     }
+    let damage = disk.damage().map_or(String::new(), |damage| format!(" ({damage})"));
     let text = format!(
-        "{}: {witnessed} groups of changes were acknowledged, but only {held} can be read: the log is damaged; put a \
-         backup of the folder in its place, or remove its file `acknowledged` to go on without what is lost",
+        "{}: {witnessed} groups of changes were acknowledged, but only {held} can be read: the log is damaged{damage}; \
+         put a backup of the folder in its place, or remove its file `acknowledged` to go on without what is lost",
         disk.place()
     );
     Err(StoreError::new(StoreErrorKind::Altered, text))

@@ -101,7 +101,8 @@ fn fill(data: &Path, shards: usize, count: u64) -> Vec<CharacterRow> {
     for row in &rows {
         store.put(*row, None);
     }
-    *store.realm_mut() = RealmRecord { seed: 77, tick: count, next_character: count + 1, groups: 1 };
+    let realm = store.realm_mut();
+    (realm.tick, realm.next_character) = (count, count + 1);
     assert_eq!(commit(&mut store), Ok(Some(count)));
     rows
 }
@@ -219,7 +220,7 @@ fn any_number_of_shards_finds_every_character_once() {
             assert!(found.owner.index() < shards);
             assert_eq!(CharacterRow { owner: row.owner, ..found }, *row);
             let spread = CharacterRow { owner: owner_of(row), ..found };
-            store.put(spread, Some(found.owner));
+            store.put(spread, Some(&found));
         }
         commit(&mut store).unwrap();
         drop(store);
@@ -237,7 +238,7 @@ fn a_move_leaves_exactly_one_row() {
     for (tick, path) in [(10, &[2, 0][..]), (20, &[1]), (30, &[0, 1]), (40, &[2])] {
         for owner in path {
             let held = store.row(row.client_id).unwrap().unwrap();
-            store.put(CharacterRow { owner: ShardId(*owner), tick, ..row }, Some(held.owner));
+            store.put(CharacterRow { owner: ShardId(*owner), tick, ..row }, Some(&held));
         }
         store.realm_mut().tick = tick.max(store.realm().tick);
         assert_eq!(commit(&mut store), Ok(Some(1)));
@@ -298,7 +299,7 @@ fn data_of_a_newer_version_is_refused_in_words() {
     drop(db);
     for error in [open(&data.0, 1).err().unwrap(), inspect_characters(&data.0).unwrap_err()] {
         assert_eq!(error.kind, StoreErrorKind::Newer, "{error}");
-        let words = "written by version 3 of the record format; this program reads up to 2; use a newer ringshard";
+        let words = "written by version 4 of the record format; this program reads up to 3; use a newer ringshard";
         assert!(error.text.contains(words), "{error}");
     }
     let mut db = raw(&data.0);
@@ -343,7 +344,7 @@ fn altered_data_is_named() {
     refused("the realm's record");
     change("default", store::REALM_KEY, None);
     let error = open(&data.0, 1).err().unwrap();
-    assert!(error.kind == StoreErrorKind::Altered && error.text.contains("missing"), "{error}");
+    assert!(error.kind == StoreErrorKind::Altered && error.text.contains("only 0 can be read"), "{error}");
     raw(&data.0).put(store::REALM_KEY, realm).unwrap();
     let client = change("clients", &101u64.to_be_bytes(), Some(&row));
     let error = open(&data.0, 1).unwrap().row(101).unwrap_err();
@@ -558,4 +559,133 @@ fn a_realm_that_lost_what_it_acknowledged_is_refused() {
         assert_eq!((error.kind, error.exit_code()), (StoreErrorKind::Altered, 74), "{error}");
         assert!(error.text.contains("1000 groups of changes were acknowledged"), "{error}");
     }
+}
+
+/// Copies a data folder: one level of files, and those of `realm`.
+fn copy(from: &Path, to: &Path) {
+    for folder in ["", "realm"] {
+        fs::create_dir_all(to.join(folder)).unwrap();
+        for file in fs::read_dir(from.join(folder)).unwrap().map(|file| file.unwrap().path()) {
+            if file.is_file() {
+                fs::copy(&file, to.join(folder).join(file.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+}
+
+/// Names, lengths and first bytes of the files of a realm that hold data.
+fn contents(data: &Path) -> Vec<(String, u64)> {
+    let files = fs::read_dir(data.join("realm")).unwrap().map(|file| file.unwrap());
+    let mut files: Vec<_> = files
+        .map(|file| (file.file_name().into_string().unwrap(), file.metadata().unwrap().len()))
+        .filter(|(name, _)| name.ends_with(".sst") || name.ends_with(".log") || name.starts_with("MANIFEST"))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn what_is_cut_or_altered_anywhere_is_refused_and_left_as_it_is() {
+    let data = Folder::new();
+    let mut desk = market(&data.0);
+    let me = EntityId::character(1);
+    let give = |sequence| {
+        let (currency, from, to) = (Currency::Coin, Shelf::Bag, Shelf::Bank);
+        asked(me, sequence, OrderKind::MoveCoins { currency, amount: 1, from, to })
+    };
+    for sequence in 1..=40 {
+        settle(&mut desk, give(sequence));
+    }
+    // What is in tables, and what is in the log alone.
+    desk.store_mut().disk_mut().flush().unwrap();
+    for sequence in 41..=80 {
+        settle(&mut desk, give(sequence));
+    }
+    let groups = desk.store().realm().groups;
+    drop(desk);
+    let whole = check(&data.0).unwrap();
+    assert!(whole.breaks.is_empty(), "{whole:?}");
+    let named = |name: &str| contents(&data.0).into_iter().filter(|(file, _)| file.contains(name)).max_by_key(|f| f.1);
+    let (manifest, manifest_bytes) = named("MANIFEST").unwrap();
+    let (log, log_bytes) = named(".log").unwrap();
+    let cut = |file: &str, bytes: u64| {
+        let file = file.to_owned();
+        move |data: &Path| fs::File::options().write(true).open(data.join(&file)).unwrap().set_len(bytes).unwrap()
+    };
+    let flip = |file: &str, at: u64| {
+        let file = file.to_owned();
+        move |data: &Path| {
+            let mut bytes = fs::read(data.join(&file)).unwrap();
+            bytes[at as usize] ^= 16;
+            fs::write(data.join(&file), bytes).unwrap();
+        }
+    };
+    let (manifest, log) = (format!("realm/{manifest}"), format!("realm/{log}"));
+    type Damage = Box<dyn Fn(&Path)>;
+    let mut damages: Vec<(String, Damage)> = vec![
+        ("no CURRENT".into(), Box::new(|data: &Path| fs::remove_file(data.join("realm/CURRENT")).unwrap())),
+        ("witness cut".into(), Box::new(cut("acknowledged", 10))),
+        ("witness empty".into(), Box::new(cut("acknowledged", 0))),
+    ];
+    for bytes in (manifest_bytes / 9..manifest_bytes).step_by(manifest_bytes as usize / 9) {
+        damages.push((format!("{manifest} cut to {bytes}"), Box::new(cut(&manifest, bytes))));
+        damages.push((format!("{manifest} flipped at {bytes}"), Box::new(flip(&manifest, bytes))));
+    }
+    for bytes in (log_bytes / 7..log_bytes).step_by(log_bytes as usize / 7) {
+        damages.push((format!("{log} cut to {bytes}"), Box::new(cut(&log, bytes))));
+        damages.push((format!("{log} flipped at {bytes}"), Box::new(flip(&log, bytes))));
+    }
+    // The last group alone.
+    damages.push((format!("{log} flipped at its end"), Box::new(flip(&log, log_bytes - 5))));
+    for (what, damage) in damages {
+        let other = Folder::new();
+        copy(&data.0, &other.0);
+        damage(&other.0);
+        let before = contents(&other.0);
+        let checked = check(&other.0);
+        if what.contains("MANIFEST-") && what.contains("cut") && checked.as_ref() == Ok(&whole) {
+            // The log still has what the list does not speak of.
+            assert_eq!(open(&other.0, 1).map(|store| store.realm().groups), Ok(groups), "{what}");
+            continue;
+        }
+        assert!(checked.is_err(), "{what}: {checked:?}");
+        for _ in 0..2 {
+            let error = open(&other.0, 1).err().unwrap_or_else(|| panic!("{what} was opened"));
+            assert_eq!(error.exit_code(), 74, "{what}: {error}");
+            assert!(error.text.contains("backup"), "{what}: {error}");
+            assert!(!what.contains(".log flipped") || error.text.contains("from byte"), "{what}: {error}");
+        }
+        assert_eq!(contents(&other.0), before, "{what}: nothing was thrown away");
+    }
+    // One of the two entries is enough, and none at all is the operator's word to go on; both are told.
+    for damage in [flip("acknowledged", 3), flip("acknowledged", 20)] {
+        let other = Folder::new();
+        copy(&data.0, &other.0);
+        damage(&other.0);
+        assert_eq!(check(&other.0).unwrap().breaks.len(), 1);
+        open(&other.0, 1).unwrap();
+        assert_eq!(check(&other.0).unwrap().breaks, [""; 0]);
+    }
+    fs::remove_file(data.0.join("acknowledged")).unwrap();
+    assert!(check(&data.0).unwrap().breaks[0].contains("there is no"));
+    assert_eq!(Desk::open(open(&data.0, 1).unwrap(), DeskRules::default()).unwrap().ledger().orders(), 82);
+}
+
+#[test]
+fn an_answer_that_vanished_is_missed() {
+    let data = Folder::new();
+    let mut desk = market(&data.0);
+    let kind = OrderKind::Destroy { item: ItemRef { uid: 1, version: 1 } };
+    settle(&mut desk, asked(EntityId::character(1), 1, kind));
+    drop(desk);
+    let db = raw(&data.0);
+    let mut key = vec![b'w'];
+    key.extend(EntityId::character(1).0.to_be_bytes());
+    key.push(0);
+    let ledger = db.cf_handle("ledger").unwrap();
+    assert!(db.get_cf(ledger, &key).unwrap().is_some());
+    db.delete_cf(ledger, &key).unwrap();
+    drop(db);
+    let breaks = check(&data.0).unwrap().breaks;
+    assert_eq!(breaks, ["the answers that are remembered are not what the log of orders makes of them"]);
 }

@@ -71,6 +71,17 @@ impl Answers {
         assert!(before.is_none(), "answers in memory are newer than those on disk");
     }
 
+    /// An answer that is in memory.
+    pub fn find(&self, id: OrderId) -> Option<Answer> {
+        let source = self.sources.get(&id.source)?;
+        source.kept.iter().rev().find(|answer| answer.sequence == id.sequence).copied()
+    }
+
+    /// Answers in memory.
+    pub fn len(&self) -> u64 {
+        self.sources.values().map(|source| source.kept.len() as u64).sum()
+    }
+
     /// Sequence of the newest order of a source that was answered; 0: none.
     pub fn newest(&self, source: EntityId) -> u64 {
         self.sources.get(&source).and_then(|source| source.kept.back()).map_or(0, |answer| answer.sequence)
@@ -110,6 +121,11 @@ impl Answers {
             self.dirty.push((id.source, source.next_slot));
         }
         source.next_slot = (source.next_slot + 1) % ANSWERS_KEPT as u8;
+    }
+
+    /// Lets go of what must be written: nobody writes it.
+    pub fn forget_dirty(&mut self) {
+        self.dirty.clear();
     }
 
     /// Shows what must be written, each answer with its slot, and lets go of those longest unused.
