@@ -142,7 +142,7 @@ pub struct TokenArgs {
     #[arg(long, value_name = "S", default_value_t = 3_600)]
     pub ttl: u32,
     /// Number of tokens, with rising client ids.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub count: u32,
     /// For TCP load tools: many connections may show it, each a new unsaved guest. Only with --dev.
     #[arg(long, requires = "dev")]
@@ -192,7 +192,8 @@ pub struct AdminArgs {
     pub data: PathBuf,
     /// What the node should do.
     pub verb: AdminVerb,
-    /// Where a checkpoint goes, a folder that does not exist yet [default: DATA/checkpoints/UNIX_SECONDS].
+    /// Where a checkpoint goes, a folder that does not exist yet, not among the files of the realm [default:
+    /// DATA/checkpoints/UNIX_SECONDS].
     #[arg(long, value_name = "DIR")]
     pub to: Option<PathBuf>,
 }
@@ -289,12 +290,12 @@ pub struct SimArgs {
     #[arg(long, value_name = "NAME")]
     pub scenario: Option<crate::sim::SimScenario>,
     /// Number of bots [default: 120, with faults 32].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5_000))]
     pub bots: Option<u32>,
     /// NPCs of the land [default: 1000, with faults 100].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub npcs: Option<u32>,
-    /// What goes wrong.
+    /// What may go wrong. Each seed draws some of it, so that many seeds meet all of it.
     #[arg(long, value_name = "KIND", default_value = "none")]
     pub faults: crate::sim::faults::Faults,
 }

@@ -32,6 +32,19 @@ impl DataFolder {
                 format!("cannot make the data folder {}: {error}; name another with `--data DIR`", path.display());
             Failure::new(code, text)
         })?;
+        let probe = path.join(format!(".ringshard-{}", std::process::id()));
+        let written = std::fs::write(&probe, [0]).and_then(|()| std::fs::remove_file(&probe));
+        written.map_err(|error| {
+            let shown = path.display();
+            let code = if error.kind() == ErrorKind::PermissionDenied { Code::Permission } else { Code::Io };
+            let mend = match code {
+                Code::Permission => "let this user write it (`chown`)".to_owned(),
+                _ => format!("make room or mount it writable (`df -h {shown}`, `findmnt -T {shown}`)"),
+            };
+            let text =
+                format!("cannot write in the data folder {shown}: {error}; {mend}, or name another with `--data DIR`");
+            Failure::new(code, text)
+        })?;
         Ok(DataFolder { path, temporary })
     }
 

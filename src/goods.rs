@@ -344,6 +344,46 @@ pub struct Asked {
     pub order: Order,
 }
 
+/// An order in words, for people.
+impl std::fmt::Display for OrderKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let offer = |offer: Offer| {
+            let mut parts: Vec<String> =
+                (offer.coins != 0).then(|| format!("{} coins", offer.coins)).into_iter().collect();
+            parts.extend(offer.items().iter().map(|item| format!("item {}", item.uid)));
+            if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+        };
+        match *self {
+            OrderKind::Move { item, from, to } => write!(f, "moves item {} from {from:?} to {to:?}", item.uid),
+            OrderKind::MoveCoins { currency, amount, from, to } => {
+                write!(f, "moves {amount} {currency:?} from {from:?} to {to:?}")
+            }
+            OrderKind::Drop { what: Dropped::Item(item), .. } => write!(f, "drops item {}", item.uid),
+            OrderKind::Drop { what: Dropped::Coins(amount), .. } => write!(f, "drops {amount} coins"),
+            OrderKind::PickUp { thing } => write!(f, "picks up thing {thing}"),
+            OrderKind::Sweep { thing } => write!(f, "thing {thing} lay for too long"),
+            OrderKind::Swap { partner, give, take } => {
+                let partner = partner.source.number();
+                write!(f, "trades with character {partner}: gives {}, gets {}", offer(give), offer(take))
+            }
+            OrderKind::Send { to, offer: sent, price } => {
+                write!(f, "mails {} to character {to} for {price} coins", offer(sent))
+            }
+            OrderKind::TakeMail { mail } => write!(f, "takes mail {mail}"),
+            OrderKind::ReturnMail { mail } => write!(f, "mail {mail} goes back"),
+            OrderKind::Destroy { item } => write!(f, "destroys item {}", item.uid),
+            OrderKind::Deed { deed } => write!(f, "is rewarded for deed {deed}"),
+            OrderKind::Recall => f.write_str("asks for an answer"),
+            OrderKind::Grant { character, coins, items } => {
+                write!(f, "character {character} gets {coins} coins and {items} new items")
+            }
+            OrderKind::Pay { from, to, amount } => {
+                write!(f, "{amount} coins go from character {from} to character {to}")
+            }
+        }
+    }
+}
+
 /// What a client is told about its goods: all of them, or what changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct GoodsNews {

@@ -29,8 +29,8 @@ pub use disk::{Batch, Disk, Family};
 pub use error::{StoreError, StoreErrorKind};
 pub(crate) use inspect::check_disk;
 pub use inspect::{
-    CharacterView, CheckReport, ItemStep, LedgerView, check, inspect_characters, inspect_item, inspect_ledger,
-    inspect_orders,
+    CharacterView, CheckReport, ItemStep, ItemView, LedgerView, check, inspect_characters, inspect_item,
+    inspect_ledger, inspect_orders, inspect_views,
 };
 pub use ledger::{Context, Done, Entry, Ledger, Mail, Terms};
 pub use memory::{DiskFault, MemoryDisk};

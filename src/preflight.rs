@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::exit::{Code, Failure};
-use crate::limits::TCP_CONNECTIONS_MAX;
+use crate::limits::{KEEPER_FREE_BYTES_MIN, TCP_CONNECTIONS_MAX};
 use crate::sys;
 
 /// How bad a finding is.
@@ -82,6 +82,7 @@ pub fn examine(plan: &Plan) -> Vec<Finding> {
         governor(governors.flatten().collect()),
         clocksource(&read("/sys/devices/system/clocksource/clocksource0/current_clocksource").unwrap_or_default()),
         disk_sync(plan.data.as_deref()),
+        disk_room(plan.data.as_deref()),
         open_files(sys::open_files(), plan.shards),
     ]
 }
@@ -237,10 +238,29 @@ fn clocksource(source: &str) -> Finding {
     finding("clocksource", unless(FAST.contains(&source), Level::Warn), source.to_string(), lost, mend)
 }
 
-fn disk_sync(data: Option<&Path>) -> Finding {
+/// Where the data will be, as far as it is there.
+fn data_folder(data: Option<&Path>) -> PathBuf {
     let wanted = data.map_or_else(std::env::temp_dir, Path::to_path_buf);
-    let folder = wanted.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/")).to_path_buf();
+    wanted.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/")).to_path_buf()
+}
+
+fn disk_sync(data: Option<&Path>) -> Finding {
+    let folder = data_folder(data);
     judge_disk_sync(&folder, sync_us_p50(&folder))
+}
+
+fn disk_room(data: Option<&Path>) -> Finding {
+    let folder = data_folder(data);
+    // A file system that does not say how full it is fails a write in time.
+    judge_disk_room(&folder, sys::free_bytes(&folder).unwrap_or(u64::MAX))
+}
+
+fn judge_disk_room(folder: &Path, free_bytes: u64) -> Finding {
+    let shown = folder.display();
+    let found = format!("{} MiB free in {shown}", free_bytes >> 20);
+    let lost = "nobody is admitted below 64 MiB, so that no write fails";
+    let mend = format!("df -h {shown}  # make room, or ringshard serve --data DIR");
+    finding("disk room", unless(free_bytes >= 3 * KEEPER_FREE_BYTES_MIN / 2, Level::Warn), found, lost, &mend)
 }
 
 fn judge_disk_sync(folder: &Path, p50_us: io::Result<u64>) -> Finding {

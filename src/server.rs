@@ -45,6 +45,8 @@ const LAND_SEED: u64 = 42;
 const RESTART_TICKS: u64 = 600;
 /// Ports that are tried where the kernel chooses.
 const PORT_TRIES_MAX: u32 = 32;
+/// Pause between two of these tries of a port that was named.
+const PORT_WAIT: Duration = Duration::from_millis(25);
 /// How often the host looks whether something ended.
 const WATCH: Duration = Duration::from_millis(10);
 
@@ -170,16 +172,17 @@ fn recorder(flight: &FlightFolder, shard: ShardId, world: &WorldConfig, run: u64
     }
 }
 
-/// Binds UDP and TCP to one port. Where the kernel chooses it (port 0), a port that only UDP has free is passed over.
+/// Binds UDP and TCP to one port. Where the kernel chooses it (port 0), a port that only UDP has free is passed over; one
+/// that was named may still be with a process that was just killed, whose rings the kernel takes apart after its end.
 fn bind_game(address: SocketAddr, shards: usize) -> Result<(Lanes, Listeners), BindError> {
-    let mut tries = if address.port() == 0 { PORT_TRIES_MAX } else { 1 };
+    let mut tries = PORT_TRIES_MAX;
     loop {
         tries -= 1;
-        let lanes = bind_lanes(address, LANES)?;
-        match bind_tcp(lanes.address, shards) {
-            Ok(listeners) => return Ok((lanes, listeners)),
+        let bound = bind_lanes(address, LANES);
+        match bound.and_then(|lanes| bind_tcp(lanes.address, shards).map(|listeners| (lanes, listeners))) {
+            Err(BindError::PortTaken { .. }) if tries > 0 && address.port() != 0 => std::thread::sleep(PORT_WAIT),
             Err(BindError::PortTaken { .. }) if tries > 0 => (),
-            Err(error) => return Err(error),
+            bound => return bound,
         }
     }
 }
@@ -271,6 +274,7 @@ fn say_ready(node: &Node, folder: &DataFolder, address: SocketAddr, recovered: u
 
 /// Waits for the end, and says why it came.
 fn watch(node: &Node) -> Result<(), Failure> {
+    let mut was_full = false;
     loop {
         std::thread::sleep(WATCH);
         if let Some(error) = node.keeper.failure() {
@@ -284,6 +288,17 @@ fn watch(node: &Node) -> Result<(), Failure> {
             if let Some(Err(failure)) = node.flight.as_ref().map(|flight| flight.set_aside(Reason::Invariant)) {
                 eprintln!("ringshard: {failure}");
             }
+        }
+        let is_full = node.keeper.counters().disk_full.load(Ordering::Relaxed) == 1;
+        if is_full != was_full {
+            let data = node.commands.data.display();
+            match is_full {
+                true => eprintln!(
+                    "ringshard: the disk of {data} is nearly full: nobody is admitted until there is room (`df -h {data}`)"
+                ),
+                false => eprintln!("ringshard: the disk of {data} has room again: players are admitted"),
+            }
+            was_full = is_full;
         }
         node.flight.iter().for_each(|flight| flight.tend());
         if node.commands.draining.load(Ordering::Acquire) {

@@ -20,10 +20,9 @@ use crate::config;
 use crate::exit::{Code, Failure, say};
 use crate::flight::folder;
 use crate::flight::replay::{Moment, Request};
-use crate::ids::EntityId;
+use crate::ids::{EntityId, IdClass};
 use crate::keeper::{
-    CharacterRow, CharacterView, ItemStep, LedgerView, StoreError, check, inspect_characters, inspect_item,
-    inspect_ledger,
+    CharacterView, ItemStep, LedgerView, StoreError, check, inspect_item, inspect_ledger, inspect_views,
 };
 use crate::limits::TOKEN_BYTES;
 use crate::net::body::{BodyWriter, kind};
@@ -145,7 +144,7 @@ pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
     let (what, data) = args.asked()?;
     let failed = |error: StoreError| crate::server::store_failure(&error);
     match what {
-        InspectWhat::Characters => characters(&inspect_characters(&data).map_err(failed)?, json),
+        InspectWhat::Characters => characters(&inspect_views(&data).map_err(failed)?, json),
         InspectWhat::Ledger => {
             let view = inspect_ledger(&data).map_err(failed)?;
             say(json, &ledger_text(&view), || serde_json::to_value(&view).expect("plain numbers"))
@@ -157,7 +156,10 @@ pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
             }
             let line = |step: &ItemStep| {
                 let ItemStep { order, tick, source, what, place, version } = step;
-                format!("order {order:>8} tick {tick:>10} version {version:>4} in {place:<16} by {source:#x}: {what}\n")
+                format!(
+                    "order {order:>8} tick {tick:>10} version {version:>4} in {place:<16} {}: {what}\n",
+                    named(*source)
+                )
             };
             let text: String = steps.iter().map(line).collect();
             say(json, &text, || json!({ "uid": uid, "steps": steps }))
@@ -183,6 +185,16 @@ pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
     }
 }
 
+/// Who ordered something, in words.
+fn named(source: u64) -> String {
+    let id = EntityId(source);
+    match id.class() {
+        IdClass::Character => format!("character {}", id.number()),
+        IdClass::Deeds => format!("character {}", id.number()),
+        class => format!("{class:?} {}", id.number()).to_lowercase(),
+    }
+}
+
 fn ledger_text(view: &LedgerView) -> String {
     let mut text = format!("{} orders, {} accounts\n", view.orders, view.accounts);
     for (name, minted, burnt, held) in &view.currencies {
@@ -200,16 +212,16 @@ fn ledger_text(view: &LedgerView) -> String {
     text
 }
 
-fn characters(rows: &[CharacterRow], json: bool) -> Result<(), Failure> {
-    let views: Vec<CharacterView> = rows.iter().map(CharacterView::from).collect();
+fn characters(views: &[CharacterView], json: bool) -> Result<(), Failure> {
     let mut text = format!(
-        "{:>20} {:>12} {:>10} {:>10} {:>8} {:>10} {:>5} {:>5}\n",
-        "id", "client", "x m", "y m", "z m", "tick", "shard", "deeds"
+        "{:>20} {:>12} {:>10} {:>10} {:>8} {:>10} {:>5} {:>5} {:>8} {:>5}\n",
+        "id", "client", "x m", "y m", "z m", "tick", "shard", "deeds", "coins", "items"
     );
-    for view in &views {
-        let CharacterView { id, client_id, x_m, y_m, z_m, tick, shard, deeds, .. } = view;
+    for view in views {
+        let CharacterView { id, client_id, x_m, y_m, z_m, tick, shard, deeds, coins, items, .. } = view;
+        let items = items.len();
         text.push_str(&format!(
-            "{id:>20} {client_id:>12} {x_m:>10.2} {y_m:>10.2} {z_m:>8.2} {tick:>10} {shard:>5} {deeds:>5}\n"
+            "{id:>20} {client_id:>12} {x_m:>10.2} {y_m:>10.2} {z_m:>8.2} {tick:>10} {shard:>5} {deeds:>5} {coins:>8} {items:>5}\n"
         ));
     }
     say(json, &text, || json!({ "characters": views }))
@@ -226,7 +238,15 @@ pub fn replay(args: &ReplayArgs, json: bool) -> Result<(), Failure> {
         report.shards, report.from_tick, report.to_tick, report.hashes_compared, report.mismatches
     ));
     text.extend(report.ended_early.iter().map(|ended| format!("ended early: {}\n", ended.reason)));
-    let value = serde_json::to_value(&report).expect("a report is JSON");
+    let mut value = serde_json::to_value(&report).expect("a report is JSON");
+    if let Some(entity) = args.entity {
+        value["history"] = json!(report.history);
+        if report.history.is_empty() {
+            text.push_str(&format!(
+                "nothing is recorded of entity {entity} in these ticks; entity ids are those of `ringshard admin players`\n"
+            ));
+        }
+    }
     let Some(first) = report.first_mismatch else { return say(json, &text, || value) };
     eprint!("{text}");
     let text = format!(

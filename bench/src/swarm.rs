@@ -92,6 +92,9 @@ struct Progress {
 
 /// Runs a swarm to its end and prints the report.
 pub fn run(args: &SwarmArgs, json: bool) -> Result<ExitCode, Failure> {
+    if args.scenario == Scenario::Trade && args.players < 2 {
+        return Err(Failure::new(Code::Usage, "one player has nobody to trade with; --players is at least 2 here"));
+    }
     ringshard::sys::raise_open_files();
     let stopped = stop_on_signal()?;
     let truth = args.truth.as_deref().map(TruthFile::create).transpose()?;

@@ -66,7 +66,10 @@ pub fn status(control: SocketAddr) -> Result<StatusPage, Failure> {
         Ok(answer)
     };
     let answer = ask().map_err(|error| {
-        let text = format!("no node answers on {control}: {error}; name it with `--data DIR` or `--control ADDR`");
+        let text = format!(
+            "no node answers on {control}: {error}; if it ended, start it with `ringshard serve`; one elsewhere is named \
+             with `--data DIR` or `--control ADDR`"
+        );
         Failure::new(Code::Unavailable, text)
     })?;
     let strange =
@@ -96,7 +99,12 @@ pub fn admin(data: &Path, verb: &str, to: Option<PathBuf>) -> Result<Answer, Fai
             std::io::ErrorKind::PermissionDenied => Code::Permission,
             _ => Code::Unavailable,
         };
-        Failure::new(code, format!("no node answers on {}: {error}; name it with `--data DIR`", path.display()))
+        let text = format!(
+            "no node answers on {}: {error}; if it ended, start it with `ringshard serve`; one elsewhere is named with \
+             `--data DIR`",
+            path.display()
+        );
+        Failure::new(code, text)
     })?;
     let answer: Answer = serde_json::from_str(&answer)
         .map_err(|error| Failure::new(Code::Unavailable, format!("the node gave no answer: {error}")))?;

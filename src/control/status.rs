@@ -119,10 +119,9 @@ impl StatusPage {
     pub fn table(&self) -> String {
         let StatusPage { version, content_version, ready, tick, rss_bytes, .. } = self;
         let mut text = format!(
-            "ringshard {version}, content {content_version}, {}, tick {tick}, {} MiB\n{}\n",
+            "ringshard {version}, content {content_version}, {}, tick {tick}, {} MiB\n",
             if *ready { "ready" } else { "not ready" },
             rss_bytes >> 20,
-            "shard cpu  p50 us  p99 us  busy sessions entities handoffs  late calls/tick  drops"
         );
         if let Some(keeper) = &self.keeper {
             let conserved = if self.conserved { "goods conserved" } else { "GOODS NOT CONSERVED: see the log" };
@@ -132,6 +131,7 @@ impl StatusPage {
                 "keeper: {orders} orders, {conserved}, {live} characters in play, {commits} commits (longest {commit_us_max} us), {queue_depth} waiting{full}\n"
             ));
         }
+        text.push_str("shard cpu  p50 us  p99 us  busy sessions entities handoffs  late calls/tick  drops\n");
         for shard in &self.shards {
             text.push_str(&format!(
                 "{:>5} {:>3} {:>7} {:>7} {:>4.0}% {:>8} {:>8} {:>8} {:>5} {:>10.1}  {}\n",
@@ -239,13 +239,23 @@ impl Board {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// A new folder for a checkpoint in the data folder.
+    /// A new folder for a checkpoint in the data folder. More than one within a second get the seconds that follow.
     pub fn checkpoint_folder(&self) -> PathBuf {
-        self.data.join("checkpoints").join(unix_s().to_string())
+        let mut names = (unix_s()..).map(|second| self.data.join("checkpoints").join(second.to_string()));
+        names.find(|name| !name.exists()).expect("there is a free name")
     }
 
     /// Makes a checkpoint of the realm at `to`, a folder that does not exist yet.
     pub async fn checkpoint(&self, to: PathBuf) -> Result<PathBuf, Failure> {
+        if to.exists() {
+            let text = format!("{} exists; name a folder that does not with --to", to.display());
+            return Err(Failure::new(Code::Usage, text));
+        }
+        if ["realm", "flight"].iter().any(|taken| to.starts_with(self.data.join(taken))) {
+            let text =
+                format!("{} is among the files of the running node; name another folder with --to", to.display());
+            return Err(Failure::new(Code::Usage, text));
+        }
         let Some(keeper) = self.keeper.clone() else {
             return Err(Failure::new(Code::Failed, "this node keeps nothing"));
         };

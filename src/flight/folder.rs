@@ -214,9 +214,20 @@ impl FlightFolder {
     /// being written are copied.
     pub fn set_aside(&self, reason: Reason) -> Result<PathBuf, Failure> {
         let kept = new_kept(&self.path, reason)?;
+        let done = self.fill(&kept).and_then(|files| write_contents(&kept.join(CONTENTS), reason.name(), files));
+        if let Err(failure) = done {
+            // A part of a record helps nobody; why it is one was the first failure.
+            let _ = fs::remove_dir_all(&kept);
+            return Err(failure);
+        }
+        prune_kept(&self.path)?;
+        Ok(kept)
+    }
+
+    fn fill(&self, kept: &Path) -> Result<Vec<KeptFile>, Failure> {
         let mut files = Vec::new();
         for (shard, progress) in self.shards.iter().enumerate() {
-            make(&shard_folder(&kept, shard))?;
+            make(&shard_folder(kept, shard))?;
             for (tick, path, bytes) in segments(&self.shard_path(shard))? {
                 let name = format!("shard-{shard}/{}", segment_name(tick));
                 let to = kept.join(&name);
@@ -233,20 +244,27 @@ impl FlightFolder {
                 }
             }
         }
-        let contents = Contents { reason: reason.name().to_owned(), unix_s: unix_s(), files };
-        let text = serde_json::to_string(&contents).expect("names and numbers are JSON");
-        let path = kept.join(CONTENTS);
-        let written = private(&path).and_then(|mut file| file.write_all(text.as_bytes()));
-        written.map_err(|error| Failure::of_file("write", &path, &error))?;
-        prune_kept(&self.path)?;
-        Ok(kept)
+        Ok(files)
     }
 
     /// The run ended well, and every segment with it.
     pub fn end(&self) -> Result<(), Failure> {
-        let path = self.path.join(CLEAN);
-        private(&path).map(drop).map_err(|error| Failure::of_file("write", &path, &error))
+        let mut files = Vec::new();
+        for shard in 0..self.shards.len() {
+            for (tick, _, bytes) in segments(&self.shard_path(shard))? {
+                files.push(KeptFile { name: format!("shard-{shard}/{}", segment_name(tick)), bytes });
+            }
+        }
+        write_contents(&self.path.join(CLEAN), "stop", files)
     }
+}
+
+/// Writes what a record consists of, so that a missing part is missed.
+fn write_contents(path: &Path, reason: &str, files: Vec<KeptFile>) -> Result<(), Failure> {
+    let contents = Contents { reason: reason.to_owned(), unix_s: unix_s(), files };
+    let text = serde_json::to_string(&contents).expect("names and numbers are JSON");
+    let written = private(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| Failure::of_file("write", path, &error))
 }
 
 /// Name of the segment that begins with a tick.
@@ -339,8 +357,10 @@ pub struct Examined {
 pub fn examine(folder: &Path, content: u64) -> Result<Examined, Failure> {
     let inner = folder.join("flight");
     let folder = if inner.is_dir() { &inner } else { folder };
-    let contents = read_contents(folder)?;
-    let complete = contents.is_some() || folder.join(CLEAN).exists();
+    let ended_well = read_contents(&folder.join(CLEAN))?;
+    let is_whole = ended_well.is_some();
+    let contents = if is_whole { ended_well } else { read_contents(&folder.join(CONTENTS))? };
+    let complete = contents.is_some();
     let count = (0..SHARDS_MAX).take_while(|&shard| shard_folder(folder, shard).is_dir()).count();
     let mut shards = Vec::with_capacity(count);
     for shard in 0..count {
@@ -350,7 +370,7 @@ pub fn examine(folder: &Path, content: u64) -> Result<Examined, Failure> {
         for (at, (_, path, _)) in found.into_iter().enumerate() {
             let segment = examine_segment(&path, content)?;
             // A shard that records no further ends its segment all the same.
-            if (segment.torn || !segment.ended) && (at < last || (complete && contents.is_none())) {
+            if (segment.torn || !segment.ended) && (at < last || is_whole) {
                 return Err(truncated(&path, &segment));
             }
             whole.push((path, segment));
@@ -372,12 +392,11 @@ pub fn examine(folder: &Path, content: u64) -> Result<Examined, Failure> {
 /// What helps where a record is damaged.
 const HINT: &str = "use another record that was set aside (DATA/flight/kept), and look at the disk (`dmesg`)";
 
-fn read_contents(folder: &Path) -> Result<Option<Contents>, Failure> {
-    let path = folder.join(CONTENTS);
-    let text = match fs::read_to_string(&path) {
+fn read_contents(path: &Path) -> Result<Option<Contents>, Failure> {
+    let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Failure::of_file("read", &path, &error)),
+        Err(error) => return Err(Failure::of_file("read", path, &error)),
     };
     let read = serde_json::from_str(&text).map(Some);
     read.map_err(|error| Failure::new(Code::Io, format!("{} is altered: {error}; {HINT}", path.display())))

@@ -53,7 +53,8 @@ impl StoreError {
         let (path, words) = (path.display(), error.as_ref());
         if words.contains("While lock file") || words.contains("lock hold by current process") {
             let text = format!(
-                "data folder {path} is in use by a running server; stop that server, or give another folder with --data"
+                "data folder {path} is in use by a running server; stop that server, or use another folder; to look at a \
+                 running realm make a checkpoint: `ringshard admin checkpoint`"
             );
             return StoreError::new(StoreErrorKind::InUse, text);
         }

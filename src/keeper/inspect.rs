@@ -42,10 +42,33 @@ pub struct CharacterView {
     pub saved: bool,
     /// Deeds that were rewarded.
     pub deeds: u32,
+    /// Coins on all its shelves.
+    pub coins: u64,
+    /// Everything else that it has.
+    pub items: Vec<ItemView>,
 }
 
-impl From<&CharacterRow> for CharacterView {
-    fn from(row: &CharacterRow) -> CharacterView {
+/// One item that somebody has.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct ItemView {
+    /// Which.
+    pub uid: u64,
+    /// What it is.
+    pub kind: u16,
+    /// Rises with each move.
+    pub version: u32,
+    /// Where: `bag 7` is the bag of character 7.
+    pub place: String,
+}
+
+impl CharacterView {
+    fn new(row: &CharacterRow, ledger: &Ledger) -> CharacterView {
+        let goods = ledger.whole(row.character);
+        let coins = goods.balances.iter().filter(|(_, currency, _)| *currency == Currency::Coin);
+        let items = goods.items.iter().filter_map(|&(item, kind, shelf)| {
+            let place = shelf?.account(row.character).to_string();
+            Some(ItemView { uid: item.uid, kind, version: item.version, place })
+        });
         let metres = |fine: i32| f64::from(fine) / f64::from(FINE_PER_M);
         CharacterView {
             id: row.entity().0,
@@ -59,8 +82,22 @@ impl From<&CharacterRow> for CharacterView {
             shard: row.owner.0,
             saved: row.saved,
             deeds: row.deeds.count_ones(),
+            coins: coins.map(|(.., amount)| amount).sum(),
+            items: items.collect(),
         }
     }
+}
+
+/// All characters of the realm in a stopped server's data folder with what they have, by number.
+///
+/// # Errors
+/// As [`inspect_characters`].
+pub fn inspect_views(data: &Path) -> Result<Vec<CharacterView>, StoreError> {
+    let disk = RocksDisk::open_to_read(data)?;
+    let mut ledger = Ledger::new(Terms::default());
+    let rows = read_rows(&disk)?;
+    read_ledger(&disk, &mut ledger)?;
+    Ok(rows.iter().map(|row| CharacterView::new(row, &ledger)).collect())
 }
 
 /// All characters of the realm in a stopped server's data folder, by number.
@@ -68,10 +105,13 @@ impl From<&CharacterRow> for CharacterView {
 /// # Errors
 /// A server runs there, there is no realm, or the data is of a newer version, altered or unreadable.
 pub fn inspect_characters(data: &Path) -> Result<Vec<CharacterRow>, StoreError> {
-    let disk = RocksDisk::open_to_read(data)?;
-    read_realm(&disk)?;
+    read_rows(&RocksDisk::open_to_read(data)?)
+}
+
+fn read_rows(disk: &RocksDisk) -> Result<Vec<CharacterRow>, StoreError> {
+    read_realm(disk)?;
     let mut rows = Vec::new();
-    visit_rows(&disk, &mut |row| {
+    visit_rows(disk, &mut |row| {
         rows.push(row);
         Ok(())
     })?;
@@ -165,7 +205,7 @@ pub fn inspect_item(data: &Path, uid: u64) -> Result<Vec<ItemStep>, StoreError> 
                 order: entry.number,
                 tick: entry.tick,
                 source: entry.order.id.source.0,
-                what: format!("{:?}", entry.order.kind),
+                what: entry.order.kind.to_string(),
                 place: place.to_string(),
                 version: item.map_or(0, |item| item.version),
             });

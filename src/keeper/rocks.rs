@@ -89,7 +89,7 @@ fn not_writable(path: &Path, error: &io::Error) -> StoreError {
     let path = path.display();
     let text = format!(
         "data folder {path} cannot be written: {error}; make room or mount it writable for this user (`df -h {path}`, \
-         `findmnt -T {path}`), or give another with --data"
+         `findmnt -T {path}`), or name another folder"
     );
     StoreError::new(StoreErrorKind::Io, text)
 }

@@ -5,6 +5,7 @@
 //! seed met is named.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +20,11 @@ use crate::sim::{Sim, SimConfig, SimReport, SimScenario};
 
 /// Runs whose reports are told one by one; of more the sums and the bad ones are.
 const RUNS_TOLD_MAX: usize = 100;
+
+/// Fewest ticks of a run: in fewer not every bot has joined.
+const TICKS_MIN: u64 = 60;
+/// Likewise with faults, which need a quiet end.
+const FAULTY_TICKS_MIN: u64 = 900;
 
 /// Fails when anything was violated.
 pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
@@ -37,6 +43,12 @@ pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
         scenario: args.scenario.unwrap_or(if with_faults { SimScenario::Trade } else { SimScenario::Seam }),
         faults: args.faults,
     };
+    let ticks_min = if with_faults { FAULTY_TICKS_MIN } else { TICKS_MIN };
+    if config.ticks < ticks_min {
+        let text =
+            format!("--ticks is at least {ticks_min} here, not {}: until then not everybody plays", config.ticks);
+        return Err(Failure::new(Code::Usage, text));
+    }
     let (from, to) = args.seeds.unwrap_or_else(|| args.seed.map_or((0, 0), |seed| (seed, seed + 1)));
     let started = std::time::Instant::now();
     let reports = run_all(config, from, to);
@@ -75,7 +87,9 @@ fn run_all(config: SimConfig, from: u64, to: u64) -> Vec<SimReport> {
             reports.push(report);
             let bad = reports.iter().filter(|report: &&SimReport| report.violations > 0).count();
             if to - from > 1 && (reports.len().is_multiple_of(25) || reports.len() as u64 == to - from) {
-                eprintln!("{} of {} seeds done, {bad} with violations", reports.len(), to - from);
+                // Nobody may read it any more.
+                let _ =
+                    writeln!(std::io::stderr(), "{} of {} seeds done, {bad} with violations", reports.len(), to - from);
             }
         }
     };
@@ -181,7 +195,9 @@ fn table(faults: &[Fault], coverage: &BTreeMap<String, u64>, counts: &BTreeMap<S
 fn line(report: &SimReport) -> String {
     let SimReport { seed, ticks, shards, hash, bots, handoffs, effects_across, orders, restarts, violations, .. } =
         report;
+    let faults: Vec<String> = report.faults.iter().map(|(fault, count)| format!("{fault} {count}")).collect();
+    let faults = if faults.is_empty() { String::new() } else { format!("; faults: {}", faults.join(", ")) };
     format!(
-        "seed {seed}: {ticks} ticks on {shards} shards, hash {hash}, {bots} bots, {handoffs} handoffs, {effects_across} effects across, {orders} orders, {restarts} restarts, {violations} violations\n"
+        "seed {seed}: {ticks} ticks on {shards} shards, hash {hash}, {bots} bots, {handoffs} handoffs, {effects_across} effects across, {orders} orders, {restarts} restarts, {violations} violations{faults}\n"
     )
 }

@@ -22,7 +22,9 @@ const SEND_EVERY: Duration = Duration::from_millis(20);
 /// What the server says about itself.
 pub fn welcome_of(server: SocketAddr) -> Result<Welcome, Failure> {
     let nobody = |what: String| {
-        let text = format!("no ringshard --dev server answers at {server}: {what}; start `ringshard serve --dev`");
+        let text = format!(
+            "no ringshard --dev server admits anybody at {server}: {what}; start `ringshard serve --dev`, or see in `ringshard status` why it admits nobody"
+        );
         Failure::new(Code::Unavailable, text)
     };
     let failed = |error: std::io::Error| nobody(error.to_string());
