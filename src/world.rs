@@ -662,12 +662,13 @@ impl World {
         let (tick, shard) = (self.tick, self.shard);
         let decreed = self.decrees.iter().any(|decree| decree.tick <= tick + 2);
         let settle = |body: &mut Body, slices: &mut Slices, owner: &dyn Fn(CellKey) -> ShardId| {
-            let moved = body.settle();
-            if moved || body.place.is_none() {
+            let fresh = body.settle() || body.place.is_none();
+            if fresh {
                 body.place.take().into_iter().for_each(|place| slices.leave(place));
                 slices.join(body, tick);
             }
-            if body.leaving.is_none() {
+            // Who stays in its cell stays here, unless the cuts change.
+            if body.leaving.is_none() && (fresh || decreed) {
                 let to = owner(body.home);
                 body.leaving = (to != shard).then_some(Leaving { to, tick: tick + 2 });
             }

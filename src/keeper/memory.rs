@@ -38,12 +38,13 @@ pub struct MemoryDisk {
     base: Tables,
     /// What reads see: the tables and the log.
     now: Tables,
+    /// Changes of the records in the log.
+    logged: Vec<Changes>,
     log: Vec<u8>,
     /// Bytes of the log that survive a loss of power.
     synced: usize,
     /// Whether the log's name does.
     is_named: bool,
-    records: usize,
     witness: u64,
     /// The batch under way, and what the witness says when it has landed.
     under_way: Option<(Batch, u64)>,
@@ -54,7 +55,7 @@ impl Default for MemoryDisk {
     fn default() -> MemoryDisk {
         let (base, now, log) = (Tables::new(), Tables::new(), Vec::new());
         let (under_way, fault) = (None, None);
-        MemoryDisk { base, now, log, synced: 0, is_named: true, records: 0, witness: 0, under_way, fault }
+        MemoryDisk { base, now, logged: Vec::new(), log, synced: 0, is_named: true, witness: 0, under_way, fault }
     }
 }
 
@@ -117,14 +118,15 @@ impl MemoryDisk {
     fn read_again(&mut self) {
         self.fault = None;
         self.now.clone_from(&self.base);
-        let (mut at, mut records) = (0, 0);
+        self.logged.clear();
+        let mut at = 0;
         while let Some((changes, length)) = read_record(&self.log[at..]) {
-            apply(&mut self.now, changes);
+            apply(&mut self.now, changes.clone());
+            self.logged.push(changes);
             at += length;
-            records += 1;
         }
         self.log.truncate(at);
-        (self.synced, self.records, self.is_named) = (at, records, true);
+        (self.synced, self.is_named) = (at, true);
     }
 
     fn failed(&self, what: &str) -> StoreError {
@@ -173,19 +175,20 @@ impl Disk for MemoryDisk {
             }
             None => (),
         }
-        if self.records == LOG_RECORDS_MAX {
-            self.base.clone_from(&self.now);
+        if self.logged.len() == LOG_RECORDS_MAX {
+            self.logged.drain(..).for_each(|changes| apply(&mut self.base, changes));
             self.log.clear();
-            (self.synced, self.records) = (0, 0);
+            self.synced = 0;
             self.is_named = !planted(Bug::NoDirectorySync);
         }
         self.log.extend_from_slice(&record);
-        self.records += 1;
         if !planted(Bug::NoSync) {
             self.synced = self.log.len();
         }
         let owned = batch.changes().map(|(family, key, value)| (family, key.to_vec(), value.map(<[u8]>::to_vec)));
-        apply(&mut self.now, owned.collect());
+        let owned: Changes = owned.collect();
+        apply(&mut self.now, owned.clone());
+        self.logged.push(owned);
         self.witness = groups;
         Ok(true)
     }

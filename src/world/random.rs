@@ -31,9 +31,9 @@ impl Digest {
         Digest(mix(purpose))
     }
 
-    /// Adds one value.
+    /// Adds one value. Each step is a permutation of the state, so that two contents which differ in one value differ.
     pub fn add(&mut self, value: u64) -> &mut Digest {
-        self.0 = mix(self.0.rotate_left(23) ^ value);
+        self.0 = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
         self
     }
 
@@ -44,7 +44,7 @@ impl Digest {
 
     /// The digest of everything added.
     pub fn finish(&self) -> u64 {
-        self.0
+        mix(self.0)
     }
 }
 
