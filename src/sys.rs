@@ -127,6 +127,13 @@ pub fn free_bytes(path: &std::path::Path) -> io::Result<u64> {
     Ok(system.f_bavail.saturating_mul(system.f_frsize))
 }
 
+/// Memory of this process in RAM, bytes; 0 where /proc is missing.
+pub fn rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("");
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().map_or(0, |kib| kib * 1_024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,14 +1,20 @@
 //! `ringshard-bench`: load tools and baselines; never installed with the daemon.
 
 mod crash;
+mod heap;
 mod ledger;
 mod machine;
 mod swarm;
+mod tick;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ringshard::exit::{Code, Failure, say};
+
+/// The heap of the product, counted where a bench asks for it.
+#[global_allocator]
+static HEAP: heap::CountingHeap = heap::CountingHeap;
 
 /// Load tools and baselines for a ringshard server. Every result is also one JSON object, with --json.
 #[derive(Parser)]
@@ -27,6 +33,8 @@ enum Command {
     Swarm(swarm::SwarmArgs),
     /// A server that is killed, or loses power, again and again while players trade: nobody may lose what he was told.
     Crash(crash::CrashArgs),
+    /// What a tick costs a shard, without kernel and cipher.
+    Tick(tick::TickArgs),
     /// Trades that the keeper makes durable, in groups and one by one.
     Ledger(ledger::LedgerArgs),
 }
@@ -36,6 +44,7 @@ fn main() -> ExitCode {
     let done = match Cli::try_parse() {
         Ok(Cli { command: Command::Swarm(args), .. }) => swarm::run(&args, json),
         Ok(Cli { command: Command::Crash(args), .. }) => crash::run(&args, json),
+        Ok(Cli { command: Command::Tick(args), .. }) => tick::run(&args, json),
         Ok(Cli { command: Command::Ledger(args), .. }) => ledger::run(&args, json),
         Err(error) if error.use_stderr() => Err(usage_failure(&error, json)),
         Err(text) => {

@@ -5,7 +5,7 @@
 
 mod link;
 mod load;
-mod place;
+pub mod place;
 pub mod player;
 mod probe;
 mod report;

@@ -15,6 +15,7 @@ use crate::clock::unix_s;
 use crate::exit::{Code, Failure};
 use crate::flight::folder::{FlightFolder, Reason};
 use crate::keeper::KeeperView;
+use crate::sys;
 
 /// The state of a node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -227,7 +228,7 @@ impl Board {
             content_version: format!("{:016x}", self.content_version),
             ready: self.is_ready() && !self.draining.load(Ordering::Acquire),
             tick: shards.iter().map(|place| place.tick).max().unwrap_or(0),
-            rss_bytes: rss_bytes(),
+            rss_bytes: sys::rss_bytes(),
             conserved: self.keeper.as_ref().is_none_or(|keeper| keeper.counters().breaks.load(Ordering::Relaxed) == 0),
             keeper: self.keeper.as_ref().map(keeper_status),
             shards: shards.iter().filter_map(|place| place.status.clone()).collect(),
@@ -308,11 +309,4 @@ fn keeper_status(keeper: &KeeperView) -> KeeperStatus {
         queue_depth: read(&counters.queue_depth),
         disk_full: read(&counters.disk_full) == 1,
     }
-}
-
-/// Memory of this process in RAM, bytes; 0 where /proc is missing.
-fn rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("");
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().map_or(0, |kib| kib * 1_024)
 }

@@ -21,10 +21,16 @@ const LATE_TICKS: u64 = 60;
 const LATE_FACTOR: u64 = 64;
 /// Ticks between two updates from which on a slice is sent without its keyframe.
 const RARE_TICKS: u64 = KEYFRAME_TICKS / 2;
+/// Longest wait that counts.
+const WAIT_TICKS_MAX: u64 = 1 << 12;
+/// Slices that are looked for first among those that wait: more rarely fit in one body.
+const FIRST_SLICES: usize = 16;
 /// Slots that a partial keyframe is worth sending for.
 const KEYFRAME_SLOTS_MIN: usize = 8;
 /// Bytes of a slice section's header.
 const HEAD_BYTES: usize = 16;
+/// Bytes that a section takes besides what it carries: its header, and up to three to the next multiple of four.
+const SECTION_BYTES: usize = 8;
 /// Bytes of one entity in plain slices and keyframes.
 const ENTITY_BYTES: usize = 16;
 
@@ -67,9 +73,10 @@ struct Followed {
     known: u8,
     /// Slots of the keyframe that were sent.
     sent: u8,
-    sent_tick: u64,
-    /// Tick of the newest update sent; 0 for none.
-    shown_tick: u64,
+    /// Low 32 bits of the tick in which it was.
+    sent_tick: u32,
+    /// Likewise, of the newest update sent; 0 for none.
+    shown_tick: u32,
     /// Where it stands in the frames of the present tick.
     frame: u8,
     slice: u32,
@@ -87,7 +94,10 @@ struct Left {
 impl Followed {
     /// Ticks since the newest update was sent.
     fn waited(&self, tick: u64) -> u64 {
-        tick.saturating_sub(self.shown_tick).min(1 << 12)
+        match self.shown_tick {
+            0 => WAIT_TICKS_MAX,
+            shown => u64::from((tick as u32).wrapping_sub(shown)).min(WAIT_TICKS_MAX),
+        }
     }
 }
 
@@ -136,6 +146,14 @@ impl Carried {
     }
 }
 
+/// A walk along the list of what is followed.
+struct Merge {
+    /// Entries of the list that were passed.
+    at: usize,
+    /// The list as it will be is another one, in `next`.
+    changed: bool,
+}
+
 /// The slices of one client.
 #[derive(Clone, Debug, Default)]
 pub struct Interest {
@@ -165,42 +183,47 @@ impl Interest {
         let low = |v: i32| (v - reach).div_euclid(CELL_GRID) as i16;
         let high = |v: i32| (v + reach).div_euclid(CELL_GRID) as i16;
         let squares = (i64::from(radii.enter).pow(2), i64::from(radii.leave).pow(2));
-        self.next.clear();
-        let mut at = 0;
+        let mut merge = Merge { at: 0, changed: false };
         for (number, frame) in shown.iter().enumerate() {
             for y in low(from.1)..=high(from.1) {
                 for place in frame.row(space, y, (low(from.0), high(from.0))) {
                     let slice = &frame.slices[place];
                     let squared = distance_to_box(from, slice.low, slice.high);
                     if squared <= squares.1 {
-                        at = self.meet(at, (number, place), slice, squared, squared <= squares.0);
+                        self.meet(&mut merge, (number, place), slice, squared, squared <= squares.0);
                     }
                 }
             }
         }
-        while at < self.followed.len() {
-            self.lose(at);
-            at += 1;
+        while merge.at < self.followed.len() {
+            self.lose(&mut merge);
         }
-        std::mem::swap(&mut self.followed, &mut self.next);
+        if merge.changed {
+            std::mem::swap(&mut self.followed, &mut self.next);
+        }
     }
 
     /// A slice within the outer radius: goes on being followed, or begins to be if it is inside the inner one.
-    fn meet(&mut self, mut at: usize, place: (usize, usize), slice: &SliceHead, squared: i64, near: bool) -> usize {
+    fn meet(&mut self, merge: &mut Merge, place: (usize, usize), slice: &SliceHead, squared: i64, near: bool) {
         let key = Key::of(slice);
-        while self.followed.get(at).is_some_and(|followed| followed.key < key) {
-            self.lose(at);
-            at += 1;
+        while self.followed.get(merge.at).is_some_and(|followed| followed.key < key) {
+            self.lose(merge);
         }
-        let known = self.followed.get(at).filter(|followed| followed.key == key).copied();
-        let mut followed = match known {
-            Some(followed) => {
-                at += 1;
-                followed
+        let known = self.followed.get(merge.at).is_some_and(|followed| followed.key == key);
+        if known {
+            if merge.changed {
+                self.next.push(self.followed[merge.at]);
             }
-            None if near => self.begin(key),
-            None => return at,
-        };
+            merge.at += 1;
+        } else if near {
+            self.part(merge);
+            let begun = self.begin(key);
+            self.next.push(begun);
+        } else {
+            return;
+        }
+        let list = if merge.changed { &mut self.next[..] } else { &mut self.followed[..merge.at] };
+        let followed = list.last_mut().expect("it was just put there");
         if followed.epoch != slice.epoch {
             (followed.epoch, followed.known, followed.sent) = (slice.epoch, 0, 0);
         }
@@ -208,8 +231,15 @@ impl Interest {
         // Half at 8 m, a hundredth at 80 m: near is sharp, far is fair.
         let metres_squared = squared >> 16;
         followed.weight = (1 << 20) / (64 + metres_squared.min(1 << 19) as u32);
-        self.next.push(followed);
-        at
+    }
+
+    /// The list will differ: from here on it is made anew. Mostly it does not, and nothing is copied.
+    fn part(&mut self, merge: &mut Merge) {
+        if !merge.changed {
+            merge.changed = true;
+            self.next.clear();
+            self.next.extend_from_slice(&self.followed[..merge.at]);
+        }
     }
 
     fn begin(&mut self, key: Key) -> Followed {
@@ -219,8 +249,10 @@ impl Interest {
         Followed { key, ticket, epoch, known, sent, sent_tick, shown_tick, frame: 0, slice: 0, weight: 0 }
     }
 
-    fn lose(&mut self, at: usize) {
-        let Followed { key, ticket, shown_tick, sent_tick, .. } = self.followed[at];
+    fn lose(&mut self, merge: &mut Merge) {
+        self.part(merge);
+        let Followed { key, ticket, shown_tick, sent_tick, .. } = self.followed[merge.at];
+        merge.at += 1;
         if shown_tick > 0 || sent_tick > 0 {
             if self.left.len() == LEAVES_HELD_MAX {
                 self.left.remove(0);
@@ -255,14 +287,22 @@ impl Interest {
     ) {
         self.write_leaves(tick, body, note);
         self.order.clear();
+        let mut bytes = 0;
         for (at, followed) in self.followed.iter().enumerate() {
+            let slice = &shown[usize::from(followed.frame)].slices[followed.slice as usize];
+            bytes += bytes_max(followed, slice, packed);
             let waited = followed.waited(tick);
             // The square of the wait: rates follow the root of the weight, so that far slices are slower, not starved.
             let late = if waited > LATE_TICKS { LATE_FACTOR } else { 1 };
             self.order.push((waited * waited * late * u64::from(followed.weight), at as u32));
         }
-        self.order.sort_unstable_by(|a, b| b.cmp(a));
+        // Where all of it fits, no order is better than another.
+        let is_crowded = bytes > body.remaining();
+        let mut sorted = if is_crowded { 0 } else { self.order.len() };
         for at in 0..self.order.len() {
+            if at == sorted {
+                sorted = self.sort_further(at);
+            }
             if body.remaining() < HEAD_BYTES + ENTITY_BYTES {
                 break;
             }
@@ -277,9 +317,20 @@ impl Interest {
                 write_entities(body, kind::PLAIN, head(slice, 0, slice.slots), &frame.now[slice.slots()])
             };
             if written {
-                followed.shown_tick = tick;
+                followed.shown_tick = tick as u32;
             }
         }
+    }
+
+    /// Sorts some more of the order from a place on, the most urgent first; gives back how far it is sorted.
+    fn sort_further(&mut self, from: usize) -> usize {
+        let rest = &mut self.order[from..];
+        let count = rest.len().min(FIRST_SLICES);
+        if count < rest.len() {
+            rest.select_nth_unstable_by(count, |a, b| b.cmp(a));
+        }
+        rest[..count].sort_unstable_by(|a, b| b.cmp(a));
+        from + count
     }
 
     fn write_leaves(&mut self, tick: u64, body: &mut BodyWriter<'_>, note: &mut impl FnMut(Carried) -> bool) {
@@ -304,6 +355,13 @@ impl Interest {
     }
 }
 
+/// Bytes that one slice takes at the most.
+fn bytes_max(followed: &Followed, slice: &SliceHead, packed: bool) -> usize {
+    let plain = HEAD_BYTES + ENTITY_BYTES * usize::from(slice.slots) + SECTION_BYTES;
+    let delta = HEAD_BYTES + usize::from(slice.packed_bytes) + SECTION_BYTES;
+    if packed && followed.known == slice.slots { delta } else { plain + delta }
+}
+
 /// Writes what the client lacks of the keyframe, and the slice against it; false when it got nothing of now.
 fn write_packed(
     followed: &mut Followed,
@@ -313,7 +371,7 @@ fn write_packed(
     body: &mut BodyWriter<'_>,
     note: &mut impl FnMut(Carried) -> bool,
 ) -> bool {
-    if followed.known < followed.sent && tick >= followed.sent_tick + RESEND_TICKS {
+    if followed.known < followed.sent && (tick as u32).wrapping_sub(followed.sent_tick) >= RESEND_TICKS as u32 {
         followed.sent = followed.known;
     }
     if followed.sent < slice.slots {
@@ -330,7 +388,7 @@ fn write_packed(
         let written = write_entities(body, kind::KEYFRAME, head, &frame.keyframe[first..first + count]);
         assert!(written, "the room was measured");
         followed.sent += count as u8;
-        followed.sent_tick = tick;
+        followed.sent_tick = tick as u32;
         if count < missing {
             return false;
         }

@@ -109,6 +109,8 @@ pub struct Core {
     rules: Rules,
     lanes: Vec<Lane>,
     active: Vec<SessionRef>,
+    /// Sessions that say farewell.
+    closing: Vec<SessionRef>,
     joins: Vec<Joining>,
     /// Answers of the ledger that the world hears in the next tick.
     settled: Vec<Settled>,
@@ -135,6 +137,7 @@ impl Core {
             rules,
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
             active: Vec::new(),
+            closing: Vec::new(),
             joins: Vec::new(),
             settled: Vec::new(),
             disk_is_full: false,
@@ -300,6 +303,7 @@ impl Core {
         }
         entry.session.close(reason);
         let before = std::mem::replace(&mut entry.stage, Stage::Closing { until });
+        self.closing.push(reference);
         self.let_go(reference, before);
     }
 
@@ -477,16 +481,20 @@ impl Core {
     /// After the sends: sessions whose farewell is over end.
     pub fn end_tick(&mut self) {
         let tick = self.world.tick;
-        for at in (0..self.active.len()).rev() {
-            let session = self.active[at];
-            let entry = self.entry(session).expect("active sessions are in their lanes");
-            if let (Stage::Closing { until }, Some(reason)) = (entry.stage, entry.session.closing())
-                && tick >= until
-            {
+        let mut closing = std::mem::take(&mut self.closing);
+        closing.retain(|&session| {
+            // One that hung up meanwhile is gone.
+            let Some(entry) = self.entry(session) else { return false };
+            let (Stage::Closing { until }, Some(reason)) = (entry.stage, entry.session.closing()) else {
+                unreachable!("it was told to go")
+            };
+            if tick >= until {
                 self.ended.push(Ended { session, reason });
                 self.forget(session);
             }
-        }
+            tick < until
+        });
+        self.closing = closing;
     }
 }
 

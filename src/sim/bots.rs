@@ -15,7 +15,7 @@ use crate::net::view::{Errors, Seen};
 use crate::net::wire;
 use crate::sim::trader::Trader;
 use crate::world::goods::PICK_UP_REACH;
-use crate::world::land::{LAND_M, Land};
+use crate::world::land::{LAND_M, Land, Tile};
 use crate::world::movement::{BUTTON_JUMP, BUTTON_RUN, Command, Motion};
 use crate::world::random::{below, random};
 use crate::world::trig::{cos_sin, direction};
@@ -206,6 +206,14 @@ impl Bot {
         self.session.push_command(wire::Command::new(yaw, forward, right, buttons, 0, 0), intended_ns);
     }
 
+    /// It wants nothing in its next client tick: it stands where it is.
+    pub fn stand(&mut self, intended_ns: u64) {
+        self.tick += 1;
+        if self.state.is_some() {
+            self.session.push_command(wire::Command::default(), intended_ns);
+        }
+    }
+
     /// Acts now and then, once it plays.
     pub fn act(&mut self) {
         if self.trader.is_some() {
@@ -337,7 +345,7 @@ impl Bot {
             let wire = sent.command;
             let (yaw, forward, right, buttons) = (wire.yaw(), wire.forward(), wire.right(), wire.buttons());
             if let (Some(predicted), Some(land)) = (&mut predicted, &self.land) {
-                predicted.advance(land, Command { yaw, forward, right, buttons });
+                predicted.advance(land, Command { yaw, forward, right, buttons }, &mut Tile::default());
             }
         }
         let Some(before) = before else { return };

@@ -11,7 +11,7 @@ use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, SessionRe
 use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_START};
 use crate::net::wire;
 use crate::world::goods::Dealings;
-use crate::world::land::LAND_CELLS;
+use crate::world::land::{LAND_CELLS, Tile};
 use crate::world::movement::{Command, Motion};
 use crate::world::random::{Digest, mix};
 use crate::world::table::Named;
@@ -60,6 +60,9 @@ pub struct Body {
     pub archetype: Archetype,
     /// Where, in fine steps.
     pub motion: Motion,
+    /// The ground below it, to be fast.
+    #[serde(skip)]
+    pub tile: Tile,
     /// Home cell: decides the owner.
     pub home: CellKey,
     /// Direction that it shows instead of its own until `attention_until`, because somebody waved.
@@ -79,7 +82,19 @@ impl Body {
     /// A body that nobody has seen yet.
     pub fn new(id: EntityId, archetype: Archetype, motion: Motion) -> Body {
         let home = CellKey::of_fine(motion.x, motion.y);
-        Body { id, archetype, motion, home, attention: 0, attention_until: 0, epoch: 1, leaving: None, place: None }
+        let tile = Tile::default();
+        Body {
+            id,
+            archetype,
+            motion,
+            tile,
+            home,
+            attention: 0,
+            attention_until: 0,
+            epoch: 1,
+            leaving: None,
+            place: None,
+        }
     }
 
     /// Position on the wire grid, east and north.

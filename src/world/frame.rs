@@ -62,8 +62,12 @@ pub struct Frame {
     pub shard: ShardId,
     /// When.
     pub tick: u64,
-    /// Slices, sorted by cell.
+    /// Slices, sorted by cell; change them with [`Frame::index_rows`] after it.
     pub slices: Vec<SliceHead>,
+    /// Rows of cells that have slices, in order, each with the place of its first one.
+    rows: Vec<(u32, i16, u32)>,
+    /// Columns of the slices' cells, beside each other for the search.
+    columns: Vec<i16>,
     /// Per slot: as it is now; id 0 is a hole.
     pub now: Vec<wire::EntityPlain>,
     /// Per slot: as it was when the keyframe was taken.
@@ -101,11 +105,27 @@ pub struct Seen {
 }
 
 impl Frame {
+    /// Notes where the rows of cells begin, so that [`Frame::row`] finds them.
+    pub fn index_rows(&mut self) {
+        self.rows.clear();
+        self.columns.clear();
+        for (place, slice) in (0..).zip(&self.slices) {
+            let CellKey { space, y, x } = slice.cell;
+            if self.rows.last().is_none_or(|&(last_space, last_y, _)| (last_space, last_y) != (space, y)) {
+                self.rows.push((space, y, place));
+            }
+            self.columns.push(x);
+        }
+    }
+
     /// Places in `slices` of the cells `x` (first to last) of one row of a space.
     pub fn row(&self, space: u32, y: i16, x: (i16, i16)) -> Range<usize> {
-        let from = self.slices.partition_point(|slice| slice.cell < CellKey { space, y, x: x.0 });
-        let count = self.slices[from..].iter().take_while(|slice| slice.cell <= CellKey { space, y, x: x.1 }).count();
-        from..from + count
+        let Ok(at) = self.rows.binary_search_by_key(&(space, y), |&(space, y, _)| (space, y)) else { return 0..0 };
+        let end = self.rows.get(at + 1).map_or(self.slices.len(), |&(.., first)| first as usize);
+        let first = self.rows[at].2 as usize;
+        let columns = &self.columns[first..end];
+        first + columns.partition_point(|&column| column < x.0)
+            ..first + columns.partition_point(|&column| column <= x.1)
     }
 
     /// What this frame shows of an entity.
@@ -130,6 +150,7 @@ impl Frame {
         for group in sorted.chunk_by(|a, b| a.0 == b.0).flat_map(|cell| cell.chunks(SLICE_SLOTS_MAX)) {
             frame.add_seen(group);
         }
+        frame.index_rows();
         frame.index.sort_unstable_by_key(|indexed| indexed.id);
         frame
     }

@@ -21,11 +21,42 @@ const RIM_TILES: usize = 2;
 
 const _: () = assert!(1 << TILE_SHIFT == TILE_M * FINE_PER_M);
 
+/// The tile of a position on the land.
+fn tile_of(x: i32, y: i32) -> usize {
+    (y >> TILE_SHIFT) as usize * TILES + (x >> TILE_SHIFT) as usize
+}
+
+/// Height of a position on a tile with these corners.
+fn height_in(corners: &[i32; 4], x: i32, y: i32) -> i32 {
+    let mask = (1 << TILE_SHIFT) - 1;
+    let (fx, fy) = (i64::from(x & mask), i64::from(y & mask));
+    let [south_west, south_east, north_west, north_east] = corners.map(i64::from);
+    let south = (south_west << TILE_SHIFT) + (south_east - south_west) * fx;
+    let north = (north_west << TILE_SHIFT) + (north_east - north_west) * fx;
+    (((south << TILE_SHIFT) + (north - south) * fy) >> (2 * TILE_SHIFT)) as i32
+}
+
+/// The open tile that somebody stood on last, remembered because most steps stay on it. It holds no state: forgetting it
+/// changes nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tile {
+    number: u32,
+    corners: [i32; 4],
+}
+
+impl Default for Tile {
+    fn default() -> Tile {
+        Tile { number: u32::MAX, corners: [0; 4] }
+    }
+}
+
 /// Heights and blocked ground of space 0.
 pub struct Land {
     /// What it was made from.
     pub seed: u64,
-    heights: Vec<i32>,
+    /// Heights of each tile's corners: south-west, south-east, north-west, north-east. Beside each other, because a step
+    /// is mostly waiting for memory.
+    corners: Vec<[i32; 4]>,
     blocked: Vec<u64>,
 }
 
@@ -41,7 +72,11 @@ impl Land {
                 heights.push(height + noise(seed, 3, 32, 2, mx, my));
             }
         }
-        let mut land = Land { seed, heights, blocked: vec![0; TILES * TILES / 64] };
+        let corners = (0..TILES * TILES).map(|tile| {
+            let point = tile / TILES * points + tile % TILES;
+            [point, point + 1, point + points, point + points + 1].map(|point| heights[point])
+        });
+        let mut land = Land { seed, corners: corners.collect(), blocked: vec![0; TILES * TILES / 64] };
         for y in 0..TILES {
             for x in 0..TILES {
                 let rim = x.min(y).min(TILES - 1 - x).min(TILES - 1 - y) < RIM_TILES;
@@ -96,8 +131,7 @@ impl Land {
     }
 
     fn is_cliff(&self, x: usize, y: usize) -> bool {
-        let row = y * (TILES + 1) + x;
-        let corners = [row, row + 1, row + TILES + 1, row + TILES + 2].map(|point| self.heights[point]);
+        let corners = self.corners[y * TILES + x];
         let span = corners.iter().max().expect("four corners") - corners.iter().min().expect("four corners");
         span > TILE_M * FINE_PER_M
     }
@@ -106,15 +140,24 @@ impl Land {
     pub fn height(&self, x: i32, y: i32) -> i32 {
         let limit = (LAND_M * FINE_PER_M) - 1;
         let (x, y) = (x.clamp(0, limit), y.clamp(0, limit));
-        let (column, row) = ((x >> TILE_SHIFT) as usize, (y >> TILE_SHIFT) as usize);
-        let mask = (1 << TILE_SHIFT) - 1;
-        let (fx, fy) = (i64::from(x & mask), i64::from(y & mask));
-        let point = row * (TILES + 1) + column;
-        let at = |index: usize| i64::from(self.heights[index]);
-        let south = (at(point) << TILE_SHIFT) + (at(point + 1) - at(point)) * fx;
-        let upper = point + TILES + 1;
-        let north = (at(upper) << TILE_SHIFT) + (at(upper + 1) - at(upper)) * fx;
-        (((south << TILE_SHIFT) + (north - south) * fy) >> (2 * TILE_SHIFT)) as i32
+        height_in(&self.corners[tile_of(x, y)], x, y)
+    }
+
+    /// Height of the ground where somebody may stand; none where nobody may. `tile` is what the last call for the same
+    /// body left, or the default.
+    pub fn ground(&self, x: i32, y: i32, tile: &mut Tile) -> Option<i32> {
+        let limit = LAND_M * FINE_PER_M;
+        if x < 0 || y < 0 || x >= limit || y >= limit {
+            return None;
+        }
+        let number = tile_of(x, y);
+        if tile.number != number as u32 {
+            if self.is_tile_blocked(number) {
+                return None;
+            }
+            *tile = Tile { number: number as u32, corners: self.corners[number] };
+        }
+        Some(height_in(&tile.corners, x, y))
     }
 
     /// Whether nobody may stand at a position in fine steps: rock, cliff, the rim, or outside.
@@ -123,7 +166,7 @@ impl Land {
         if x < 0 || y < 0 || x >= limit || y >= limit {
             return true;
         }
-        self.is_tile_blocked((y >> TILE_SHIFT) as usize * TILES + (x >> TILE_SHIFT) as usize)
+        self.is_tile_blocked(tile_of(x, y))
     }
 
     /// The walkable position nearest to one in fine steps, found tile by tile in growing squares.
@@ -186,8 +229,8 @@ mod tests {
         let blocked: u32 = land.blocked.iter().map(|word| word.count_ones()).sum();
         let share = f64::from(blocked) / (TILES * TILES) as f64;
         assert!((0.01..0.15).contains(&share), "{share} of the land is blocked");
-        let top = land.heights.iter().max().expect("heights");
-        assert!(*top < 200 * FINE_PER_M && land.heights.iter().all(|&height| height >= 0));
+        let top = land.corners.as_flattened().iter().max().expect("heights");
+        assert!(*top < 200 * FINE_PER_M && land.corners.as_flattened().iter().all(|&height| height >= 0));
     }
 
     #[test]
@@ -204,9 +247,9 @@ mod tests {
     #[test]
     fn seeds_differ_and_repeat() {
         let (a, b, c) = (Land::new(1), Land::new(1), Land::new(2));
-        assert_eq!(a.heights, b.heights);
+        assert_eq!(a.corners, b.corners);
         assert_eq!(a.blocked, b.blocked);
-        assert_ne!(a.heights, c.heights);
+        assert_ne!(a.corners, c.corners);
     }
 
     #[test]
@@ -218,5 +261,19 @@ mod tests {
         }
         let (x, y) = land.nearest_walkable(-5, i32::MAX);
         assert!(!land.is_blocked(x, y));
+    }
+
+    #[test]
+    fn a_remembered_tile_changes_nothing() {
+        let land = Land::new(5);
+        let mut tile = Tile::default();
+        for n in 0..40_000u64 {
+            // Some steps stay on the tile, some leave it, some leave the land.
+            let bits = random(6, EntityId(1), n / 16, 0);
+            let (x, y) = (bits as i32 >> 3, (bits >> 32) as i32 >> 3);
+            let (x, y) = (x.wrapping_add(n as i32 % 16 * 40_000), y);
+            let should = (!land.is_blocked(x, y)).then(|| land.height(x, y));
+            assert_eq!(land.ground(x, y, &mut tile), should, "at {x} {y}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::FINE_PER_M;
 use crate::limits::TICK_HZ;
-use crate::world::land::Land;
+use crate::world::land::{Land, Tile};
 use crate::world::trig::{ONE, cos_sin, square_root};
 
 /// Walking speed in metres a second.
@@ -67,43 +67,50 @@ impl Motion {
         Motion { x, y, z: land.height(x, y), velocity_z: 0, yaw, grounded: true }
     }
 
-    /// Runs one command: 1/60 s of movement.
-    pub fn advance(&mut self, land: &Land, command: Command) {
+    /// Runs one command: 1/60 s of movement. `tile` is this body's, see [`Land::ground`].
+    pub fn advance(&mut self, land: &Land, command: Command, tile: &mut Tile) {
         self.yaw = command.yaw;
         if self.grounded && command.buttons & BUTTON_JUMP != 0 {
             self.velocity_z = JUMP;
             self.grounded = false;
         }
         let (dx, dy) = wanted(command);
+        let mut ground = None;
         if dx != 0 || dy != 0 {
             // Along the ground, or else along one axis: bodies slide along what blocks them.
-            let _ = self.try_move(land, dx, dy) || self.try_move(land, dx, 0) || self.try_move(land, 0, dy);
+            for (dx, dy) in [(dx, dy), (dx, 0), (0, dy)] {
+                ground = self.try_move(land, dx, dy, tile);
+                if ground.is_some() {
+                    break;
+                }
+            }
         }
-        self.fall(land);
+        match (self.grounded, ground) {
+            // It stands where it stood.
+            (true, None) => (),
+            (true, Some(ground)) => self.z = ground,
+            (false, ground) => self.fall(ground.unwrap_or_else(|| land.height(self.x, self.y))),
+        }
     }
 
-    fn try_move(&mut self, land: &Land, dx: i32, dy: i32) -> bool {
-        let (x, y) = (self.x + dx, self.y + dy);
-        if (dx == 0 && dy == 0) || land.is_blocked(x, y) {
-            return false;
+    /// Moves, if that is allowed; gives the height of the ground there.
+    fn try_move(&mut self, land: &Land, dx: i32, dy: i32, tile: &mut Tile) -> Option<i32> {
+        if dx == 0 && dy == 0 {
+            return None;
         }
-        let ground = land.height(x, y);
+        let (x, y) = (self.x + dx, self.y + dy);
+        let ground = land.ground(x, y, tile)?;
         let rise = ground - self.z;
         // On foot nothing steeper than 45 degrees; in the air only a low edge.
         let allowed = if self.grounded { dx.abs().max(dy.abs()) } else { EDGE };
         if rise > allowed {
-            return false;
+            return None;
         }
         (self.x, self.y) = (x, y);
-        true
+        Some(ground)
     }
 
-    fn fall(&mut self, land: &Land) {
-        let ground = land.height(self.x, self.y);
-        if self.grounded {
-            self.z = ground;
-            return;
-        }
+    fn fall(&mut self, ground: i32) {
         self.velocity_z = (self.velocity_z - GRAVITY).max(-FALL_MAX);
         self.z += self.velocity_z;
         if self.z <= ground {
@@ -117,8 +124,9 @@ impl Motion {
 /// Horizontal movement that a command asks for, in fine steps, never faster than its gait.
 fn wanted(command: Command) -> (i32, i32) {
     let (mut forward, mut right) = (i32::from(command.forward.max(-127)), i32::from(command.right.max(-127)));
-    let length = square_root((forward * forward + right * right) as u64) as i32;
-    if length > 127 {
+    let squared = forward * forward + right * right;
+    if squared >= 128 * 128 {
+        let length = square_root(squared as u64) as i32;
         forward = forward * 127 / length;
         right = right * 127 / length;
     }
@@ -163,7 +171,11 @@ mod tests {
         let mut walked = 0.0;
         for tick in 0..600u32 {
             let before = motion;
-            motion.advance(&land, Command { yaw: (tick / 60 * 8_192) as u16, forward: 127, ..Command::default() });
+            motion.advance(
+                &land,
+                Command { yaw: (tick / 60 * 8_192) as u16, forward: 127, ..Command::default() },
+                &mut Tile::default(),
+            );
             walked += length(motion.x - before.x, motion.y - before.y) / f64::from(FINE_PER_M);
         }
         assert!((15.0..20.2).contains(&walked), "walked {walked} m in 10 s");
@@ -178,7 +190,7 @@ mod tests {
             for tick in 0..600u64 {
                 let yaw = random(4, EntityId(body), tick / 200, 0) as u16;
                 let buttons = BUTTON_RUN | (random(4, EntityId(body), tick / 30, 1) as u8 & BUTTON_JUMP);
-                motion.advance(&land, Command { yaw, forward: 127, right: 0, buttons });
+                motion.advance(&land, Command { yaw, forward: 127, right: 0, buttons }, &mut Tile::default());
                 assert!(!land.is_blocked(motion.x, motion.y));
                 assert!(motion.z >= land.height(motion.x, motion.y));
             }
@@ -192,10 +204,10 @@ mod tests {
         let mut motion = Motion::standing(&land, x, y, 0);
         let ground = motion.z;
         let mut top = 0;
-        motion.advance(&land, Command { buttons: BUTTON_JUMP, ..Command::default() });
+        motion.advance(&land, Command { buttons: BUTTON_JUMP, ..Command::default() }, &mut Tile::default());
         while !motion.grounded {
             top = top.max(motion.z - ground);
-            motion.advance(&land, Command::default());
+            motion.advance(&land, Command::default(), &mut Tile::default());
         }
         assert!((FINE_PER_M * 9 / 10..FINE_PER_M * 6 / 5).contains(&top), "rose {top}");
         assert_eq!(motion.z, ground);

@@ -30,12 +30,13 @@ impl Npc {
         if self.walking {
             let (x, y) = (self.body.motion.x, self.body.motion.y);
             let command = Command { yaw: self.body.motion.yaw, forward: 127, ..Command::default() };
-            self.body.motion.advance(land, command);
+            self.body.motion.advance(land, command, &mut self.body.tile);
             if (self.body.motion.x, self.body.motion.y) == (x, y) {
                 self.turn_tick = tick + 1;
             }
         } else if !self.body.motion.grounded {
-            self.body.motion.advance(land, Command { yaw: self.body.motion.yaw, ..Command::default() });
+            let command = Command { yaw: self.body.motion.yaw, ..Command::default() };
+            self.body.motion.advance(land, command, &mut self.body.tile);
         }
         sent
     }

@@ -52,7 +52,7 @@ impl Player {
         let count = self.credit.min(self.held_count);
         for at in 0..usize::from(count) {
             let Held { tick, command } = self.held[at];
-            self.body.motion.advance(land, command);
+            self.body.motion.advance(land, command, &mut self.body.tile);
             self.applied = tick;
         }
         self.held.copy_within(usize::from(count)..usize::from(self.held_count), 0);
@@ -60,7 +60,8 @@ impl Player {
         self.credit -= count;
         if count == 0 && self.credit == CREDIT_TICKS_MAX {
             // Nobody steers: time goes on for the body all the same.
-            self.body.motion.advance(land, Command { yaw: self.body.motion.yaw, ..Command::default() });
+            let command = Command { yaw: self.body.motion.yaw, ..Command::default() };
+            self.body.motion.advance(land, command, &mut self.body.tile);
             self.neutral = self.neutral.wrapping_add(1);
             self.credit -= 1;
         }

@@ -47,6 +47,8 @@ pub struct Slices {
     members: Vec<(u32, EntityId)>,
     /// Scratch: per slice of the slab, its head in the frame.
     heads: Vec<u32>,
+    /// Scratch: where wildlife, players and things stand in the frame, in the order of their tables.
+    placed: [Vec<Option<Indexed>>; 3],
 }
 
 /// The bodies of a shard, players and wildlife.
@@ -68,12 +70,6 @@ impl Bodies<'_> {
             return Some(&mut player.body);
         }
         self.things.get_mut(id).map(|thing| &mut thing.body)
-    }
-
-    fn each(&mut self, mut visit: impl FnMut(&mut Body)) {
-        self.npcs.iter_mut().for_each(|npc| visit(&mut npc.body));
-        self.players.iter_mut().for_each(|player| visit(&mut player.body));
-        self.things.iter_mut().for_each(|thing| visit(&mut thing.body));
     }
 }
 
@@ -140,7 +136,8 @@ impl Slices {
         let mut at = 0;
         while at < self.order.len() {
             let cell = self.order[at].cell;
-            let range = self.range(cell);
+            let count = self.order[at..].iter().take_while(|ordered| ordered.cell == cell).count();
+            let range = at..at + count;
             at = range.end;
             // A shard that was late skips ticks: the epoch counts, not the tick on which it changes.
             if self.slab[self.order[range.start].slice as usize].epoch != epoch(cell, tick) as u8 {
@@ -227,18 +224,28 @@ impl Slices {
         frame.now.resize(frame.keyframe.len(), wire::EntityPlain::default());
         frame.next_owner.clear();
         frame.next_owner.resize(frame.keyframe.len(), shard);
-        let mut hidden = 0;
-        bodies.each(|body| match body.place {
-            Some(place) => self.show_body(frame, body, place, tick),
-            None => hidden += 1,
-        });
-        self.hidden = hidden;
-        self.index(frame, bodies);
+        frame.index_rows();
+        let mut placed = std::mem::take(&mut self.placed);
+        placed.iter_mut().for_each(Vec::clear);
+        let Bodies { players, npcs, things } = bodies;
+        placed[0].extend(npcs.iter_mut().map(|npc| self.show_body(frame, &npc.body, tick)));
+        placed[1].extend(players.iter_mut().map(|player| self.show_body(frame, &player.body, tick)));
+        placed[2].extend(things.iter_mut().map(|thing| self.show_body(frame, &thing.body, tick)));
+        // Wildlife has the lowest ids and things the highest, so that sorted lists behind each other are one.
+        frame.index.clear();
+        for (order, placed) in [npcs.order(), players.order(), things.order()].into_iter().zip(&placed) {
+            frame.index.extend(order.iter().filter_map(|&(_, at)| placed[at as usize]));
+        }
+        self.hidden = placed.iter().map(Vec::len).sum::<usize>() - frame.index.len();
+        self.placed = placed;
         encode(frame);
     }
 
-    fn show_body(&self, frame: &mut Frame, body: &Body, place: Place, tick: u64) {
-        let head = &mut frame.slices[self.heads[place.slice as usize] as usize];
+    /// Shows a body in the frame, if it has a slot; gives where.
+    fn show_body(&self, frame: &mut Frame, body: &Body, tick: u64) -> Option<Indexed> {
+        let place = body.place?;
+        let slice = self.heads[place.slice as usize];
+        let head = &mut frame.slices[slice as usize];
         let slot = head.first as usize + usize::from(place.slot);
         let plain = body.plain(tick);
         let (x, y) = position(head.cell, &plain);
@@ -248,24 +255,7 @@ impl Slices {
         if let Some(leaving) = body.leaving {
             frame.next_owner[slot] = leaving.to;
         }
-    }
-
-    fn index(&self, frame: &mut Frame, bodies: &Bodies<'_>) {
-        frame.index.clear();
-        let indexed = |body: &Body| {
-            let place = body.place?;
-            let slice = self.heads[place.slice as usize];
-            let slot = frame.slices[slice as usize].first + u32::from(place.slot);
-            Some(Indexed { id: body.id, slot, slice })
-        };
-        // Wildlife has the lowest ids and things the highest, so that sorted lists behind each other are one.
-        let npcs = bodies.npcs.order().iter().filter_map(|&(_, at)| indexed(&bodies.npcs.at(at as usize).body));
-        frame.index.extend(npcs);
-        let players =
-            bodies.players.order().iter().filter_map(|&(_, at)| indexed(&bodies.players.at(at as usize).body));
-        frame.index.extend(players);
-        let things = bodies.things.order().iter().filter_map(|&(_, at)| indexed(&bodies.things.at(at as usize).body));
-        frame.index.extend(things);
+        Some(Indexed { id: body.id, slot: slot as u32, slice })
     }
 }
 

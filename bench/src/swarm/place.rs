@@ -38,7 +38,7 @@ const PAIR_DISC_M: i32 = 4;
 const SPARE_M: i32 = 3;
 
 /// What a land may lack.
-const NO_DISC: &str = "the land has no open disc of 30 m";
+pub const NO_DISC: &str = "the land has no open disc of 30 m";
 
 /// The places of a scenario on one land.
 pub struct Places {
@@ -106,7 +106,7 @@ fn is_open(land: &Land, (x, y): (i32, i32)) -> bool {
 }
 
 /// Middle of the open disc that is nearest to the land's middle, 1/256 m.
-fn open_disc(land: &Land) -> Option<(i32, i32)> {
+pub fn open_disc(land: &Land) -> Option<(i32, i32)> {
     let middle = LAND_M / 2 * FINE_PER_M;
     let radius = CROWD_RADIUS_M + SPARE_M;
     let open = |(cx, cy): (i32, i32)| {

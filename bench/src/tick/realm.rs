@@ -1,0 +1,394 @@
+//! A realm of shards and clients in one thread, with a stopwatch.
+//!
+//! Owns shards in lockstep, as the deterministic host runs them, and clients that play. Promises: only the shards' work is
+//! between start and stop of the watch: what arrived, the step, the frame, the sends. Clients answer in the next tick.
+//! Never encrypts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+use ringshard::ids::{FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
+use ringshard::keeper::{CharacterRow, KeeperAnswer, KeeperCommand};
+use ringshard::limits::{BODY_BYTES_MAX, LANES};
+use ringshard::mesh::{self, MeshEnd};
+use ringshard::net::client::ClientOptions;
+use ringshard::net::handshake::Identity;
+use ringshard::net::interest::Radii;
+use ringshard::net::token::UserData;
+use ringshard::shard::core::{Core, Rules, Whom};
+use ringshard::sim::bots::{Bot, Haunt};
+use ringshard::world::cut::CutMap;
+use ringshard::world::frame::Frame;
+use ringshard::world::land::{LAND_M, Land};
+use ringshard::world::parcel::OutcomeParcel;
+use ringshard::world::{World, WorldConfig};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::heap;
+use crate::swarm::place::{NO_DISC, open_disc};
+
+/// What a shard does in a tick, in this order.
+pub const PHASES: [&str; 5] = ["receive", "step", "show", "hear", "send"];
+
+const SEED: u64 = 42;
+/// Joins in one tick.
+const JOINS_PER_TICK: usize = 40;
+/// Radius of the crowd, 1/256 m.
+const CROWD_RADIUS: i32 = 15 * GRID_PER_M;
+/// One client in this many looks at what it is shown.
+const LOOKERS: usize = 250;
+/// Ticks between two looks at how old it is.
+const LOOK_TICKS: u64 = 7;
+
+/// What is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub players: u64,
+    pub npcs: u32,
+    pub crowd: bool,
+    pub shards: usize,
+    pub send_hz: u32,
+}
+
+/// What came of it.
+pub struct Measured {
+    /// CPU time of whole ticks, of all shards together.
+    pub tick_ns: Histogram<u64>,
+    /// Sums by phase.
+    pub phase_ns: [u64; PHASES.len()],
+    pub sends: u64,
+    pub send_bytes: u64,
+    pub over_one_datagram: u64,
+    /// Entities, summed over ticks.
+    pub entities: u64,
+    /// Slots that were encoded, likewise.
+    pub encoded: u64,
+    /// Entities that are not as their keyframe shows them, likewise.
+    pub moved: u64,
+    pub packed_bits: u64,
+    pub allocations: u64,
+    /// Ticks since the newest update of what clients see: the nearest 40, the next 200, the rest.
+    pub stale: [Histogram<u64>; 3],
+    pub playing: u64,
+    /// Bodies that a client had to drop.
+    pub errors: u64,
+}
+
+struct Shard {
+    core: Core,
+    mesh: MeshEnd,
+    own: Box<OutcomeParcel>,
+    frames: Vec<Arc<Frame>>,
+}
+
+struct Client {
+    bot: Bot,
+    session: Option<SessionRef>,
+    shard: usize,
+    /// It goes nowhere.
+    stands: bool,
+}
+
+/// Bodies on their way, one behind the other.
+#[derive(Default)]
+struct Way {
+    bytes: Vec<u8>,
+    bodies: Vec<(SessionRef, usize)>,
+}
+
+/// See the module.
+pub struct Realm {
+    setting: Setting,
+    shards: Vec<Shard>,
+    clients: Vec<Client>,
+    by_session: HashMap<SessionRef, usize>,
+    up: Vec<Way>,
+    down: Way,
+    measured: Measured,
+    measuring: bool,
+}
+
+impl Way {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.bodies.clear();
+    }
+
+    fn put(&mut self, session: SessionRef, write: impl FnOnce(&mut [u8]) -> usize) -> usize {
+        let from = self.bytes.len();
+        self.bytes.resize(from + BODY_BYTES_MAX, 0);
+        let length = write(&mut self.bytes[from..]);
+        self.bytes.truncate(from + length);
+        self.bodies.push((session, from + length));
+        length
+    }
+
+    fn each(&self) -> impl Iterator<Item = (SessionRef, &[u8])> {
+        let mut from = 0;
+        self.bodies.iter().map(move |&(session, to)| {
+            let body = &self.bytes[from..to];
+            from = to;
+            (session, body)
+        })
+    }
+}
+
+fn histogram(most: u64) -> Histogram<u64> {
+    Histogram::new_with_bounds(1, most, 3).expect("the bounds are in order")
+}
+
+fn empty() -> Measured {
+    Measured {
+        tick_ns: histogram(10_000_000_000),
+        phase_ns: [0; PHASES.len()],
+        sends: 0,
+        send_bytes: 0,
+        over_one_datagram: 0,
+        entities: 0,
+        encoded: 0,
+        moved: 0,
+        packed_bits: 0,
+        allocations: 0,
+        stale: [(); 3].map(|()| histogram(100_000)),
+        playing: 0,
+        errors: 0,
+    }
+}
+
+fn cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+impl Realm {
+    /// Everybody will join in the first ticks. An error says what the land lacks.
+    pub fn new(setting: Setting) -> Result<Realm, String> {
+        let land = Arc::new(Land::new(SEED));
+        let centre = open_disc(&land).ok_or(NO_DISC)?;
+        let config = WorldConfig {
+            seed: SEED,
+            land,
+            cut: Arc::new(CutMap::equal(setting.shards)),
+            npcs: setting.npcs,
+            npc_life_ticks: 36_000,
+            start_tick: 0,
+            things: Arc::new([]),
+        };
+        let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
+        let rules = Rules { radii, send_hz: setting.send_hz, dev: true, seam: None };
+        let core = |shard| Core::new(World::new(config.clone(), ShardId(shard)), setting.shards, rules);
+        let ends = mesh::connect(setting.shards).into_iter();
+        let shards: Vec<Shard> = (0u8..)
+            .zip(ends)
+            .map(|(shard, mesh)| Shard { core: core(shard), mesh, own: Box::default(), frames: Vec::new() })
+            .collect();
+        let clients = (0..setting.players).map(|number| {
+            let haunt = match setting.crowd {
+                true => Haunt::Disc { centre, radius: CROWD_RADIUS },
+                false => Haunt::Land,
+            };
+            let looks = (number as usize).is_multiple_of(LOOKERS);
+            let options = ClientOptions { packed: true, decode: looks, reliable_transport: false };
+            let bot = Bot::new(SEED, number, haunt, None, options);
+            let shard = number as usize % LANES % setting.shards;
+            Client { bot, session: None, shard, stands: setting.crowd && number % 5 != 0 }
+        });
+        Ok(Realm {
+            setting,
+            clients: clients.collect(),
+            by_session: HashMap::new(),
+            up: (0..setting.shards).map(|_| Way::default()).collect(),
+            down: Way::default(),
+            shards,
+            measured: empty(),
+            measuring: false,
+        })
+    }
+
+    /// From now on everything counts.
+    pub fn begin_measuring(&mut self) {
+        (self.measured, self.measuring) = (empty(), true);
+    }
+
+    /// What came of the ticks since then.
+    pub fn measured(mut self) -> Measured {
+        self.measured.playing = self.clients.iter().filter(|client| client.bot.plays()).count() as u64;
+        self.measured.errors = self.clients.iter().map(|client| client.bot.counts.malformed).sum();
+        self.measured
+    }
+
+    /// One tick: clients, then shards.
+    pub fn tick(&mut self, tick: u64) {
+        self.join();
+        self.play(tick);
+        let (phase_ns, allocations) = heap::count(|| self.serve(tick));
+        if self.measuring {
+            self.note(phase_ns, allocations);
+        }
+        self.answer_claims();
+        self.arrive(tick);
+    }
+
+    fn join(&mut self) {
+        let waiting = self.clients.iter_mut().enumerate().filter(|(_, client)| client.session.is_none());
+        for (number, client) in waiting.take(JOINS_PER_TICK) {
+            let user_data = UserData { spawn_point: Some(client.bot.spawn_point()), peaceful: true, reusable: false };
+            let mut token_mac = [0; 16];
+            token_mac[..8].copy_from_slice(&(number as u64).to_le_bytes());
+            let client_id = number as u64 + 1;
+            let identity = Identity { client_id, user_data, token_mac, expires_unix_s: u64::MAX / 2, timeout_s: 10 };
+            client.session = self.shards[client.shard].core.admit((number % LANES) as u8, identity, false);
+            let session = client.session.expect("the lanes hold all players");
+            self.by_session.insert(session, number);
+        }
+    }
+
+    /// What the clients send.
+    fn play(&mut self, tick: u64) {
+        let every = u64::from(60 / self.setting.send_hz);
+        self.up.iter_mut().for_each(Way::clear);
+        for (number, client) in self.clients.iter_mut().enumerate() {
+            let Some(session) = client.session else { continue };
+            match client.stands {
+                true => client.bot.stand(tick),
+                false => client.bot.want(tick),
+            }
+            if (tick + number as u64).is_multiple_of(every) {
+                self.up[client.shard].put(session, |out| client.bot.session.poll_body(tick as u32, 0, out));
+            }
+        }
+    }
+
+    /// What the shards do; CPU time by phase.
+    fn serve(&mut self, tick: u64) -> [u64; PHASES.len()] {
+        let Realm { shards, up, down, .. } = self;
+        let mut at_ns = cpu_ns();
+        let mut spent = [0; PHASES.len()];
+        let mut phase = |number: usize| {
+            let now_ns = cpu_ns();
+            spent[number] += now_ns - at_ns;
+            at_ns = now_ns;
+        };
+        for (shard, up) in shards.iter_mut().zip(up) {
+            up.each().for_each(|(session, body)| shard.core.handle_body(session, body));
+        }
+        phase(0);
+        for Shard { core, mesh, .. } in shards.iter_mut() {
+            core.give_actions(tick);
+            mesh.give_inputs(tick, &mut core.inputs);
+            core.begin(tick);
+        }
+        for (at, Shard { core, mesh, .. }) in shards.iter_mut().enumerate() {
+            let mut mine = std::mem::take(&mut core.inputs[at]);
+            core.take_inputs(ShardId(at as u8), &mine);
+            mine.reset(tick);
+            core.inputs[at] = mine;
+            mesh.take_inputs(tick, || false, |from, parcel| core.take_inputs(from, parcel));
+            core.play();
+        }
+        phase(1);
+        for Shard { core, mesh, own, frames } in shards.iter_mut() {
+            let mut outs = mesh.outcomes(tick, std::mem::take(own));
+            let free = frames.iter().position(|frame| Arc::strong_count(frame) == 1);
+            let mut shown = free.map_or_else(Arc::default, |at| frames.swap_remove(at));
+            let frame = Arc::get_mut(&mut shown).expect("a free frame is nobody's");
+            core.world.publish(frame, &mut outs.iter_mut().map(|parcel| &mut **parcel).collect::<Vec<_>>());
+            outs.iter_mut().for_each(|parcel| parcel.frame = Some(shown.clone()));
+            frames.push(shown);
+            *own = mesh.give_outcomes(outs);
+        }
+        phase(2);
+        for Shard { core, mesh, own, .. } in shards.iter_mut() {
+            core.hear(own);
+            mesh.take_outcomes(tick, || false, |parcel| core.hear(parcel));
+        }
+        phase(3);
+        down.clear();
+        for Shard { core, .. } in shards.iter_mut() {
+            core.send_due(Whom::Rest, |session, write| {
+                down.put(session, |out| write(out));
+            });
+            core.end_tick();
+        }
+        phase(4);
+        spent
+    }
+
+    fn note(&mut self, phase_ns: [u64; PHASES.len()], allocations: u64) {
+        let measured = &mut self.measured;
+        measured.tick_ns.saturating_record(phase_ns.iter().sum());
+        measured.phase_ns.iter_mut().zip(phase_ns).for_each(|(sum, ns)| *sum += ns);
+        measured.allocations += allocations;
+        measured.sends += self.down.bodies.len() as u64;
+        measured.send_bytes += self.down.bytes.len() as u64;
+        measured.over_one_datagram += self.down.each().filter(|(_, body)| body.len() > BODY_BYTES_MAX).count() as u64;
+        for frame in self.shards.iter().filter_map(|shard| shard.core.frames.newest_of(shard.core.world.shard)) {
+            measured.entities += frame.index.len() as u64;
+            measured.encoded += frame.slices.iter().map(|slice| u64::from(slice.slots)).sum::<u64>();
+            let moved = frame.now.iter().zip(&frame.keyframe).filter(|(now, key)| now.id() != 0 && now.0 != key.0);
+            measured.moved += moved.count() as u64;
+            measured.packed_bits += 8 * frame.packed.len() as u64;
+        }
+    }
+
+    /// A keeper that lets everybody in at once and writes nothing.
+    fn answer_claims(&mut self) {
+        for Shard { core, .. } in &mut self.shards {
+            for command in std::mem::take(&mut core.keeper) {
+                let KeeperCommand::Claim { session, client_id, .. } = command else { continue };
+                let row = CharacterRow {
+                    client_id,
+                    character: client_id,
+                    owner: ShardId(0),
+                    epoch: 0,
+                    tick: 0,
+                    x: (LAND_M / 2 * GRID_PER_M) << FINE_SHIFT,
+                    y: (LAND_M / 2 * GRID_PER_M) << FINE_SHIFT,
+                    z: 0,
+                    yaw: 0,
+                    saved: false,
+                    deeds: u64::MAX,
+                };
+                core.hear_keeper(KeeperAnswer::Claimed { session, row, new: false, operation: 0 });
+            }
+        }
+    }
+
+    /// What the shards sent arrives.
+    fn arrive(&mut self, tick: u64) {
+        for (session, body) in self.down.each() {
+            let client = &mut self.clients[self.by_session[&session]];
+            // What is wrong with it is counted there.
+            let _ = client.bot.hear(body, |_| ());
+        }
+        if self.measuring && tick.is_multiple_of(LOOK_TICKS) {
+            let Realm { clients, measured, .. } = self;
+            for client in clients.iter().step_by(LOOKERS) {
+                look(&client.bot, tick, &mut measured.stale);
+            }
+        }
+    }
+}
+
+/// Notes how old a client's view is, by distance.
+fn look(bot: &Bot, tick: u64, stale: &mut [Histogram<u64>; 3]) {
+    let Some(state) = bot.session.own_state() else { return };
+    let from = (state.x() >> FINE_SHIFT, state.y() >> FINE_SHIFT);
+    let mut seen: Vec<(i64, u64)> = bot
+        .session
+        .view()
+        .entities()
+        .map(|seen| {
+            let apart = |a: i32, b: i32| i64::from(a) - i64::from(b);
+            let squared = apart(seen.x, from.0).pow(2) + apart(seen.y, from.1).pow(2);
+            (squared, tick.saturating_sub(u64::from(seen.tick)))
+        })
+        .filter(|&(squared, _)| squared <= i64::from(96 * GRID_PER_M).pow(2))
+        .collect();
+    seen.sort_unstable();
+    for (rank, (_, age)) in seen.into_iter().enumerate() {
+        let class = usize::from(rank >= 40) + usize::from(rank >= 240);
+        stale[class].saturating_record(age);
+    }
+}
