@@ -17,10 +17,12 @@ const RESEND_TICKS: u64 = 20;
 const TICKETS: u16 = 4_096;
 /// Ticks without an update after which a slice goes before all that are not late.
 const LATE_TICKS: u64 = 60;
-/// By how much.
-const LATE_FACTOR: u64 = 64;
+/// Slices of one body that go first because they are late, those that waited longest: near ones are not starved by far ones.
+const LATE_PER_BODY: usize = 3;
 /// Ticks between two updates from which on a slice is sent without its keyframe.
 const RARE_TICKS: u64 = KEYFRAME_TICKS / 2;
+/// Slices that do not fit into what is left of a body after which no further is tried.
+const MISSES_MAX: u32 = 24;
 /// Longest wait that counts.
 const WAIT_TICKS_MAX: u64 = 1 << 12;
 /// Slices that are looked for first among those that wait: more rarely fit in one body.
@@ -228,9 +230,10 @@ impl Interest {
             (followed.epoch, followed.known, followed.sent) = (slice.epoch, 0, 0);
         }
         (followed.frame, followed.slice) = (place.0 as u8, place.1 as u32);
-        // Half at 8 m, a hundredth at 80 m: near is sharp, far is fair.
-        let metres_squared = squared >> 16;
-        followed.weight = (1 << 20) / (64 + metres_squared.min(1 << 19) as u32);
+        // Updates come as often as the root of the weight says: half as often at 7 m, a tenth at 40 m. Far ones are due
+        // when they are late.
+        let quarters_squared = (squared >> 12) as u64;
+        followed.weight = ((1 << 30) / (256 + quarters_squared.min(1 << 19))) as u32;
     }
 
     /// The list will differ: from here on it is made anew. Mostly it does not, and nothing is copied.
@@ -287,14 +290,21 @@ impl Interest {
     ) {
         self.write_leaves(tick, body, note);
         self.order.clear();
-        let mut bytes = 0;
+        let (mut bytes, mut misses) = (0, 0);
+        let mut late = [(LATE_TICKS, 0); LATE_PER_BODY];
         for (at, followed) in self.followed.iter().enumerate() {
             let slice = &shown[usize::from(followed.frame)].slices[followed.slice as usize];
             bytes += bytes_max(followed, slice, packed);
             let waited = followed.waited(tick);
             // The square of the wait: rates follow the root of the weight, so that far slices are slower, not starved.
-            let late = if waited > LATE_TICKS { LATE_FACTOR } else { 1 };
-            self.order.push((waited * waited * late * u64::from(followed.weight), at as u32));
+            self.order.push((waited * waited * u64::from(followed.weight), at as u32));
+            if waited > late[LATE_PER_BODY - 1].0 {
+                late[LATE_PER_BODY - 1] = (waited, at);
+                late.sort_unstable_by(|a, b| b.cmp(a));
+            }
+        }
+        for (waited, at) in late.into_iter().filter(|(waited, _)| *waited > LATE_TICKS) {
+            self.order[at].0 = u64::MAX - WAIT_TICKS_MAX + waited;
         }
         // Where all of it fits, no order is better than another.
         let is_crowded = bytes > body.remaining();
@@ -303,21 +313,22 @@ impl Interest {
             if at == sorted {
                 sorted = self.sort_further(at);
             }
-            if body.remaining() < HEAD_BYTES + ENTITY_BYTES {
+            if body.remaining() < HEAD_BYTES + ENTITY_BYTES || misses == MISSES_MAX {
                 break;
             }
             let followed = &mut self.followed[self.order[at].1 as usize];
             let frame = shown[usize::from(followed.frame)];
             let slice = &frame.slices[followed.slice as usize];
             // What is shown so rarely that its keyframe would serve one delta or none costs less as it is.
-            let rare = followed.sent < slice.slots && followed.waited(tick) > RARE_TICKS;
+            let rare = !slice.steady && followed.sent < slice.slots && followed.waited(tick) > RARE_TICKS;
             let written = if packed && !rare {
                 write_packed(followed, frame, slice, tick, body, note)
             } else {
                 write_entities(body, kind::PLAIN, head(slice, 0, slice.slots), &frame.now[slice.slots()])
             };
-            if written {
-                followed.shown_tick = tick as u32;
+            match written {
+                true => followed.shown_tick = tick as u32,
+                false => misses += 1,
             }
         }
     }

@@ -27,6 +27,8 @@ pub struct SliceHead {
     pub slots: u8,
     /// Entities.
     pub live: u8,
+    /// Its keyframe outlived an epoch because nobody in it moved, and will be good for long.
+    pub steady: bool,
     /// First slot in the frame's columns.
     pub first: u32,
     /// Smallest box around its entities, wire grid: low corner.
@@ -162,8 +164,19 @@ impl Frame {
         let low = (xs.clone().min().expect("not empty"), ys.clone().min().expect("not empty"));
         let high = (xs.max().expect("not empty"), ys.max().expect("not empty"));
         let (slots, live) = (group.len() as u8, group.len() as u8);
-        let empty = SliceHead { cell, part: 0, epoch: 0, slots, live, first, low, high, packed: 0, packed_bytes: 0 };
-        self.slices.push(empty);
+        self.slices.push(SliceHead {
+            cell,
+            part: 0,
+            epoch: 0,
+            slots,
+            live,
+            steady: false,
+            first,
+            low,
+            high,
+            packed: 0,
+            packed_bytes: 0,
+        });
         for &(_, Seen { id, position, next_owner }) in group {
             let offset = |v: i32, cell: i16| (v - i32::from(cell) * CELL_GRID + WIRE_MARGIN) as u16;
             let (x, y) = (offset(position.0, cell.x), offset(position.1, cell.y));

@@ -2,7 +2,8 @@
 //!
 //! Owns, per slice, who stands in which slot and what the keyframe showed. Promises: within a keyframe epoch members and
 //! slots stay; who joins is appended, who leaves leaves a hole; a crowded cell is cut along a Morton curve, so that its
-//! slices are small in space.
+//! slices are small in space, those who stand still apart from those who move; a slice in which nobody moved goes on as
+//! it is, since its keyframe is still true.
 
 use crate::ids::{CellKey, EntityId, ShardId};
 use crate::limits::{KEYFRAME_TICKS, SLICE_SLOTS_MAX};
@@ -13,7 +14,10 @@ use crate::world::table::Table;
 
 /// Members that a slice begins an epoch with at the most: the rest of the slots is for those who join.
 const SLICE_FILL: usize = 48;
-
+/// Members that a slice of a crowded cell has at least to go on as it is.
+const STEADY_FILL_MIN: usize = 24;
+/// Slices of a cell that go on as they are at the most, so that there is room for the others.
+const STEADY_MAX: usize = 128;
 /// Slices that a cell can have. Full: who comes is not shown until somebody leaves, counted `entities_hidden`.
 const CELL_SLICES_MAX: usize = 256;
 
@@ -22,6 +26,10 @@ const CELL_SLICES_MAX: usize = 256;
 struct Slice {
     number: u8,
     epoch: u8,
+    /// Number of its cell's turn that it has been through.
+    turned: u8,
+    /// It outlived a turn, because nobody in it moved.
+    steady: bool,
     live: u8,
     ids: Vec<EntityId>,
     keyframe: Vec<wire::EntityPlain>,
@@ -43,8 +51,10 @@ pub struct Slices {
     order: Vec<Ordered>,
     /// Entities without a slot in the newest frame: nobody sees them.
     pub hidden: usize,
-    /// Scratch: members of the cell that turns, with their places on the Morton curve.
-    members: Vec<(u32, EntityId)>,
+    /// Scratch: members of the cell that turns: whether they move, their places on the Morton curve, who.
+    members: Vec<(bool, u32, EntityId)>,
+    /// Scratch: slices of that cell that get other members.
+    open: Vec<u32>,
     /// Scratch: per slice of the slab, its head in the frame.
     heads: Vec<u32>,
     /// Scratch: where wildlife, players and things stand in the frame, in the order of their tables.
@@ -73,10 +83,10 @@ impl Bodies<'_> {
     }
 }
 
-/// The keyframe epoch of a cell at a tick; cells take turns.
-fn epoch(cell: CellKey, tick: u64) -> u64 {
+/// Number of a cell's turn at a tick, wrapping; cells take turns.
+fn turn_of(cell: CellKey, tick: u64) -> u8 {
     let stagger = (i64::from(cell.x) * 7 + i64::from(cell.y) * 13).rem_euclid(KEYFRAME_TICKS as i64) as u64;
-    (tick + stagger) / KEYFRAME_TICKS
+    ((tick + stagger) / KEYFRAME_TICKS) as u8
 }
 
 impl Slices {
@@ -107,24 +117,39 @@ impl Slices {
 
     fn with_room(&mut self, cell: CellKey, tick: u64) -> Option<u32> {
         let range = self.range(cell);
-        let roomy = |ordered: &&Ordered| self.slab[ordered.slice as usize].ids.len() < SLICE_SLOTS_MAX;
-        match self.order[range.clone()].iter().find(roomy) {
+        let slices = &self.order[range];
+        let room = |steady: bool| {
+            slices.iter().find(|ordered| {
+                let slice = &self.slab[ordered.slice as usize];
+                slice.steady == steady && slice.ids.len() < SLICE_SLOTS_MAX
+            })
+        };
+        // Who comes mostly moves, and would end what is steady.
+        match room(false).or_else(|| if slices.len() == CELL_SLICES_MAX { room(true) } else { None }) {
             Some(ordered) => Some(ordered.slice),
-            None if range.len() == CELL_SLICES_MAX => None,
-            None => Some(self.add(cell, range.end, range.len(), tick)),
+            None if slices.len() == CELL_SLICES_MAX => None,
+            None => Some(self.add(cell, tick)),
         }
     }
 
-    fn add(&mut self, cell: CellKey, at: usize, number: usize, tick: u64) -> u32 {
+    /// One more slice of a cell, with the lowest number that is free.
+    fn add(&mut self, cell: CellKey, tick: u64) -> u32 {
+        let range = self.range(cell);
+        let taken = self.order[range.clone()].iter().zip(0..).take_while(|&(ordered, number)| ordered.number == number);
+        let number = taken.count();
         assert!(number < CELL_SLICES_MAX, "{number} slices are in a cell already");
+        let at = range.start + number;
         let slice = self.free.pop().unwrap_or_else(|| {
             let ids = Vec::with_capacity(SLICE_SLOTS_MAX);
-            self.slab.push(Slice { number: 0, epoch: 0, live: 0, ids, keyframe: Vec::with_capacity(SLICE_SLOTS_MAX) });
+            let keyframe = Vec::with_capacity(SLICE_SLOTS_MAX);
+            self.slab.push(Slice { number: 0, epoch: 0, turned: 0, steady: false, live: 0, ids, keyframe });
             self.slab.len() as u32 - 1
         });
         let number = number as u8;
         let fresh = &mut self.slab[slice as usize];
-        (fresh.number, fresh.epoch, fresh.live) = (number, epoch(cell, tick) as u8, 0);
+        let turned = turn_of(cell, tick);
+        (fresh.number, fresh.epoch, fresh.turned, fresh.live) = (number, turned, turned, 0);
+        fresh.steady = false;
         fresh.ids.clear();
         fresh.keyframe.clear();
         self.order.insert(at, Ordered { cell, number, slice });
@@ -140,53 +165,81 @@ impl Slices {
             let range = at..at + count;
             at = range.end;
             // A shard that was late skips ticks: the epoch counts, not the tick on which it changes.
-            if self.slab[self.order[range.start].slice as usize].epoch != epoch(cell, tick) as u8 {
+            if self.slab[self.order[range.start].slice as usize].turned != turn_of(cell, tick) {
                 at = self.turn_cell(cell, range, tick, bodies);
             }
         }
     }
 
-    /// Groups a cell's members anew; gives back where the next cell begins in the order.
+    /// Groups a cell's members anew, but for those of slices in which nobody moved; gives back where the next cell begins
+    /// in the order.
     fn turn_cell(&mut self, cell: CellKey, range: std::ops::Range<usize>, tick: u64, bodies: &mut Bodies<'_>) -> usize {
-        let mut members = std::mem::take(&mut self.members);
+        let turned = turn_of(cell, tick);
+        let (alone, mut staying) = (range.len() == 1, 0);
+        let (mut members, mut open) = (std::mem::take(&mut self.members), std::mem::take(&mut self.open));
         members.clear();
-        for ordered in &self.order[range.clone()] {
-            let ids = self.slab[ordered.slice as usize].ids.iter();
-            members.extend(ids.filter(|&&id| id != EntityId::NONE).map(|&id| (0, id)));
-        }
-        if members.len() > SLICE_FILL {
-            for (place, id) in &mut members {
+        open.clear();
+        for at in range {
+            let slice = self.order[at].slice;
+            let Slice { ids, keyframe, live, .. } = &self.slab[slice as usize];
+            let from = members.len();
+            for (id, key) in ids.iter().zip(keyframe).filter(|(id, _)| **id != EntityId::NONE) {
                 let plain = bodies.get_mut(*id).expect("members are here").plain(tick);
-                *place = morton(plain.x(), plain.y());
+                members.push((plain.0 != key.0, morton(plain.x(), plain.y()), *id));
             }
+            let is_full = usize::from(*live) == ids.len() && (alone || ids.len() >= STEADY_FILL_MIN);
+            let stays = staying < STEADY_MAX && is_full && members[from..].iter().all(|(moves, ..)| !moves);
+            staying += usize::from(stays);
+            let slice = &mut self.slab[slice as usize];
+            (slice.turned, slice.steady) = (turned, stays);
+            match stays {
+                true => members.truncate(from),
+                false => open.push(self.order[at].slice),
+            }
+        }
+        let crowded = members.len() > SLICE_FILL;
+        if crowded {
             members.sort_unstable();
         }
-        let wanted = members.len().div_ceil(SLICE_FILL).min(CELL_SLICES_MAX);
-        while self.range(cell).len() > wanted {
-            let last = self.order.remove(self.range(cell).end - 1);
-            self.free.push(last.slice);
+        let movers = if crowded { members.partition_point(|(moves, ..)| !moves) } else { members.len() };
+        let (still, moving) = members.split_at(movers);
+        let room = CELL_SLICES_MAX - (self.range(cell).len() - open.len());
+        let wanted = [still, moving].map(|group| group.len().div_ceil(SLICE_FILL));
+        let parted = wanted.iter().sum::<usize>() <= room;
+        let (groups, wanted) = match parted {
+            true => ([still, moving], wanted),
+            // More than fit well: as many as there are places take all.
+            false => ([&members[..], &[]], [room, 0]),
+        };
+        let mut free = open.drain(..);
+        for (group, wanted) in groups.into_iter().zip(wanted) {
+            let mut rest = group;
+            for done in 0..wanted {
+                let (mine, others) = rest.split_at(rest.len().div_ceil(wanted - done));
+                rest = others;
+                let slice = free.next().unwrap_or_else(|| self.add(cell, tick));
+                self.begin_epoch(slice, mine, tick, bodies);
+                let slice = &mut self.slab[slice as usize];
+                // Never the number of the epoch before it, which somebody may still hold.
+                slice.epoch = if slice.epoch == turned { turned.wrapping_add(1) } else { turned };
+            }
         }
-        while self.range(cell).len() < wanted {
-            let present = self.range(cell);
-            self.add(cell, present.end, present.len(), tick);
+        for slice in free {
+            let at = self.order.iter().position(|ordered| ordered.slice == slice).expect("it is in the order");
+            self.order.remove(at);
+            self.free.push(slice);
         }
-        let range = self.range(cell);
-        let mut rest = &members[..];
-        for (done, at) in range.clone().enumerate() {
-            let (mine, others) = rest.split_at(rest.len().div_ceil(wanted - done));
-            rest = others;
-            self.begin_epoch(self.order[at].slice, mine, epoch(cell, tick) as u8, tick, bodies);
-        }
+        self.open = open;
         self.members = members;
-        range.end
+        self.range(cell).end
     }
 
-    fn begin_epoch(&mut self, slice: u32, members: &[(u32, EntityId)], epoch: u8, tick: u64, bodies: &mut Bodies<'_>) {
+    fn begin_epoch(&mut self, slice: u32, members: &[(bool, u32, EntityId)], tick: u64, bodies: &mut Bodies<'_>) {
         let target = &mut self.slab[slice as usize];
         target.ids.clear();
         target.keyframe.clear();
-        (target.epoch, target.live) = (epoch, members.len() as u8);
-        for (slot, &(_, id)) in members.iter().enumerate() {
+        target.live = members.len() as u8;
+        for (slot, &(_, _, id)) in members.iter().enumerate() {
             let body = bodies.get_mut(id).expect("members are here");
             body.place = Some(Place { slice, slot: slot as u8 });
             target.ids.push(id);
@@ -212,6 +265,7 @@ impl Slices {
                 epoch: slice.epoch,
                 slots,
                 live: slice.live,
+                steady: slice.steady,
                 first,
                 low: (i32::MAX, i32::MAX),
                 high: (i32::MIN, i32::MIN),

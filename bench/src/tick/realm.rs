@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hdrhistogram::Histogram;
-use ringshard::ids::{FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
+use ringshard::ids::{EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use ringshard::keeper::{CharacterRow, KeeperAnswer, KeeperCommand};
 use ringshard::limits::{BODY_BYTES_MAX, LANES};
 use ringshard::mesh::{self, MeshEnd};
@@ -19,7 +19,7 @@ use ringshard::net::token::UserData;
 use ringshard::shard::core::{Core, Rules, Whom};
 use ringshard::sim::bots::{Bot, Haunt};
 use ringshard::world::cut::CutMap;
-use ringshard::world::frame::Frame;
+use ringshard::world::frame::{Frame, Seen, distance};
 use ringshard::world::land::{LAND_M, Land};
 use ringshard::world::parcel::OutcomeParcel;
 use ringshard::world::{World, WorldConfig};
@@ -38,6 +38,10 @@ const JOINS_PER_TICK: usize = 40;
 const CROWD_RADIUS: i32 = 15 * GRID_PER_M;
 /// One client in this many looks at what it is shown.
 const LOOKERS: usize = 250;
+/// Where everybody surely came into view, 1/256 m: well inside the radius in which slices begin to be shown.
+const SURELY_SEEN: i32 = 60 * GRID_PER_M;
+/// Age of what is not seen at all.
+const UNSEEN_TICKS: u64 = 9_999;
 /// Ticks between two looks at how old it is.
 const LOOK_TICKS: u64 = 7;
 
@@ -363,32 +367,31 @@ impl Realm {
             let _ = client.bot.hear(body, |_| ());
         }
         if self.measuring && tick.is_multiple_of(LOOK_TICKS) {
-            let Realm { clients, measured, .. } = self;
+            let Realm { clients, measured, shards, .. } = self;
+            let frames = &shards[0].core.frames;
+            let shown: Vec<Seen> = frames.newest().flat_map(Frame::seen_all).collect();
             for client in clients.iter().step_by(LOOKERS) {
-                look(&client.bot, tick, &mut measured.stale);
+                look(&client.bot, &shown, tick, &mut measured.stale);
             }
         }
     }
 }
 
-/// Notes how old a client's view is, by distance.
-fn look(bot: &Bot, tick: u64, stale: &mut [Histogram<u64>; 3]) {
-    let Some(state) = bot.session.own_state() else { return };
+/// Notes how old a client's view is of what is there, by distance. What it does not see is as old as can be.
+fn look(bot: &Bot, shown: &[Seen], tick: u64, stale: &mut [Histogram<u64>; 3]) {
+    let (Some(state), Some(own)) = (bot.session.own_state(), bot.entity()) else { return };
     let from = (state.x() >> FINE_SHIFT, state.y() >> FINE_SHIFT);
-    let mut seen: Vec<(i64, u64)> = bot
-        .session
-        .view()
-        .entities()
-        .map(|seen| {
-            let apart = |a: i32, b: i32| i64::from(a) - i64::from(b);
-            let squared = apart(seen.x, from.0).pow(2) + apart(seen.y, from.1).pow(2);
-            (squared, tick.saturating_sub(u64::from(seen.tick)))
-        })
-        .filter(|&(squared, _)| squared <= i64::from(96 * GRID_PER_M).pow(2))
+    let reach = i64::from(SURELY_SEEN).pow(2);
+    let apart = |seen: &&Seen| distance(from, seen.position);
+    let mut near: Vec<(i64, EntityId)> = shown
+        .iter()
+        .filter(|seen| seen.id != own && apart(seen) <= reach)
+        .map(|seen| (apart(&seen), seen.id))
         .collect();
-    seen.sort_unstable();
-    for (rank, (_, age)) in seen.into_iter().enumerate() {
+    near.sort_unstable();
+    for (rank, (_, id)) in near.into_iter().enumerate() {
         let class = usize::from(rank >= 40) + usize::from(rank >= 240);
+        let age = bot.session.view().entity(id).map_or(UNSEEN_TICKS, |seen| tick.saturating_sub(seen.tick.into()));
         stale[class].saturating_record(age);
     }
 }
