@@ -9,7 +9,8 @@ mod disk;
 mod judge;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +22,10 @@ use ringshard::exit::{Code, Failure, say};
 use ringshard::ids::EntityId;
 use ringshard::world::random::{below, random};
 
+use crate::node::{Server, Work, server_program};
 use crate::swarm::stop_on_signal;
-use children::{Server, Swarm};
-use disk::{Place, Work};
+use children::Swarm;
+use disk::Place;
 use judge::{Judge, Verdict};
 use report::Report;
 
@@ -121,7 +123,7 @@ pub fn run(args: &CrashArgs, json: bool) -> Result<ExitCode, Failure> {
         disk::require()?;
     }
     let stopped = stop_on_signal()?;
-    let mut work = Work::make(args.data.as_deref())?;
+    let mut work = Work::make("crash", args.data.as_deref())?;
     let place = Place::make(args.kind, &work)?;
     let truth = work.path().join("told");
     let report = Report::new(args);
@@ -160,21 +162,6 @@ pub fn run(args: &CrashArgs, json: bool) -> Result<ExitCode, Failure> {
             ExitCode::from(Code::Failed as u8)
         }
     })
-}
-
-/// The server's program, which must be there.
-fn server_program(named: Option<&Path>) -> Result<PathBuf, Failure> {
-    let beside = || std::env::current_exe().map(|own| own.with_file_name("ringshard"));
-    let path = match named {
-        Some(path) => path.to_owned(),
-        None => beside().map_err(|error| Failure::of_file("find", Path::new("this program"), &error))?,
-    };
-    if path.is_file() {
-        return Ok(path);
-    }
-    let text =
-        format!("no server program at {}; `cargo build --release --workspace`, or --server PATH", path.display());
-    Err(Failure::new(Code::Unavailable, text))
 }
 
 impl Rounds<'_> {
@@ -226,7 +213,9 @@ impl Rounds<'_> {
 
     /// Starts the server on the realm; a start that fails or takes too long is a trouble of the server's.
     fn start(&mut self) -> Result<Server, Trouble> {
-        let started = Server::start(&self.server, &self.place.realm(), &self.stopped);
+        let realm = self.place.realm();
+        let arguments = [OsStr::new("--shards"), "2".as_ref(), "--data".as_ref(), realm.as_os_str()];
+        let started = Server::start(&self.server, arguments, &self.stopped);
         let round = self.report.rounds + 1;
         let server = started.map_err(|text| Trouble::Server(format!("start {round}: {text}")))?;
         self.report.started(server.start);

@@ -1,9 +1,12 @@
 //! `ringshard-bench`: load tools and baselines; never installed with the daemon.
 
 mod crash;
+mod drive;
 mod heap;
 mod ledger;
 mod machine;
+mod node;
+mod pps;
 mod swarm;
 mod tick;
 
@@ -35,6 +38,8 @@ enum Command {
     Crash(crash::CrashArgs),
     /// What a tick costs a shard, without kernel and cipher.
     Tick(tick::TickArgs),
+    /// Datagrams a second of one shard core, taken and answered, beside a bare echo.
+    Pps(pps::PpsArgs),
     /// Trades that the keeper makes durable, in groups and one by one.
     Ledger(ledger::LedgerArgs),
 }
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
         Ok(Cli { command: Command::Swarm(args), .. }) => swarm::run(&args, json),
         Ok(Cli { command: Command::Crash(args), .. }) => crash::run(&args, json),
         Ok(Cli { command: Command::Tick(args), .. }) => tick::run(&args, json),
+        Ok(Cli { command: Command::Pps(args), .. }) => pps::run(&args, json),
         Ok(Cli { command: Command::Ledger(args), .. }) => ledger::run(&args, json),
         Err(error) if error.use_stderr() => Err(usage_failure(&error, json)),
         Err(text) => {

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use ringshard::exit::{Code, Failure};
 use rustix::process::geteuid;
 
-use super::children::Server;
 use super::{Kind, Trouble, stopped_early};
+use crate::node::{Server, Work};
 
 /// Bytes of a disk.
 const DISK_BYTES: u64 = 512 << 20;
@@ -24,48 +24,6 @@ const COPIES_MAX: u64 = 50;
 const UNMOUNT_MAX: Duration = Duration::from_secs(10);
 /// Between two tries.
 const AGAIN: Duration = Duration::from_millis(50);
-
-/// The working folder; it goes away unless it was named or is kept.
-pub struct Work {
-    path: PathBuf,
-    stays: bool,
-}
-
-impl Work {
-    /// Makes it, empty.
-    pub fn make(named: Option<&Path>) -> Result<Work, Failure> {
-        let own = || std::env::temp_dir().join(format!("ringshard-crash-{}", std::process::id()));
-        let path = named.map_or_else(own, Path::to_path_buf);
-        std::fs::create_dir_all(&path).map_err(|error| Failure::of_file("make", &path, &error))?;
-        let path = path.canonicalize().map_err(|error| Failure::of_file("find", &path, &error))?;
-        let mut inside = std::fs::read_dir(&path).map_err(|error| Failure::of_file("read", &path, &error))?;
-        if inside.next().is_some() {
-            let text = format!("{} is not empty; a run begins with a realm of its own", path.display());
-            return Err(Failure::new(Code::DataFolder, text));
-        }
-        Ok(Work { path, stays: named.is_some() })
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// It must not go away.
-    pub fn keep(&mut self) {
-        self.stays = true;
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        if !self.stays
-            && let Err(error) = std::fs::remove_dir_all(&self.path)
-        {
-            eprintln!("ringshard-bench: {} stays: {error}", self.path.display());
-        }
-    }
-}
 
 /// What a power cut needs of the machine.
 pub fn require() -> Result<(), Failure> {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use ringshard::exit::Failure;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::time::Timespec;
+
+use crate::drive::{socket_drops, thread_cpu_s};
 
 use super::link::{RECEIVE_BYTES, Traffic};
 use super::player::{Common, Player, Stage, Told};
@@ -309,8 +311,6 @@ impl LoadThread {
         let (cpu_before_s, before) = self.at_begin.unwrap_or((thread_cpu_s(), now_traffic));
         let cpu_s = thread_cpu_s() - cpu_before_s;
         let ports = self.players.iter().filter_map(|player| player.link.as_ref()?.udp_port()).collect();
-        let table = std::fs::read_to_string("/proc/net/udp").unwrap_or_default()
-            + &std::fs::read_to_string("/proc/net/udp6").unwrap_or_default();
         let now_ns = self.control.now_ns();
         self.players.iter_mut().for_each(|player| player.leave(now_ns));
         Harvest {
@@ -321,7 +321,7 @@ impl LoadThread {
                 bytes_in: now_traffic.bytes_in - before.bytes_in,
                 bytes_out: now_traffic.bytes_out - before.bytes_out,
             },
-            socket_drops: drops_of(&table, &ports),
+            socket_drops: socket_drops(&ports),
             failure: self.failure,
         }
     }
@@ -333,34 +333,4 @@ fn traffic(players: &[Player]) -> Traffic {
         bytes_in: sum.bytes_in + link.traffic.bytes_in,
         bytes_out: sum.bytes_out + link.traffic.bytes_out,
     })
-}
-
-/// CPU time of the calling thread.
-fn thread_cpu_s() -> f64 {
-    let spent = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(spent.tv_sec as u64, spent.tv_nsec as u32).as_secs_f64()
-}
-
-/// Sum of the last column of the kernel's table over the lines of some local ports.
-fn drops_of(table: &str, ports: &std::collections::HashSet<u16>) -> u64 {
-    let drops = |line: &str| {
-        let (_, port) = line.split_whitespace().nth(1)?.rsplit_once(':')?;
-        let mine = ports.contains(&u16::from_str_radix(port, 16).ok()?);
-        line.split_whitespace().next_back()?.parse::<u64>().ok().filter(|_| mine)
-    };
-    table.lines().filter_map(drops).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn drops_are_summed_over_own_ports_only() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
-             1: 0100007F:1E61 0100007F:9C40 01 00000000:00000000 00:00000000 00000000 0 0 5 2 0000000000000000 7\n\
-             2: 0100007F:1E62 0100007F:9C40 01 00000000:00000000 00:00000000 00000000 0 0 6 2 0000000000000000 11\n";
-        assert_eq!(drops_of(table, &[7_777].into()), 7);
-        assert_eq!(drops_of(table, &[7_777, 7_778, 1].into()), 18);
-    }
 }
