@@ -240,4 +240,16 @@ mod tests {
         assert_eq!(value_of(line, "game="), Some("127.0.0.1:7777"));
         assert_eq!((value_of(line, "pid="), value_of(line, "absent=")), (Some("3"), None));
     }
+
+    #[test]
+    fn a_folder_that_holds_something_is_left_alone() {
+        let path = std::env::temp_dir().join(format!("ringshard-crash-work-{}", std::process::id()));
+        let mut kept = Work::make("test", Some(&path)).expect("a new folder");
+        std::fs::write(path.join("file"), "x").expect("it is writable");
+        let failure = Work::make("test", Some(&path)).err().expect("it is not empty");
+        assert_eq!(failure.code, Code::DataFolder);
+        kept.stays = false;
+        drop(kept);
+        assert!(!path.exists());
+    }
 }

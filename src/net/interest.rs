@@ -4,13 +4,15 @@
 //! was not shown for longest and lies nearest goes first; no entity is encoded here, only copied; bounded by the slices
 //! in reach. Never looks at a shard, only at frames of one tick.
 
-use crate::ids::{CELL_GRID, CellKey};
+use crate::ids::{CELL_GRID, CellKey, GRID_PER_M};
 use crate::limits::{EVENTS_PER_BODY_MAX, KEYFRAME_TICKS, LEAVES_HELD_MAX, LEAVES_PER_BODY_MAX};
 use crate::net::body::{BodyWriter, kind};
 use crate::net::wire;
 use crate::world::entity::WIRE_MARGIN;
 use crate::world::frame::{Frame, SliceHead, distance, distance_to_box};
 
+/// Ticks between two looks around: what comes into the inner radius may be shown as much later.
+const LOOK_TICKS: u64 = 8;
 /// Ticks after which a keyframe or a leave that was not acknowledged is sent again.
 const RESEND_TICKS: u64 = 20;
 /// Slices that a client can follow, or be leaving, at a time: as many as have different tickets.
@@ -79,9 +81,9 @@ struct Followed {
     sent_tick: u32,
     /// Likewise, of the newest update sent; 0 for none.
     shown_tick: u32,
-    /// Where it stands in the frames of the present tick.
+    /// Which frame shows it, of those given in order of their shards, and its number there.
     frame: u8,
-    slice: u32,
+    slab: u32,
     weight: u32,
 }
 
@@ -94,6 +96,12 @@ struct Left {
 }
 
 impl Followed {
+    /// The slice, and the frame that shows it.
+    fn find<'a>(&self, shown: &[&'a Frame]) -> Option<(&'a Frame, &'a SliceHead)> {
+        let frame: &Frame = shown.get(usize::from(self.frame))?;
+        frame.head(self.slab).filter(|slice| Key::of(slice) == self.key).map(|slice| (frame, slice))
+    }
+
     /// Ticks since the newest update was sent.
     fn waited(&self, tick: u64) -> u64 {
         match self.shown_tick {
@@ -166,6 +174,24 @@ pub struct Interest {
     /// Scratch: (urgency, place in `followed`).
     order: Vec<(u64, u32)>,
     ticket: u16,
+    /// When and where it looked around last; none: it must.
+    looked: Option<Looked>,
+}
+
+/// A look around.
+#[derive(Clone, Copy, Debug)]
+struct Looked {
+    tick: u64,
+    from: (i32, i32),
+    space: u32,
+}
+
+impl Looked {
+    fn is_soon_after(self, before: Looked) -> bool {
+        self.tick < before.tick + LOOK_TICKS
+            && self.space == before.space
+            && distance(self.from, before.from) <= i64::from(GRID_PER_M).pow(2)
+    }
 }
 
 impl Interest {
@@ -179,21 +205,25 @@ impl Interest {
         self.followed.is_empty()
     }
 
-    /// Looks around from a wire grid position in the frames of one tick, given in order of their shards.
-    pub fn look(&mut self, shown: &[&Frame], from: (i32, i32), space: u32, radii: Radii) {
+    /// Looks around from a wire grid position in the frames of one tick, given in order of their shards; not again as long
+    /// as what was seen is there, the viewer is about where it was and it was not long ago.
+    pub fn look(&mut self, shown: &[&Frame], tick: u64, from: (i32, i32), space: u32, radii: Radii) {
+        let looked = Looked { tick, from, space };
+        if self.looked.is_some_and(|before| looked.is_soon_after(before)) {
+            return;
+        }
+        self.looked = Some(looked);
         let reach = radii.leave + WIRE_MARGIN;
         let low = |v: i32| (v - reach).div_euclid(CELL_GRID) as i16;
         let high = |v: i32| (v + reach).div_euclid(CELL_GRID) as i16;
         let squares = (i64::from(radii.enter).pow(2), i64::from(radii.leave).pow(2));
         let mut merge = Merge { at: 0, changed: false };
         for (number, frame) in shown.iter().enumerate() {
-            for y in low(from.1)..=high(from.1) {
-                for place in frame.row(space, y, (low(from.0), high(from.0))) {
-                    let slice = &frame.slices[place];
-                    let squared = distance_to_box(from, slice.low, slice.high);
-                    if squared <= squares.1 {
-                        self.meet(&mut merge, (number, place), slice, squared, squared <= squares.0);
-                    }
+            let rows = frame.rows(space, (low(from.1), high(from.1)), (low(from.0), high(from.0)));
+            for slice in rows.flat_map(|row| &frame.slices[row]) {
+                let squared = distance_to_box(from, slice.low, slice.high);
+                if squared <= squares.1 {
+                    self.meet(&mut merge, number, slice, squared, squared <= squares.0);
                 }
             }
         }
@@ -206,7 +236,7 @@ impl Interest {
     }
 
     /// A slice within the outer radius: goes on being followed, or begins to be if it is inside the inner one.
-    fn meet(&mut self, merge: &mut Merge, place: (usize, usize), slice: &SliceHead, squared: i64, near: bool) {
+    fn meet(&mut self, merge: &mut Merge, frame: usize, slice: &SliceHead, squared: i64, near: bool) {
         let key = Key::of(slice);
         while self.followed.get(merge.at).is_some_and(|followed| followed.key < key) {
             self.lose(merge);
@@ -226,10 +256,7 @@ impl Interest {
         }
         let list = if merge.changed { &mut self.next[..] } else { &mut self.followed[..merge.at] };
         let followed = list.last_mut().expect("it was just put there");
-        if followed.epoch != slice.epoch {
-            (followed.epoch, followed.known, followed.sent) = (slice.epoch, 0, 0);
-        }
-        (followed.frame, followed.slice) = (place.0 as u8, place.1 as u32);
+        (followed.frame, followed.slab) = (frame as u8, slice.slab);
         // Updates come as often as the root of the weight says: half as often at 7 m, a tenth at 40 m. Far ones are due
         // when they are late.
         let quarters_squared = (squared >> 12) as u64;
@@ -249,7 +276,7 @@ impl Interest {
         self.left.retain(|left| left.key != key);
         self.ticket = (self.ticket + 1) % TICKETS;
         let (ticket, epoch, known, sent, sent_tick, shown_tick) = (self.ticket, 0, 0, 0, 0, 0);
-        Followed { key, ticket, epoch, known, sent, sent_tick, shown_tick, frame: 0, slice: 0, weight: 0 }
+        Followed { key, ticket, epoch, known, sent, sent_tick, shown_tick, frame: 0, slab: 0, weight: 0 }
     }
 
     fn lose(&mut self, merge: &mut Merge) {
@@ -292,8 +319,16 @@ impl Interest {
         self.order.clear();
         let (mut bytes, mut misses) = (0, 0);
         let mut late = [(LATE_TICKS, 0); LATE_PER_BODY];
-        for (at, followed) in self.followed.iter().enumerate() {
-            let slice = &shown[usize::from(followed.frame)].slices[followed.slice as usize];
+        for (at, followed) in self.followed.iter_mut().enumerate() {
+            let Some((_, slice)) = followed.find(shown) else {
+                // It is gone, or its members are in others now: those are looked for next time.
+                self.looked = None;
+                continue;
+            };
+            if followed.epoch != slice.epoch {
+                (followed.epoch, followed.known, followed.sent) = (slice.epoch, 0, 0);
+                self.looked = None;
+            }
             bytes += bytes_max(followed, slice, packed);
             let waited = followed.waited(tick);
             // The square of the wait: rates follow the root of the weight, so that far slices are slower, not starved.
@@ -304,6 +339,7 @@ impl Interest {
             }
         }
         for (waited, at) in late.into_iter().filter(|(waited, _)| *waited > LATE_TICKS) {
+            let at = self.order.partition_point(|&(_, followed)| (followed as usize) < at);
             self.order[at].0 = u64::MAX - WAIT_TICKS_MAX + waited;
         }
         // Where all of it fits, no order is better than another.
@@ -317,8 +353,7 @@ impl Interest {
                 break;
             }
             let followed = &mut self.followed[self.order[at].1 as usize];
-            let frame = shown[usize::from(followed.frame)];
-            let slice = &frame.slices[followed.slice as usize];
+            let (frame, slice) = followed.find(shown).expect("what is in the order was found");
             // What is shown so rarely that its keyframe would serve one delta or none costs less as it is.
             let rare = !slice.steady && followed.sent < slice.slots && followed.waited(tick) > RARE_TICKS;
             let written = if packed && !rare {

@@ -382,7 +382,7 @@ impl Session {
         let after = if self.shown_tick == 0 { sight.tick - 1 } else { self.shown_tick };
         write_events(sight.frames, (after, sight.tick), from, sight.radii.enter, body);
         self.shown_tick = sight.tick;
-        self.interest.look(sight.shown, from, told.home.space, sight.radii);
+        self.interest.look(sight.shown, sight.tick, from, told.home.space, sight.radii);
         let reliable = self.reliable_transport;
         let mut at_once = Vec::new();
         let mut note = |carried: Carried| {

@@ -35,6 +35,8 @@ pub struct SliceHead {
     pub low: (i32, i32),
     /// High corner.
     pub high: (i32, i32),
+    /// Names it in [`Frame::head`] for as long as it lasts.
+    pub slab: u32,
     /// Where its packed bytes begin.
     pub packed: u32,
     /// How many there are.
@@ -70,6 +72,8 @@ pub struct Frame {
     rows: Vec<(u32, i16, u32)>,
     /// Columns of the slices' cells, beside each other for the search.
     columns: Vec<i16>,
+    /// Place in `slices` of each slice by its slab number; beyond the end for those that are not shown.
+    places: Vec<u32>,
     /// Per slot: as it is now; id 0 is a hole.
     pub now: Vec<wire::EntityPlain>,
     /// Per slot: as it was when the keyframe was taken.
@@ -107,27 +111,46 @@ pub struct Seen {
 }
 
 impl Frame {
-    /// Notes where the rows of cells begin, so that [`Frame::row`] finds them.
+    /// Notes where the rows of cells begin, so that [`Frame::rows`] finds them, and where each slice is.
     pub fn index_rows(&mut self) {
         self.rows.clear();
         self.columns.clear();
+        self.places.fill(u32::MAX);
         for (place, slice) in (0..).zip(&self.slices) {
             let CellKey { space, y, x } = slice.cell;
             if self.rows.last().is_none_or(|&(last_space, last_y, _)| (last_space, last_y) != (space, y)) {
                 self.rows.push((space, y, place));
             }
             self.columns.push(x);
+            let slab = slice.slab as usize;
+            if self.places.len() <= slab {
+                self.places.resize(slab + 1, u32::MAX);
+            }
+            self.places[slab] = place;
         }
     }
 
-    /// Places in `slices` of the cells `x` (first to last) of one row of a space.
-    pub fn row(&self, space: u32, y: i16, x: (i16, i16)) -> Range<usize> {
-        let Ok(at) = self.rows.binary_search_by_key(&(space, y), |&(space, y, _)| (space, y)) else { return 0..0 };
-        let end = self.rows.get(at + 1).map_or(self.slices.len(), |&(.., first)| first as usize);
-        let first = self.rows[at].2 as usize;
-        let columns = &self.columns[first..end];
-        first + columns.partition_point(|&column| column < x.0)
-            ..first + columns.partition_point(|&column| column <= x.1)
+    /// Places in `slices` of the cells with columns `x` and rows `y` (each first to last) of a space, row by row.
+    pub fn rows(&self, space: u32, y: (i16, i16), x: (i16, i16)) -> impl Iterator<Item = Range<usize>> {
+        let first = self.rows.partition_point(|&(other, row, _)| (other, row) < (space, y.0));
+        let wanted = move |&at: &usize| self.rows.get(at).is_some_and(|&(other, row, _)| (other, row) <= (space, y.1));
+        (first..).take_while(wanted).map(move |at| {
+            let end = self.rows.get(at + 1).map_or(self.slices.len(), |&(.., first)| first as usize);
+            let first = self.rows[at].2 as usize;
+            let begin = first + self.columns[first..end].partition_point(|&column| column < x.0);
+            let count = self.columns[begin..end].iter().take_while(|&&column| column <= x.1).count();
+            begin..begin + count
+        })
+    }
+
+    /// Place in `slices` of a slice by its slab number; beyond the end when it is not shown.
+    pub fn place(&self, slab: u32) -> usize {
+        self.places.get(slab as usize).map_or(usize::MAX, |&place| place as usize)
+    }
+
+    /// A slice by its slab number, if it is shown.
+    pub fn head(&self, slab: u32) -> Option<&SliceHead> {
+        self.slices.get(self.place(slab))
     }
 
     /// What this frame shows of an entity.
@@ -174,6 +197,7 @@ impl Frame {
             first,
             low,
             high,
+            slab: slice,
             packed: 0,
             packed_bytes: 0,
         });
@@ -259,7 +283,8 @@ impl Frames {
 
     /// Entities whose home cell this is, as the newest frames show it.
     pub fn count_in(&self, cell: CellKey) -> usize {
-        let slices = self.newest().flat_map(|frame| &frame.slices[frame.row(cell.space, cell.y, (cell.x, cell.x))]);
+        let places = |frame: &Frame| frame.rows(cell.space, (cell.y, cell.y), (cell.x, cell.x)).next().unwrap_or(0..0);
+        let slices = self.newest().flat_map(|frame| &frame.slices[places(frame)]);
         slices.map(|slice| usize::from(slice.live)).sum()
     }
 
@@ -269,10 +294,9 @@ impl Frames {
         let low = |v: i32| (v - reach).div_euclid(CELL_GRID) as i16;
         let high = |v: i32| (v + reach).div_euclid(CELL_GRID) as i16;
         for frame in self.newest() {
-            for y in low(centre.1)..=high(centre.1) {
-                for at in frame.row(0, y, (low(centre.0), high(centre.0))) {
-                    frame.near_in(&frame.slices[at], centre, radius, &mut see);
-                }
+            let rows = frame.rows(0, (low(centre.1), high(centre.1)), (low(centre.0), high(centre.0)));
+            for slice in rows.flat_map(|row| &frame.slices[row]) {
+                frame.near_in(slice, centre, radius, &mut see);
             }
         }
     }

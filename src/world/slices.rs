@@ -55,8 +55,6 @@ pub struct Slices {
     members: Vec<(bool, u32, EntityId)>,
     /// Scratch: slices of that cell that get other members.
     open: Vec<u32>,
-    /// Scratch: per slice of the slab, its head in the frame.
-    heads: Vec<u32>,
     /// Scratch: where wildlife, players and things stand in the frame, in the order of their tables.
     placed: [Vec<Option<Indexed>>; 3],
 }
@@ -251,13 +249,11 @@ impl Slices {
     pub fn show(&mut self, frame: &mut Frame, shard: ShardId, tick: u64, bodies: &mut Bodies<'_>) {
         frame.slices.clear();
         frame.keyframe.clear();
-        self.heads.resize(self.slab.len(), u32::MAX);
         for ordered in &self.order {
             let slice = &self.slab[ordered.slice as usize];
             if slice.live == 0 {
                 continue;
             }
-            self.heads[ordered.slice as usize] = frame.slices.len() as u32;
             let (first, slots) = (frame.keyframe.len() as u32, slice.ids.len() as u8);
             frame.slices.push(SliceHead {
                 cell: ordered.cell,
@@ -269,6 +265,7 @@ impl Slices {
                 first,
                 low: (i32::MAX, i32::MAX),
                 high: (i32::MIN, i32::MIN),
+                slab: ordered.slice,
                 packed: 0,
                 packed_bytes: 0,
             });
@@ -282,9 +279,9 @@ impl Slices {
         let mut placed = std::mem::take(&mut self.placed);
         placed.iter_mut().for_each(Vec::clear);
         let Bodies { players, npcs, things } = bodies;
-        placed[0].extend(npcs.iter_mut().map(|npc| self.show_body(frame, &npc.body, tick)));
-        placed[1].extend(players.iter_mut().map(|player| self.show_body(frame, &player.body, tick)));
-        placed[2].extend(things.iter_mut().map(|thing| self.show_body(frame, &thing.body, tick)));
+        placed[0].extend(npcs.iter_mut().map(|npc| show_body(frame, &npc.body, tick)));
+        placed[1].extend(players.iter_mut().map(|player| show_body(frame, &player.body, tick)));
+        placed[2].extend(things.iter_mut().map(|thing| show_body(frame, &thing.body, tick)));
         // Wildlife has the lowest ids and things the highest, so that sorted lists behind each other are one.
         frame.index.clear();
         for (order, placed) in [npcs.order(), players.order(), things.order()].into_iter().zip(&placed) {
@@ -294,23 +291,23 @@ impl Slices {
         self.placed = placed;
         encode(frame);
     }
+}
 
-    /// Shows a body in the frame, if it has a slot; gives where.
-    fn show_body(&self, frame: &mut Frame, body: &Body, tick: u64) -> Option<Indexed> {
-        let place = body.place?;
-        let slice = self.heads[place.slice as usize];
-        let head = &mut frame.slices[slice as usize];
-        let slot = head.first as usize + usize::from(place.slot);
-        let plain = body.plain(tick);
-        let (x, y) = position(head.cell, &plain);
-        head.low = (head.low.0.min(x), head.low.1.min(y));
-        head.high = (head.high.0.max(x), head.high.1.max(y));
-        frame.now[slot] = plain;
-        if let Some(leaving) = body.leaving {
-            frame.next_owner[slot] = leaving.to;
-        }
-        Some(Indexed { id: body.id, slot: slot as u32, slice })
+/// Shows a body in the frame, if it has a slot; gives where.
+fn show_body(frame: &mut Frame, body: &Body, tick: u64) -> Option<Indexed> {
+    let place = body.place?;
+    let slice = frame.place(place.slice);
+    let head = &mut frame.slices[slice];
+    let slot = head.first as usize + usize::from(place.slot);
+    let plain = body.plain(tick);
+    let (x, y) = position(head.cell, &plain);
+    head.low = (head.low.0.min(x), head.low.1.min(y));
+    head.high = (head.high.0.max(x), head.high.1.max(y));
+    frame.now[slot] = plain;
+    if let Some(leaving) = body.leaving {
+        frame.next_owner[slot] = leaving.to;
     }
+    Some(Indexed { id: body.id, slot: slot as u32, slice: slice as u32 })
 }
 
 fn encode(frame: &mut Frame) {

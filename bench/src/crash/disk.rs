@@ -239,18 +239,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_holds_something_is_left_alone() {
-        let path = std::env::temp_dir().join(format!("ringshard-crash-work-{}", std::process::id()));
-        let mut kept = Work::make(Some(&path)).expect("a new folder");
-        std::fs::write(path.join("file"), "x").expect("it is writable");
-        let failure = Work::make(Some(&path)).err().expect("it is not empty");
-        assert_eq!(failure.code, Code::DataFolder);
-        kept.stays = false;
-        drop(kept);
-        assert!(!path.exists());
-    }
-
-    #[test]
     fn counters_are_those_of_writes() {
         let text = "     52        0     1040       1      300      90    8400     77        2      90      80   5   0  9  0  6  1\n";
         let counters = Counters { writes: 300, sectors: 8_400, discards: 5, under_way: 2 };
