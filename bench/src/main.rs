@@ -40,6 +40,8 @@ enum Command {
     Tick(tick::TickArgs),
     /// Datagrams a second of one shard core, taken and answered, beside a bare echo.
     Pps(pps::PpsArgs),
+    /// How long it takes until thousands play who come at once, and their memory.
+    Join(pps::join::JoinArgs),
     /// Trades that the keeper makes durable, in groups and one by one.
     Ledger(ledger::LedgerArgs),
 }
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Ok(Cli { command: Command::Crash(args), .. }) => crash::run(&args, json),
         Ok(Cli { command: Command::Tick(args), .. }) => tick::run(&args, json),
         Ok(Cli { command: Command::Pps(args), .. }) => pps::run(&args, json),
+        Ok(Cli { command: Command::Join(args), .. }) => pps::join::run(&args, json),
         Ok(Cli { command: Command::Ledger(args), .. }) => ledger::run(&args, json),
         Err(error) if error.use_stderr() => Err(usage_failure(&error, json)),
         Err(text) => {

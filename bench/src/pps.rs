@@ -6,47 +6,36 @@
 
 mod client;
 mod echo;
+pub mod join;
+mod stage;
 
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::Args;
-use ringshard::control::client::status;
 use ringshard::exit::{Code, Failure, say};
-use ringshard::io::kernel_drops;
 use ringshard::sys;
 use serde_json::{Value, json};
 
-use crate::drive::{Drive, Leg, socket_drops};
+use crate::drive::{Drive, Leg};
 use crate::machine::{Provenance, threads_cpu_s};
-use crate::node::{Server, Work, server_program};
+use crate::node::server_program;
 use crate::swarm::stop_on_signal;
-use client::{BURST_MAX, Client};
+use client::BURST_MAX;
 use echo::{Echo, Pinger};
+use stage::{Setting, Stage, Taken, cores};
 
-/// Nice level and slice of the load, a little above the shards'.
-const LOAD_NICE: i32 = -13;
-const LOAD_SLICE_NS: u64 = 200_000;
-/// Longest time from the first request to the last character.
-const JOIN_MAX: Duration = Duration::from_secs(15);
-/// Turns a second while they join: 5,000 ask within half a second.
-const JOIN_TURNS_HZ: f64 = 10_000.0;
 /// Datagrams that a client may send together in the receive leg.
 const BURST: usize = BURST_MAX;
 /// Rates of the receive leg, datagrams a second: the first, and how they rise.
 const RATE_FIRST: f64 = 250_000.0;
 const RATE_STEP: f64 = 1.12;
 const RATE_MAX: f64 = 1_200_000.0;
-/// What a status counts among its drops and is no datagram lost.
-const NO_LOSS: [&str; 3] = ["late_edges", "late_meetings", "buffers_empty"];
-/// Tries of a rate until one is timely.
-const TRIES: usize = 3;
 /// One try of a rate.
 const TRY: Duration = Duration::from_millis(1_500);
-/// After a try: what is under way arrives, and the shard reports.
-const SETTLE: Duration = Duration::from_millis(600);
+/// Wildlife of the land, as many as a server has without being told.
+const NPCS: u32 = 5_000;
 /// Snapshots a second and session in the receive leg.
 const RECEIVE_SEND_HZ: u32 = 10;
 /// Snapshots, and inputs, a second and session in the echo leg.
@@ -78,44 +67,22 @@ pub struct PpsArgs {
     server: Option<std::path::PathBuf>,
 }
 
-/// One server on a core, and clients that play on it.
-struct Stage {
-    server: Server,
-    clients: Vec<Client>,
-    drive: Drive,
-    cpu: usize,
-    // Last: the folder goes when the server is gone.
-    _work: Work,
-}
-
-/// A measurement of a server.
-struct Taken {
-    leg: Leg,
-    received: u64,
-    answer_pps: f64,
-    drops: u64,
-    busy: f64,
-}
-
 /// Runs both legs and prints their figures.
 pub fn run(args: &PpsArgs, json: bool) -> Result<ExitCode, Failure> {
     let program = server_program(args.server.as_deref())?;
     let stopped = stop_on_signal()?;
     sys::raise_open_files();
-    let cpus = sys::cpus_allowed();
-    if cpus.len() < 2 {
-        return Err(Failure::new(Code::Machine, "two cores are needed: one for the shard, one for the load"));
-    }
-    // Without the right to it the load may be late, and the result says so.
-    let _ = sys::set_thread_slice(LOAD_NICE, LOAD_SLICE_NS);
+    let cpus = cores()?;
     let receive = {
-        let mut stage = Stage::set(&program, &cpus, RECEIVE_SEND_HZ, args.sessions, &stopped)?;
+        let setting = Setting { send_hz: RECEIVE_SEND_HZ, npcs: NPCS, sessions: args.sessions };
+        let mut stage = Stage::set(&program, &cpus, setting, &stopped)?;
         let receive = receive_leg(&mut stage, args, &stopped)?;
         stage.leave()?;
         receive
     };
     let echo = {
-        let mut stage = Stage::set(&program, &cpus, ECHO_SEND_HZ, args.echo_sessions, &stopped)?;
+        let setting = Setting { send_hz: ECHO_SEND_HZ, npcs: NPCS, sessions: args.echo_sessions };
+        let mut stage = Stage::set(&program, &cpus, setting, &stopped)?;
         let echo = echo_leg(&mut stage, args, &stopped)?;
         stage.leave()?;
         echo
@@ -162,128 +129,11 @@ pub fn run(args: &PpsArgs, json: bool) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-impl Stage {
-    /// A server whose only shard runs on the last of `cpus`, with everybody in it; this thread is on the first.
-    fn set(
-        program: &std::path::Path,
-        cpus: &[usize],
-        send_hz: u32,
-        sessions: u64,
-        stopped: &AtomicBool,
-    ) -> Result<Stage, Failure> {
-        let work = Work::make("pps", None)?;
-        let config = work.path().join("config.toml");
-        std::fs::write(&config, format!("[net]\nsend_hz = {send_hz}\n[record]\nflight = \"off\"\n"))
-            .map_err(|error| Failure::of_file("write", &config, &error))?;
-        let (load_cpu, cpu) = (cpus[0], cpus[cpus.len() - 1]);
-        let (data, pinned) = (work.path().join("data"), cpu.to_string());
-        let arguments = [
-            "--shards".as_ref(),
-            "1".as_ref(),
-            "--cpus".as_ref(),
-            pinned.as_ref(),
-            "--config".as_ref(),
-            config.as_os_str(),
-            "--data".as_ref(),
-            data.as_os_str(),
-        ];
-        let unpinned = |error: std::io::Error| Failure::new(Code::Machine, error.to_string());
-        // A child begins on the cores of its parent.
-        sys::set_thread_cpus(cpus).map_err(unpinned)?;
-        let server = Server::start(program, arguments, stopped).map_err(|text| Failure::new(Code::Failed, text))?;
-        sys::set_thread_cpus(&[load_cpu]).map_err(unpinned)?;
-        let machine = |error: std::io::Error| Failure::new(Code::Machine, format!("no client can be made: {error}"));
-        let clients = (0..sessions).map(|number| Client::new(number, server.game, Duration::ZERO)?.map_err(machine));
-        let mut clients = clients.collect::<Result<Vec<Client>, Failure>>()?;
-        let mut drive = Drive::new(&clients).map_err(machine)?;
-        eprintln!("{sessions} clients join");
-        let begin = Instant::now();
-        while clients.iter().any(|client| !client.plays()) {
-            drive.run(&mut clients, JOIN_TURNS_HZ, Duration::from_millis(100));
-            if let Some(state) = clients.iter().find_map(Client::ended) {
-                return Err(Failure::new(Code::Failed, format!("a client could not join: {state:?}")));
-            }
-            if begin.elapsed() > JOIN_MAX {
-                let playing = clients.iter().filter(|client| client.plays()).count();
-                let text = format!("{playing} of {sessions} joined within {} s", JOIN_MAX.as_secs());
-                return Err(Failure::new(Code::Failed, text));
-            }
-        }
-        let mut stage = Stage { server, clients, drive, cpu, _work: work };
-        stage.calm(SETTLE);
-        Ok(stage)
-    }
-
-    /// Plays on with few inputs.
-    fn calm(&mut self, time: Duration) {
-        let turns_hz = self.clients.len() as f64 * 4.0;
-        self.drive.run(&mut self.clients, turns_hz, time);
-    }
-
-    /// One measurement: `bursts_hz` turns a second of all clients together, each of `burst` datagrams.
-    fn take(&mut self, bursts_hz: f64, burst: usize, time: Duration) -> Result<Taken, Failure> {
-        let before = self.counters()?;
-        self.clients.iter_mut().for_each(|client| client.burst = burst);
-        let shard_cpu_s = || threads_cpu_s(self.server.pid(), "shard-0");
-        let before_s = shard_cpu_s();
-        let mut leg = self.drive.run(&mut self.clients, bursts_hz, time);
-        let busy = (shard_cpu_s() - before_s) / leg.seconds;
-        let heard_s = leg.seconds + self.drive.catch_up(&mut self.clients, &mut leg.counts);
-        self.clients.iter_mut().for_each(|client| client.burst = 1);
-        // Nobody speaks: all that was sent arrives, and is reported.
-        thread::sleep(SETTLE);
-        let after = self.counters()?;
-        let (received, answer_pps) = (after.0 - before.0, leg.counts.heard as f64 / heard_s);
-        // Answers that were still under way at the end are heard now, and belong to no measurement.
-        self.calm(SETTLE);
-        Ok(Taken { leg, received, answer_pps, drops: after.1 - before.1, busy })
-    }
-
-    /// The first of some measurements whose load was not late, or the last.
-    fn take_timely(&mut self, bursts_hz: f64, burst: usize, time: Duration) -> Result<Taken, Failure> {
-        for _ in 1..TRIES {
-            let taken = self.take(bursts_hz, burst, time)?;
-            if taken.leg.is_timely() {
-                return Ok(taken);
-            }
-        }
-        self.take(bursts_hz, burst, time)
-    }
-
-    /// Datagrams that the server received, and those that were lost or refused on the way.
-    fn counters(&self) -> Result<(u64, u64), Failure> {
-        let page = status(self.server.control)?;
-        let received = page.shards.iter().map(|shard| shard.packets_in).sum();
-        let counted = page.shards.iter().flat_map(|shard| &shard.drops);
-        let refused: u64 =
-            counted.filter(|(reason, _)| !NO_LOSS.contains(&reason.as_str())).map(|(_, count)| count).sum();
-        let ports = self.clients.iter().filter_map(Client::port).collect();
-        Ok((received, refused + kernel_drops(self.server.game.port()) + socket_drops(&ports)))
-    }
-
-    fn leave(mut self) -> Result<(), Failure> {
-        let now = self.drive.now();
-        self.clients.iter_mut().for_each(|client| client.leave(now));
-        self.server.terminate().map_err(|text| Failure::new(Code::Failed, text))
-    }
-}
-
-impl Taken {
-    /// Datagrams that were lost at either end.
-    fn lost(&self) -> u64 {
-        self.drops + self.leg.counts.blocked + self.leg.counts.sent.saturating_sub(self.received)
-    }
-
-    fn is_clean(&self) -> bool {
-        self.lost() == 0 && self.leg.counts.wrong == 0 && self.leg.is_timely()
-    }
-}
-
 /// The highest rate without a loss, and what the core does at it.
 fn receive_leg(stage: &mut Stage, args: &PpsArgs, stopped: &AtomicBool) -> Result<Value, Failure> {
     let time = Duration::from_secs(args.seconds);
     let (mut rate, mut best, mut broke) = (RATE_FIRST, args.rate.map(f64::from), Value::Null);
-    while args.rate.is_none() && rate <= RATE_MAX && !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+    while args.rate.is_none() && rate <= RATE_MAX && !stopped.load(Ordering::Relaxed) {
         let taken = stage.take_timely(rate / BURST as f64, BURST, TRY)?;
         eprintln!(
             "{rate:.0}/s: {} sent, {} received, {} lost, {:.0} snapshots/s, core {:.0} % busy, load {:.0} % busy, late {} us",
@@ -327,7 +177,7 @@ fn echo_leg(stage: &mut Stage, args: &PpsArgs, stopped: &AtomicBool) -> Result<V
     let mut pairs = Vec::new();
     let mut void = None;
     for pair in 1..=args.pairs {
-        if stopped.load(std::sync::atomic::Ordering::Relaxed) {
+        if stopped.load(Ordering::Relaxed) {
             break;
         }
         let taken = stage.take_timely(turns_hz, 1, time)?;
@@ -340,7 +190,7 @@ fn echo_leg(stage: &mut Stage, args: &PpsArgs, stopped: &AtomicBool) -> Result<V
         let echoed = echo_once(stage.cpu, sizes, args.echo_sessions, turns_hz, time);
         stage.server.resume();
         let echoed = echoed.map_err(|error| Failure::new(Code::Machine, format!("no echo: {error}")))?;
-        stage.calm(SETTLE);
+        stage.calm();
         let server_pps = taken.answer_pps / taken.busy;
         let echo_pps = echoed.0.counts.heard as f64 / echoed.0.seconds / echoed.1;
         eprintln!(

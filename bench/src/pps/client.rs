@@ -38,6 +38,8 @@ pub struct Client {
     yaw: u16,
     /// Client ticks so far.
     ticks: u64,
+    /// When its character first stood in the world.
+    playing_since: Option<Duration>,
     /// Bodies of each of its next turns, up to [`BURST_MAX`].
     pub burst: usize,
 }
@@ -57,6 +59,7 @@ impl Client {
                 session: ClientSession::new(ClientOptions { packed: true, decode: false, reliable_transport: false }),
                 yaw: (number as u16).wrapping_mul(40_503),
                 ticks: 0,
+                playing_since: None,
                 burst: 1,
             })
         };
@@ -65,7 +68,12 @@ impl Client {
 
     /// Whether its character stands in the world.
     pub fn plays(&self) -> bool {
-        self.session.own_state().is_some()
+        self.playing_since.is_some()
+    }
+
+    /// Since when it does.
+    pub fn playing_since(&self) -> Option<Duration> {
+        self.playing_since
     }
 
     /// Why it never will, or does no more.
@@ -171,6 +179,9 @@ impl Flow for Client {
             Ok(Some(body)) if self.session.handle_body(body).is_ok() => {
                 counts.heard += 1;
                 counts.heard_bytes += bytes;
+                if self.playing_since.is_none() && self.session.own_state().is_some() {
+                    self.playing_since = Some(now);
+                }
                 // Who only makes load asks for nothing: what it is told is read and left.
                 while self.session.poll_message().is_some() {}
             }
