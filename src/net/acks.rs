@@ -5,6 +5,7 @@
 //! nothing. Never resends anything itself.
 
 use crate::limits::{FRAGMENTS_PER_PACKET_MAX, NOTES_PER_PACKET_MAX, SENT_PACKETS_KEPT};
+use std::collections::VecDeque;
 
 /// How many sequences before the newest one an acknowledgement names.
 const ACK_BITS: u16 = 32;
@@ -136,7 +137,8 @@ pub enum Fate {
 /// The last packets sent.
 #[derive(Clone, Debug)]
 pub struct SentPackets {
-    ring: Vec<SentPacket>,
+    /// Those whose fate is open, `open` first: a few round trips of them, up to [`SENT_PACKETS_KEPT`].
+    packets: VecDeque<SentPacket>,
     /// Sequence of the next packet.
     next: u16,
     /// Packets in the ring, before `next`.
@@ -159,8 +161,7 @@ impl Default for SentPackets {
 impl SentPackets {
     /// Nothing sent yet; the first sequence is 0.
     pub fn new() -> SentPackets {
-        let ring = vec![SentPacket::default(); SENT_PACKETS_KEPT];
-        SentPackets { ring, next: 0, kept: 0, open: 0, timed: 0, newest: None, arrived: 0 }
+        SentPackets { packets: VecDeque::new(), next: 0, kept: 0, open: 0, timed: 0, newest: None, arrived: 0 }
     }
 
     /// Sequence that the next recorded packet gets.
@@ -170,11 +171,11 @@ impl SentPackets {
 
     /// Remembers a packet that is being sent; `settle` hears of the one that gives way, if its fate is open.
     pub fn record(&mut self, packet: SentPacket, settle: impl FnMut(Fate, &SentPacket)) -> u16 {
-        if usize::from(self.next.wrapping_sub(self.open)) == SENT_PACKETS_KEPT {
+        if self.packets.len() == SENT_PACKETS_KEPT {
             self.close_before(self.open.wrapping_add(1), settle);
         }
         let sequence = self.next;
-        *self.at(sequence) = packet;
+        self.packets.push_back(packet);
         self.next = sequence.wrapping_add(1);
         self.kept = (self.kept + 1).min(SENT_PACKETS_KEPT as u16);
         sequence
@@ -233,16 +234,16 @@ impl SentPackets {
 
     fn close_before(&mut self, end: u16, mut settle: impl FnMut(Fate, &SentPacket)) {
         while self.open != end {
-            let packet = self.at(self.open);
+            let packet = self.packets.pop_front().expect("those from `open` to `next` are kept");
             if !packet.arrived && !packet.told_lost {
-                settle(Fate::Lost, packet);
+                settle(Fate::Lost, &packet);
             }
             self.open = self.open.wrapping_add(1);
         }
     }
 
     fn at(&mut self, sequence: u16) -> &mut SentPacket {
-        &mut self.ring[usize::from(sequence) % SENT_PACKETS_KEPT]
+        &mut self.packets[usize::from(sequence.wrapping_sub(self.open))]
     }
 }
 

@@ -133,7 +133,7 @@ impl Session {
             greeted: false,
             reliable: Reliable::new(reliable_transport),
             interest: Interest::default(),
-            actions: VecDeque::with_capacity(ACTIONS_HELD_MAX),
+            actions: VecDeque::new(),
             action: 0,
             pings: 0,
             budget: SENDS_SAVED * SEND_COST,
