@@ -8,6 +8,7 @@ mod machine;
 mod node;
 mod pps;
 mod swarm;
+mod table;
 mod tick;
 
 use std::process::ExitCode;
@@ -42,6 +43,8 @@ enum Command {
     Pps(pps::PpsArgs),
     /// How long it takes until thousands play who come at once, and their memory.
     Join(pps::join::JoinArgs),
+    /// Every published figure beside its floor and its aim: runs the other commands.
+    Table(table::TableArgs),
     /// Trades that the keeper makes durable, in groups and one by one.
     Ledger(ledger::LedgerArgs),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Ok(Cli { command: Command::Tick(args), .. }) => tick::run(&args, json),
         Ok(Cli { command: Command::Pps(args), .. }) => pps::run(&args, json),
         Ok(Cli { command: Command::Join(args), .. }) => pps::join::run(&args, json),
+        Ok(Cli { command: Command::Table(args), .. }) => table::run(&args, json),
         Ok(Cli { command: Command::Ledger(args), .. }) => ledger::run(&args, json),
         Err(error) if error.use_stderr() => Err(usage_failure(&error, json)),
         Err(text) => {

@@ -41,6 +41,8 @@ pub struct Common {
     pub land: Arc<Land>,
     /// Seed of what they want.
     pub seed: u64,
+    /// One player in so many looks at all that it is shown; the others only at their own state.
+    pub look_one_in: u32,
     /// Whether they deal with goods.
     pub trades: bool,
 }
@@ -99,6 +101,7 @@ pub struct Player {
     /// Where it stands.
     pub stage: Stage,
     client_id: u64,
+    looks: bool,
     join_ns: u64,
     packets: u64,
     heard_ns: u64,
@@ -110,7 +113,8 @@ impl Player {
     /// The `number`-th player; asks to join at `join_ns`.
     pub fn new(number: u64, join_ns: u64, haunt: Haunt, common: &Common) -> Player {
         let reliable_transport = common.transport == Transport::Tcp;
-        let options = ClientOptions { packed: true, decode: true, reliable_transport };
+        let decode = number.is_multiple_of(common.look_one_in.into());
+        let options = ClientOptions { packed: true, decode, reliable_transport };
         let mut bot = Bot::new(common.seed, number, haunt, Some(common.land.clone()), options);
         bot.trader = common.trades.then(|| Trader::new(common.seed, number));
         Player {
@@ -118,6 +122,7 @@ impl Player {
             link: None,
             stage: Stage::Waiting,
             client_id: number + 1,
+            looks: decode,
             join_ns,
             packets: 0,
             heard_ns: 0,
@@ -225,9 +230,9 @@ impl Player {
         self.bot.session.view().visible(server_tick, VISIBLE_TICKS)
     }
 
-    /// Whether `packets` says that a second of its own has passed.
+    /// Whether it looks at all that it is shown, and `packets` says that a second of its own has passed.
     pub fn is_full_second(&self, common: &Common) -> bool {
-        self.stage == Stage::Playing && self.packets.is_multiple_of(common.input_hz.into())
+        self.stage == Stage::Playing && self.looks && self.packets.is_multiple_of(common.input_hz.into())
     }
 
     /// Whether it is in, or may still come in.

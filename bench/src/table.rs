@@ -1,0 +1,302 @@
+//! `table`: every published figure beside its floor and its aim, each from the command that shows it.
+//!
+//! Owns the list of rows. Promises: a figure is what a command of this program printed, the median of its runs; a run that
+//! was void or failed is said so in its row, never left out. Never measures anything itself.
+
+mod rows;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use ringshard::exit::{Code, Failure, say};
+use serde_json::{Value, json};
+
+use crate::machine::{Provenance, threads_cpu_s};
+use crate::node::{Server, Work, server_program};
+use crate::swarm::stop_on_signal;
+use rows::{MEASUREMENTS, Measurement, ROWS, Row, Source};
+
+/// The marks in a file between which the table stands.
+const MARKS: [&str; 2] = ["<!-- table: scripts/bench -->\n", "<!-- end of table -->\n"];
+/// From a swarm's start until all of its players play for sure.
+const SWARM_JOINS: Duration = Duration::from_secs(8);
+/// How long a swarm's server is watched, and how long its players play.
+const SWARM_WATCHED: Duration = Duration::from_secs(5);
+const SWARM_PLAYS_S: &str = "12";
+/// One of its players in so many looks at all that it is shown.
+const SWARM_LOOKS: &str = "50";
+
+/// Arguments of `table`.
+#[derive(Args, Clone, Debug)]
+pub struct TableArgs {
+    /// One run of each measurement that is quick, instead of three of each.
+    #[arg(long)]
+    quick: bool,
+    /// The rows of this name only; may be given again.
+    #[arg(long, value_name = "NAME")]
+    row: Vec<String>,
+    /// Puts the table into a file, between its marks.
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// The server's program; without it, the `ringshard` beside this one.
+    #[arg(long, value_name = "PATH")]
+    server: Option<PathBuf>,
+}
+
+/// What the runs of a measurement came to.
+struct Runs {
+    values: Vec<Value>,
+    /// Why one failed.
+    failed: Option<String>,
+}
+
+/// A row with its figure.
+struct Figure<'a> {
+    row: &'a Row,
+    measured: Vec<f64>,
+    why_not: Option<String>,
+}
+
+/// Measures all rows, or those that were named, and prints the table.
+pub fn run(args: &TableArgs, json: bool) -> Result<ExitCode, Failure> {
+    let wanted: Vec<&Row> =
+        ROWS.iter().filter(|row| args.row.is_empty() || args.row.iter().any(|name| name == row.name)).collect();
+    if let Some(unknown) = args.row.iter().find(|name| !ROWS.iter().any(|row| row.name == **name)) {
+        let names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
+        let text = format!("there is no row {unknown}; there are {}", names.join(", "));
+        return Err(Failure::new(Code::Usage, text));
+    }
+    let program = server_program(args.server.as_deref())?;
+    let stopped = stop_on_signal()?;
+    let mut runs = HashMap::new();
+    for measurement in MEASUREMENTS {
+        let is_wanted = wanted.iter().any(|row| row.measurement == measurement.name);
+        // Who names a row wants it, quick or not.
+        if !is_wanted || (args.quick && !measurement.quick && args.row.is_empty()) {
+            continue;
+        }
+        let count = if args.quick { 1 } else { measurement.runs };
+        let begin = Instant::now();
+        runs.insert(measurement.name, repeat(measurement, count, &program, &stopped));
+        eprintln!("{}: {count} run(s), {:.0} s", measurement.name, begin.elapsed().as_secs_f64());
+    }
+    let figures: Vec<Figure<'_>> =
+        wanted.into_iter().filter_map(|row| Some(Figure::of(row, runs.get(row.measurement)?))).collect();
+    let provenance = Provenance::here();
+    let text = table(&figures, &provenance);
+    if let Some(path) = &args.write {
+        put(path, &text)?;
+    }
+    let value = json!({ "rows": figures.iter().map(Figure::json).collect::<Vec<_>>(), "provenance": provenance });
+    say(json, &text, || value)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn repeat(measurement: &Measurement, count: u32, program: &Path, stopped: &AtomicBool) -> Runs {
+    let mut runs = Runs { values: Vec::new(), failed: None };
+    for _ in 0..count {
+        let value = match &measurement.source {
+            Source::Command(arguments) => output(arguments),
+            Source::Ratio { above, below, field } => ratio(above, below, field),
+            Source::Swarm { players, input_hz, send_hz } => swarm(program, *players, *input_hz, *send_hz, stopped),
+        };
+        match value {
+            Ok(value) => runs.values.push(value),
+            Err(failure) => runs.failed = Some(failure.text),
+        }
+    }
+    runs
+}
+
+/// What a command of this program prints.
+fn output(arguments: &[&str]) -> Result<Value, Failure> {
+    let failed = |text: String| Failure::new(Code::Failed, format!("{}: {text}", arguments.join(" ")));
+    let own = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+    let output = Command::new(own).args(arguments).arg("--json").stderr(Stdio::null()).output();
+    let output = output.map_err(|error| failed(error.to_string()))?;
+    let value: Value =
+        serde_json::from_slice(&output.stdout).map_err(|_| failed(format!("ended with {}", output.status)))?;
+    match value["error"].as_str() {
+        Some(error) => Err(failed(error.to_owned())),
+        None => Ok(value),
+    }
+}
+
+/// A field of one command's output through that of another, run after it.
+fn ratio(above: &[&str], below: &[&str], field: &str) -> Result<Value, Failure> {
+    let of = |value: Value| value.pointer(field).and_then(Value::as_f64).unwrap_or(f64::NAN);
+    let (above, below) = (of(output(above)?), of(output(below)?));
+    Ok(json!({ "ratio": above / below }))
+}
+
+/// Players on a server of one core: what they saw, and how busy the core was while all of them played.
+fn swarm(program: &Path, players: u32, input_hz: u32, send_hz: u32, stopped: &AtomicBool) -> Result<Value, Failure> {
+    let work = Work::make("table", None)?;
+    let config = work.path().join("config.toml");
+    std::fs::write(&config, format!("[net]\nsend_hz = {send_hz}\n"))
+        .map_err(|error| Failure::of_file("write", &config, &error))?;
+    let data = work.path().join("data");
+    let arguments = ["--shards".as_ref(), "1".as_ref(), "--config".as_ref(), config.as_os_str()];
+    let arguments = arguments.into_iter().chain(["--data".as_ref(), data.as_os_str()]);
+    let mut server = Server::start(program, arguments, stopped).map_err(|text| Failure::new(Code::Failed, text))?;
+    let watch = {
+        let pid = server.pid();
+        std::thread::spawn(move || {
+            std::thread::sleep(SWARM_JOINS);
+            let (begin, before_s) = (Instant::now(), threads_cpu_s(pid, "shard-0"));
+            std::thread::sleep(SWARM_WATCHED);
+            (threads_cpu_s(pid, "shard-0") - before_s) / begin.elapsed().as_secs_f64()
+        })
+    };
+    let (players, input_hz, game) = (players.to_string(), input_hz.to_string(), server.game.to_string());
+    let swarm = ["swarm", "--players", &players, "--input-hz", &input_hz, "--connect", &game];
+    let played = output(&[&swarm[..], &["--look-one-in", SWARM_LOOKS, "--duration", SWARM_PLAYS_S]].concat());
+    let busy = watch.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    server.terminate().map_err(|text| Failure::new(Code::Failed, text))?;
+    let mut played = played?;
+    played["busy"] = busy.into();
+    // What bounds a latency bounds it for all that was asked for.
+    let late = played.pointer("/load_late_ms/p99").and_then(Value::as_f64).unwrap_or(0.0);
+    if late > 2.0 {
+        played["void"] = format!("the load was late by {late:.1} ms").into();
+    }
+    Ok(played)
+}
+
+impl<'a> Figure<'a> {
+    fn of(row: &'a Row, runs: &Runs) -> Figure<'a> {
+        let field = |value: &Value| value.pointer(row.field).and_then(Value::as_f64).filter(|value| value.is_finite());
+        let mut measured: Vec<f64> = runs.values.iter().filter_map(field).collect();
+        measured.sort_by(f64::total_cmp);
+        let void = |value: &Value| value.pointer(row.void).and_then(Value::as_str).map(str::to_owned);
+        let why_not = runs.failed.clone().or_else(|| runs.values.iter().find_map(void));
+        Figure { row, measured, why_not }
+    }
+
+    fn median(&self) -> Option<f64> {
+        self.measured.get(self.measured.len() / 2).copied()
+    }
+
+    fn verdict(&self) -> &'static str {
+        let Some(median) = self.median() else { return "not measured" };
+        let reaches = |bound: f64| if self.row.less { median <= bound } else { median >= bound };
+        match (reaches(self.row.floor), reaches(self.row.aim)) {
+            (_, true) => "aim",
+            (true, false) => "floor",
+            (false, false) => "short",
+        }
+    }
+
+    fn json(&self) -> Value {
+        let Row { name, what, floor, aim, command, .. } = self.row;
+        json!({
+            "name": name, "what": what, "floor": floor, "aim": aim, "measured": self.median(), "runs": self.measured,
+            "reached": self.verdict(), "why_not": self.why_not, "command": command,
+        })
+    }
+}
+
+/// The table, in the words of Markdown.
+fn table(figures: &[Figure<'_>], provenance: &Provenance) -> String {
+    let Provenance { commit, kernel, cpu, cores, date, .. } = provenance;
+    let mut text = format!("{cpu}, {cores} cores, Linux {kernel}, {date}, commit {commit}\n\n");
+    text.push_str(
+        "| figure | floor | aim | measured | least to most | reached | command |\n|---|---|---|---|---|---|---|\n",
+    );
+    for figure in figures {
+        let row = figure.row;
+        let sign = if row.less { "≤" } else { "≥" };
+        let median = figure.median().map_or("-".to_owned(), number);
+        let spread = match figure.measured[..] {
+            [] | [_] => "-".to_owned(),
+            [least, .., most] => format!("{} to {}", number(least), number(most)),
+        };
+        let reached = match &figure.why_not {
+            Some(why) => format!("{}; {why}", figure.verdict()),
+            None => figure.verdict().to_owned(),
+        };
+        let (floor, aim) = (number(row.floor), number(row.aim));
+        writeln!(
+            text,
+            "| {} | {sign} {floor} | {sign} {aim} | {median} | {spread} | {reached} | `{}` |",
+            row.what, row.command
+        )
+        .expect("a String takes all");
+    }
+    text
+}
+
+/// A number as people read it.
+fn number(value: f64) -> String {
+    match value.abs() {
+        10_000.0.. => {
+            let digits = format!("{value:.0}");
+            let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|g| str::from_utf8(g).ok()).collect();
+            groups.join(",")
+        }
+        100.0.. => format!("{value:.0}"),
+        _ if value.fract() == 0.0 => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+/// Replaces what stands between the marks of a file.
+fn put(path: &Path, text: &str) -> Result<(), Failure> {
+    let file = std::fs::read_to_string(path).map_err(|error| Failure::of_file("read", path, &error))?;
+    let parts = file.split_once(MARKS[0]).and_then(|(head, rest)| Some((head, rest.split_once(MARKS[1])?.1)));
+    let Some((head, tail)) = parts else {
+        let text = format!("{} has no place for the table: two lines, {} and {}", path.display(), MARKS[0], MARKS[1]);
+        return Err(Failure::new(Code::Usage, text.replace('\n', "")));
+    };
+    let whole = format!("{head}{}{text}{}{tail}", MARKS[0], MARKS[1]);
+    std::fs::write(path, whole).map_err(|error| Failure::of_file("write", path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_a_measurement_and_every_measurement_a_row() {
+        for row in ROWS {
+            assert!(MEASUREMENTS.iter().any(|measurement| measurement.name == row.measurement), "{}", row.name);
+            let is_beyond = if row.less { row.aim <= row.floor } else { row.aim >= row.floor };
+            assert!(is_beyond, "{}: the aim is beyond the floor", row.name);
+        }
+        for measurement in MEASUREMENTS {
+            assert!(ROWS.iter().any(|row| row.measurement == measurement.name), "{}", measurement.name);
+        }
+    }
+
+    #[test]
+    fn numbers_are_for_people() {
+        let said: Vec<String> = [512_345.6, 0.256, 28.5, 5.0, 340.0, 0.0].into_iter().map(number).collect();
+        assert_eq!(said, ["512,346", "0.26", "28.5", "5", "340", "0"]);
+    }
+
+    #[test]
+    fn a_figure_that_misses_its_floor_is_short() {
+        let row = &ROWS[0];
+        let verdict = |measured: f64| Figure { row, measured: vec![measured], why_not: None }.verdict();
+        assert_eq!([verdict(row.aim), verdict(row.floor), verdict(row.floor * 0.99)], ["aim", "floor", "short"]);
+        assert_eq!(Figure { row, measured: Vec::new(), why_not: None }.verdict(), "not measured");
+    }
+
+    #[test]
+    fn the_table_stands_between_its_marks() {
+        let path = std::env::temp_dir().join(format!("ringshard-table-{}", std::process::id()));
+        std::fs::write(&path, format!("above\n{}old\n{}below\n", MARKS[0], MARKS[1])).expect("it is writable");
+        put(&path, "new\n").expect("it has marks");
+        let text = std::fs::read_to_string(&path).expect("it is readable");
+        assert_eq!(text, format!("above\n{}new\n{}below\n", MARKS[0], MARKS[1]));
+        std::fs::write(&path, "no marks").expect("it is writable");
+        assert_eq!(put(&path, "new\n").err().map(|failure| failure.code), Some(Code::Usage));
+        std::fs::remove_file(&path).expect("it was made here");
+    }
+}
