@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Flag, Raw};
+use crate::control::admin::CellMove;
 use crate::exit::{Code, Failure};
 
 /// A game server for one large, seamless, persistent world.
@@ -41,6 +42,9 @@ pub enum Command {
     Status(StatusArgs),
     /// Ask a running node to do something, over its admin socket.
     Admin(AdminArgs),
+    /// Look at what a running node decides by itself, and steer it.
+    #[command(subcommand)]
+    Tune(Tune),
     /// Read a stopped server's data folder.
     Inspect(InspectArgs),
     /// Run the world in the deterministic host; exit 1 on any violation.
@@ -211,6 +215,44 @@ pub enum AdminVerb {
     Checkpoint,
 }
 
+/// What can be tuned.
+#[derive(Subcommand, Debug)]
+pub enum Tune {
+    /// Which shard owns which cell of the land, what that costs, and who decides it.
+    Cuts(CutsArgs),
+}
+
+/// Arguments of `tune cuts`.
+#[derive(Args, Debug)]
+pub struct CutsArgs {
+    /// Data folder of the node.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ringshard")]
+    pub data: PathBuf,
+    /// Give a cell to a shard; may come more than once. Columns count eastwards, rows northwards, from 0.
+    #[arg(long = "move", value_name = "X,Y=SHARD", value_parser = parse_cell_move)]
+    pub moves: Vec<CellMove>,
+    /// Whether the node moves cells by itself when its shards' costs differ.
+    #[arg(long, value_name = "on|off", value_parser = parse_switch)]
+    pub auto: Option<bool>,
+}
+
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected on or off".to_string()),
+    }
+}
+
+fn parse_cell_move(text: &str) -> Result<CellMove, String> {
+    let parse = || {
+        let (cell, shard) = text.split_once('=')?;
+        let (x, y) = cell.split_once(',')?;
+        Some(CellMove { x: x.parse().ok()?, y: y.parse().ok()?, shard: shard.parse().ok()? })
+    };
+    parse().ok_or_else(|| "expected column, row and shard, as 31,32=1".to_string())
+}
+
 /// Arguments of `inspect`.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
@@ -373,6 +415,19 @@ mod tests {
     fn a_reusable_token_is_for_development_only() {
         assert!(asked("ringshard token --reusable").is_err());
         assert!(matches!(command("ringshard token --dev --reusable"), Command::Token(args) if args.reusable));
+    }
+
+    #[test]
+    fn a_cell_and_its_shard_are_three_numbers() {
+        let Command::Tune(Tune::Cuts(args)) = command("ringshard tune cuts --move 3,4=1 --move 0,63=0 --auto off")
+        else {
+            panic!()
+        };
+        let cells: Vec<_> = args.moves.iter().map(|wish| (wish.x, wish.y, wish.shard)).collect();
+        assert_eq!((cells, args.auto), (vec![(3, 4, 1), (0, 63, 0)], Some(false)));
+        for wrong in ["--move 3,4", "--move 3=1", "--move 3,4=x", "--move 3,4=256", "--auto maybe", "--move"] {
+            assert_eq!(asked(&format!("ringshard tune cuts {wrong}")).expect_err(wrong).code, Code::Usage, "{wrong}");
+        }
     }
 
     #[test]

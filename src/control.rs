@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{Code, Failure};
 use crate::flight::folder::FlightFolder;
+use crate::ids::{CellKey, ShardId};
 use crate::keeper::KeeperView;
 use crate::limits::{CONTROL_COMMANDS_MAX, CONTROL_POLL_MS, CONTROL_REPORTS_MAX};
 use live::{LiveForm, LiveView};
@@ -59,8 +60,68 @@ pub struct ShardReport {
     pub record: Option<RecordReport>,
     /// Totals of what was dropped, by reason.
     pub drops: Vec<(&'static str, u64)>,
+    /// What its cells and lanes cost.
+    pub cost_us: CostUs,
+    /// Cells of the land that it owns.
+    pub cells: u64,
+    /// Total of ticks longer than 33 ms.
+    pub long_ticks: u64,
+    /// What the coordinator did; from the shard that it runs on.
+    pub cuts: Option<CutsReport>,
+    /// The cuts themselves, from the same, only after [`ControlCommand::ShowCuts`].
+    pub cuts_view: Option<CutsView>,
     /// Who plays here, only after [`ControlCommand::ListPlayers`].
     pub players: Option<Vec<PlayerRow>>,
+}
+
+/// What is measured of a tick, microseconds; median ticks, smoothed over about a second.
+#[derive(Clone, Copy, PartialEq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct CostUs {
+    /// For the entities of the cells that the shard owns: it moves with the cells.
+    pub cells: f64,
+    /// For the sessions of its lanes, packets in and out.
+    pub lanes: f64,
+}
+
+/// What the coordinator of the cuts did since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct CutsReport {
+    /// It balances by itself.
+    pub auto: bool,
+    /// Decrees about cuts.
+    pub decrees: u64,
+    /// Cells that they moved.
+    pub cells_moved: u64,
+    /// The last one is in force from this tick on; 0 before the first.
+    pub last_tick: u64,
+    /// Cells that it moved.
+    pub last_cells: u64,
+    /// Somebody asked for it.
+    pub last_by_hand: bool,
+}
+
+/// The cuts, as `tune cuts` shows them.
+#[derive(Clone, PartialEq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct CutsView {
+    /// Owner of each cell of the land, row by row from the south-west.
+    pub owners: Vec<u8>,
+    /// The cells with entities.
+    pub cells: Vec<CellRow>,
+}
+
+/// One cell with entities.
+#[derive(Clone, Copy, PartialEq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct CellRow {
+    /// Column, eastwards.
+    pub x: i16,
+    /// Row, northwards.
+    pub y: i16,
+    /// Its owner.
+    pub shard: u8,
+    /// What it costs, microseconds a tick.
+    pub cost_us: f64,
+    /// Entities at home in it.
+    pub entities: u32,
 }
 
 /// What a shard's flight recorder does.
@@ -98,6 +159,17 @@ pub enum ControlCommand {
     StopAt(u64),
     /// Put the players into the next report.
     ListPlayers,
+    /// Put the cuts into the next report; only for the shard that balances, like those that follow.
+    ShowCuts,
+    /// Balance the cuts, or leave them alone.
+    AutoCuts(bool),
+    /// Give a cell of the land to a shard.
+    MoveCell {
+        /// Which.
+        cell: CellKey,
+        /// To whom.
+        to: ShardId,
+    },
 }
 
 /// What control needs to know, and its ends of the queues.

@@ -86,6 +86,16 @@ pub const LEAVES_PER_BODY_MAX: usize = 32;
 pub const KEYFRAME_TICKS: u64 = 64;
 /// Ticks that a decree is sent ahead at the least, so that every shard hears it before it is in force.
 pub const DECREE_TICKS_MIN: u64 = 12;
+/// Ticks over which a shard measures what its cells and lanes cost, and between two looks at the balance: so there are at
+/// most two decrees about cuts a second.
+pub const COST_TICKS: u64 = 30;
+/// Cells that one decree moves for the balance. More wait for the next one.
+pub const CUT_CELLS_MAX: usize = 32;
+/// Entities in the cells after the first that one decree moves: all are handed over in one tick, at about 5 us each.
+/// More wait for the next one.
+pub const CUT_ENTITIES_MAX: u32 = 1_000;
+/// Moves of cells by hand that wait for a decree. More are not heard: `tune cuts` says that its cells did not move.
+pub const CUT_WISHES_MAX: usize = 64;
 /// Least ticks that a piece of wildlife lives; it lives at most twice as long.
 pub const NPC_LIFE_TICKS: u32 = 10 * 60 * TICK_HZ as u32;
 /// Public events of one shard in one tick. More are not shown, counted `events_over`.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use ringshard::cli::{self, AdminArgs, Asked, Cli, Command, DoctorArgs, ServeArgs, StatusArgs};
+use ringshard::cli::{self, AdminArgs, Asked, Cli, Command, DoctorArgs, ServeArgs, StatusArgs, Tune};
 use ringshard::config::{self, Flag, Raw};
 use ringshard::control::client;
 use ringshard::exit::{Code, Failure, say};
@@ -43,6 +43,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Status(args) => status(&args, json),
         Command::Admin(args) => admin(&args, json),
+        Command::Tune(Tune::Cuts(args)) => tools::cuts(&args, json),
         Command::Token(args) => tools::token(&args, json),
         Command::Frame(args) => tools::frame(&args, json),
         Command::Inspect(args) => tools::inspect(&args, json),

@@ -83,6 +83,8 @@ pub enum Bug {
     HandoffStays,
     /// The owner epoch does not rise at a handoff.
     EpochStays,
+    /// Who stands in a cell that got another owner goes there only if the decree came in time.
+    LateCutForgotten,
     /// An effect to another shard is lost now and then.
     EffectLost,
     /// A reliable message is delivered twice when its packet comes twice.

@@ -4,7 +4,9 @@
 //! present tick; nothing here waits but the sleep to the edge and the two bounded meetings. Never takes a lock and never
 //! wakes another thread.
 
+mod coordinator;
 pub mod core;
+mod costs;
 pub mod links;
 pub mod recorder;
 
@@ -14,11 +16,13 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use hdrhistogram::Histogram;
 
+use self::coordinator::Coordinator;
 use self::core::{Core, Rules, Whom};
+use self::costs::{Costs, Part};
 use self::links::{Links, Outgoing, frame, keep_alive, seal};
 use self::recorder::{Recorder, RecorderSetup};
 use crate::clock::{Clock, unix_s};
-use crate::control::{ControlCommand, PlayerRow, ShardReport};
+use crate::control::{ControlCommand, CostUs, PlayerRow, ShardReport};
 use crate::executor;
 use crate::flight::folder::Progress;
 use crate::ids::{FINE_PER_M, ShardId};
@@ -38,6 +42,10 @@ use crate::world::{Decree, DecreeKind, World};
 
 /// Nice level that shards ask for.
 pub const SHARD_NICE: i32 = -10;
+/// The shard that balances the cuts.
+const BALANCING: ShardId = ShardId(0);
+/// A tick that takes longer than this is counted: players see it as a pause.
+const LONG_TICK_NS: u64 = 33_000_000;
 /// Ticks between two reports to control.
 const REPORT_TICKS: u64 = TICK_HZ / 4;
 /// Ticks between two looks for silent peers.
@@ -101,9 +109,13 @@ struct Shard {
     reports: Arc<ArrayQueue<ShardReport>>,
     commands: Arc<ArrayQueue<ControlCommand>>,
     recorder: Option<Recorder>,
+    costs: Costs,
+    /// On the shard that balances.
+    coordinator: Option<Coordinator>,
     overran: Option<Arc<Progress>>,
     stop_tick: Option<u64>,
     list_players: bool,
+    show_cuts: bool,
     late_meetings: u64,
     late_edges: u64,
     frames_out: u64,
@@ -117,6 +129,8 @@ struct Gauge {
     ticks: u64,
     since_ns: u64,
     enters: u64,
+    /// Since the start.
+    long_ticks: u64,
 }
 
 /// Runs a shard on the calling thread until it was told to stop. `ready` is called once it may be joined.
@@ -144,6 +158,7 @@ impl Shard {
         let core = Core::new(setup.world, shards, setup.rules);
         let overran = setup.recorder.as_ref().map(|recorder| recorder.progress.clone());
         let recorder = setup.recorder.map(|recorder| Recorder::start(recorder, setup.clock, &core));
+        let coordinator = (setup.shard == BALANCING).then(|| Coordinator::new(true));
         Ok(Shard {
             cpu: setup.cpu,
             clock: setup.clock,
@@ -158,9 +173,12 @@ impl Shard {
             reports: setup.reports,
             commands: setup.commands,
             recorder,
+            costs: Costs::new(setup.clock),
+            coordinator,
             overran,
             stop_tick: None,
             list_players: false,
+            show_cuts: false,
             late_meetings: 0,
             late_edges: 0,
             frames_out: 0,
@@ -170,6 +188,7 @@ impl Shard {
                 ticks: 0,
                 since_ns: 0,
                 enters: 0,
+                long_ticks: 0,
             },
         })
     }
@@ -205,10 +224,15 @@ impl Shard {
         self.core.give_actions(tick);
         self.recorder.iter_mut().for_each(|recorder| recorder.given(&self.core));
         self.mesh.give_inputs(tick, &mut self.core.inputs);
+        self.costs.begin();
         self.core.begin(tick);
+        self.costs.end(Part::Act);
         self.meet_inputs(tick);
+        self.costs.begin();
         self.core.play();
+        self.costs.end(Part::Play);
         self.publish(tick);
+        self.costs.end(Part::Show);
         self.send(tick, Whom::Here);
         self.meet_outcomes(tick);
         self.send(tick, Whom::Rest);
@@ -218,6 +242,7 @@ impl Shard {
 
     /// Everything that arrived since the last tick.
     fn receive(&mut self, tick: u64) {
+        self.costs.begin();
         let Shard { ring, links, core, .. } = self;
         let now = (tick, unix_s());
         let mut has_room = [false; LANES];
@@ -235,6 +260,7 @@ impl Shard {
             Event::TcpClosed { connection, .. } => links.handle_closed(core, connection),
             Event::TcpSent { .. } => (),
         });
+        self.costs.end(Part::Serve);
     }
 
     fn hear_keeper_and_control(&mut self, tick: u64) {
@@ -250,6 +276,11 @@ impl Shard {
                     self.core.close_all(Close::Drain);
                 }
                 ControlCommand::ListPlayers => self.list_players = true,
+                ControlCommand::ShowCuts => self.show_cuts = true,
+                ControlCommand::AutoCuts(auto) => self.coordinator.iter_mut().for_each(|it| it.set_auto(auto)),
+                ControlCommand::MoveCell { cell, to } => {
+                    self.coordinator.iter_mut().for_each(|it| it.wish(cell, to));
+                }
             }
         }
         if tick.is_multiple_of(CLOCK_TICKS) && self.core.world.shard == ShardId(0) {
@@ -261,13 +292,18 @@ impl Shard {
     fn meet_inputs(&mut self, tick: u64) {
         let own = self.core.world.shard;
         let mut mine = std::mem::take(&mut self.core.inputs[own.index()]);
+        self.costs.begin();
         self.core.take_inputs(own, &mine);
+        self.costs.end(Part::Play);
         mine.reset(tick);
         self.core.inputs[own.index()] = mine;
         let may_wait = self.may_wait();
-        let Shard { core, mesh, .. } = self;
-        self.late_meetings +=
-            mesh.take_inputs(tick, may_wait, |from, parcel: &mut InputParcel| core.take_inputs(from, parcel));
+        let Shard { core, mesh, costs, .. } = self;
+        self.late_meetings += mesh.take_inputs(tick, may_wait, |from, parcel: &mut InputParcel| {
+            costs.begin();
+            core.take_inputs(from, parcel);
+            costs.end(Part::Play);
+        });
     }
 
     /// The patience of one meeting. A peer that is this late was perhaps put off this very core: it gets a chance.
@@ -291,8 +327,13 @@ impl Shard {
         let mut shown = self.take_frame();
         let frame = Arc::get_mut(&mut shown).expect("a frame from the pool is nobody's");
         let mut parcels: Vec<&mut OutcomeParcel> = outs.iter_mut().map(|parcel| &mut **parcel).collect();
-        self.core.world.publish(frame, &mut parcels);
+        self.core.publish(frame, &mut parcels);
         outs.iter_mut().for_each(|parcel| parcel.frame = Some(shown.clone()));
+        if self.costs.weigh(&self.core.world) {
+            let out = &mut outs[BALANCING.index()];
+            out.weighed = true;
+            out.costs.extend_from_slice(&self.costs.table);
+        }
         self.recorder.iter_mut().for_each(|recorder| recorder.parcels(tick, &outs));
         self.frames.push(shown);
         self.own = self.mesh.give_outcomes(outs);
@@ -314,6 +355,7 @@ impl Shard {
 
     /// Bodies of the sessions that are due.
     fn send(&mut self, tick: u64, whom: Whom) {
+        self.costs.begin();
         let Shard { core, links, ring, frames_out, .. } = self;
         core.send_due(whom, |session, write| match links.outgoing(session) {
             Some(Outgoing::Udp { connection, address }) => {
@@ -336,6 +378,7 @@ impl Shard {
             // A stream that is behind gets the next snapshot instead; one that is gone ends with this drain.
             Some(Outgoing::Tcp { .. }) | None => (),
         });
+        self.costs.end(Part::Serve);
     }
 
     /// What is left of a tick: ends, answers, rows, the report.
@@ -359,9 +402,14 @@ impl Shard {
         for connection in self.links.closes.drain(..) {
             self.ring.tcp_close(connection);
         }
+        self.costs.begin();
         self.ring.submit();
+        self.costs.end(Part::Serve);
+        self.costs.tick();
         self.give_keeper();
-        if tick.is_multiple_of(REPORT_TICKS) || self.list_players {
+        let Shard { coordinator, core, .. } = self;
+        coordinator.iter_mut().for_each(|coordinator| coordinator.decide(core));
+        if tick.is_multiple_of(REPORT_TICKS) || self.list_players || self.show_cuts {
             self.report(tick);
         }
     }
@@ -376,6 +424,8 @@ impl Shard {
 
     fn report(&mut self, tick: u64) {
         let now_ns = self.clock.now_ns();
+        let us = |ns: u64| ns as f64 / 1_000.0;
+        let show_cuts = std::mem::take(&mut self.show_cuts);
         let counters = self.ring.counters();
         let gauge = &mut self.gauge;
         let ticks = gauge.ticks.max(1) as f64;
@@ -396,6 +446,11 @@ impl Shard {
             packets_in: counters.datagrams_in + self.links.frames_in,
             packets_out: counters.datagrams_out + self.frames_out,
             record: self.recorder.as_mut().map(|recorder| recorder.report(gauge.busy_ns)),
+            cost_us: CostUs { cells: us(self.costs.cells_ns()), lanes: us(self.costs.lanes_ns()) },
+            cells: self.core.world.cut().cells_of(self.core.world.shard) as u64,
+            long_ticks: gauge.long_ticks,
+            cuts: self.coordinator.as_ref().map(|coordinator| coordinator.report(&self.core)),
+            cuts_view: show_cuts.then(|| self.coordinator.as_mut().map(|it| it.view(&self.core))).flatten(),
             drops: Vec::new(),
             players: None,
         };
@@ -433,6 +488,7 @@ impl Shard {
             ("effects_refused", world.effects_refused),
             ("events_over", world.events_over),
             ("entities_hidden", world.entities_hidden),
+            ("decrees_late", world.decrees_late),
             ("keeper_full", self.core.keeper.len() as u64),
         ]);
         drops
@@ -456,6 +512,7 @@ impl Gauge {
         self.tick_us.saturating_record(busy_ns / 1_000);
         self.busy_ns += busy_ns;
         self.ticks += 1;
+        self.long_ticks += u64::from(busy_ns > LONG_TICK_NS);
     }
 }
 

@@ -16,19 +16,19 @@ pub mod trader;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::goods::{Asked, Offer, Order, OrderId, OrderKind, Thing};
-use crate::ids::{CELL_GRID, EntityId, FINE_SHIFT, GRID_PER_M, ShardId};
+use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, ShardId};
 use crate::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreError, StoreErrorKind, Terms};
 use crate::limits::BODY_BYTES_MAX;
 use crate::net::interest::Radii;
 use crate::shard::core::{Core, Rules};
-use crate::world::cut::CutMap;
+use crate::world::cut::{CELLS, CutMap};
 use crate::world::land::{LAND_CELLS, Land};
 use crate::world::random::{below, random};
-use crate::world::{WorldConfig, roll_hash};
+use crate::world::{DecreeKind, WorldConfig, roll_hash};
 use bots::Crossing;
 use clients::Clients;
 use faults::{Fault, Faults, Feature, Plan};
@@ -57,6 +57,8 @@ const STALL_TICKS_MAX: u32 = 50;
 const TERMS: Terms = Terms { mail_ticks: 400, thing_ticks: 500 };
 /// Shards whose borders the bots gather at, whatever the number of shards of the run.
 const BORDERS_OF_SHARDS: usize = 8;
+/// One tick in how many brings another cut of the land.
+const CUT_CHANCES: u32 = 64;
 /// Bots at one border.
 const BOTS_AT_A_BORDER: u64 = 8;
 
@@ -107,6 +109,8 @@ pub struct SimReport {
     pub handoffs: u64,
     /// Effects between shards.
     pub effects_across: u64,
+    /// Decrees that cut the land anew.
+    pub cuts: u64,
     /// Checks made.
     pub invariants_checked: u64,
     /// Checks that failed.
@@ -154,8 +158,11 @@ pub struct Sim {
     /// Ticks between two commits.
     commit_ticks: u64,
     hash: u64,
+    /// Where the bots meet.
+    haunts: Vec<CellKey>,
     handoffs: u64,
     effects_across: u64,
+    cuts: u64,
     restarts: u64,
 }
 
@@ -192,8 +199,10 @@ impl Sim {
             oracle: Oracle::new(TERMS),
             commit_ticks,
             hash: config.seed,
+            haunts: haunts.iter().map(|crossing| cell_of(crossing.position(0))).collect(),
             handoffs: 0,
             effects_across: 0,
+            cuts: 0,
             restarts: 0,
         }
     }
@@ -237,6 +246,7 @@ impl Sim {
     fn run_tick(&mut self, mut node: Node) -> Option<Node> {
         let tick = self.tick;
         self.strike_stalls(&mut node);
+        self.cut_anew(&mut node);
         let Sim { clients, plan, .. } = self;
         clients.hear_ends(&mut node, tick);
         clients.up(&mut node, plan, tick);
@@ -257,6 +267,37 @@ impl Sim {
         let node = self.keep(node)?;
         self.oracle.check_world(&node, tick);
         Some(node)
+    }
+
+    /// Now and then the land gets other owners: all of it, or the cells around the bots. When and how depends on the seed
+    /// alone, so that it is the same on any number of shards and with any faults.
+    fn cut_anew(&mut self, node: &mut Node) {
+        let (tick, seed, shards) = (self.tick, self.config.seed, self.config.shards);
+        let draw = |n: u64, bound: u32| below(random(seed, EntityId::NONE, tick, 1_000 + n), bound);
+        if draw(0, CUT_CHANCES) > 0 || !node.runs(0, tick) || !node.cores[0].may_decree(tick) {
+            return;
+        }
+        let cut = match draw(1, 2) {
+            0 => {
+                let starts: BTreeSet<u32> = (1..).map(|n| 1 + draw(1 + n, CELLS as u32 - 1)).take(shards - 1).collect();
+                // Two draws may fall together: then the last shards own nothing.
+                let starts: Vec<u32> = std::iter::once(0).chain(starts).collect();
+                if starts.len() < shards {
+                    return;
+                }
+                CutMap::from_starts(&starts)
+            }
+            _ => {
+                let near = |cell: &CellKey| [-1, 0, 1].map(|dx| CellKey { x: cell.x + dx, ..*cell });
+                let cells = self.haunts.iter().flat_map(near).enumerate();
+                let owner = |at: usize| ShardId(draw(1_000 + at as u64, shards as u32) as u8);
+                let moves: Vec<_> = cells.map(|(at, cell)| (cell, owner(at))).collect();
+                node.cores[0].world.cut().with(&moves)
+            }
+        };
+        node.cores[0].decree(DecreeKind::Cut(Arc::new(cut)));
+        self.plan.note(Feature::Cut, tick);
+        self.cuts += 1;
     }
 
     fn strike_stalls(&mut self, node: &mut Node) {
@@ -411,6 +452,7 @@ impl Sim {
             bots: self.clients.all.iter().filter(|client| client.bot.plays()).count() as u64,
             handoffs: self.handoffs,
             effects_across: self.effects_across,
+            cuts: self.cuts,
             acted,
             orders: self.oracle.orders(),
             ops_acked: deals(|counts| counts.acked),
@@ -458,6 +500,10 @@ fn impostor(tick: u64) -> Order {
     Order { id, kind }
 }
 
+fn cell_of((x, y): (i32, i32)) -> CellKey {
+    CellKey::of_fine(x << FINE_SHIFT, y << FINE_SHIFT)
+}
+
 /// Places on the borders of eight shards where a bot can cross, drawn from the seed.
 fn borders(land: &Land, config: SimConfig) -> Vec<Crossing> {
     let cut = CutMap::equal(BORDERS_OF_SHARDS);
@@ -469,13 +515,12 @@ fn borders(land: &Land, config: SimConfig) -> Vec<Crossing> {
         let along = draw(2, LAND_CELLS as u32) * CELL_GRID + CELL_GRID / 2;
         let crossing = Crossing { upright, line, along, reach: 7 * GRID_PER_M };
         let at = |across: i32| crossing.position(across);
-        let fine = |(x, y): (i32, i32)| (x << FINE_SHIFT, y << FINE_SHIFT);
-        let owner = |(x, y): (i32, i32)| cut.owner(crate::ids::CellKey::of_fine(x, y));
-        let differs = owner(fine(at(-GRID_PER_M))) != owner(fine(at(GRID_PER_M)));
+        let owner = |position: (i32, i32)| cut.owner(cell_of(position));
+        let differs = owner(at(-GRID_PER_M)) != owner(at(GRID_PER_M));
         let open = |along: i32| {
             (-10..=10).all(|metre| {
-                let (x, y) = fine(Crossing { along, ..crossing }.position(metre * GRID_PER_M));
-                !land.is_blocked(x, y)
+                let (x, y) = Crossing { along, ..crossing }.position(metre * GRID_PER_M);
+                !land.is_blocked(x << FINE_SHIFT, y << FINE_SHIFT)
             })
         };
         if differs && (0..12).step_by(2).all(|metre| open(along + metre * GRID_PER_M)) {

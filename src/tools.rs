@@ -1,9 +1,11 @@
-//! The short commands: tokens, ready frames, a look into a data folder, the simulator, replays.
+//! The short commands: tokens, ready frames, a look into a data folder, the simulator, replays, cuts.
 //!
 //! Owns nothing. Promises: what a person reads has a `--json` twin; a wrong argument is one clear sentence.
 
+mod cuts;
 mod seeds;
 
+pub use cuts::cuts;
 pub use seeds::sim;
 
 use std::io::Write;

@@ -26,8 +26,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("io", &["ids", "limits", "exit", "clock", "sys", "net"]),
     ("config", BASE),
     ("preflight", &["ids", "limits", "exit", "sys", "io"]),
-    ("cli", &["ids", "limits", "exit", "config", "sim"]),
-    ("control", &["ids", "limits", "exit", "clock", "sys", "flight", "keeper"]),
+    ("cli", &["ids", "limits", "exit", "config", "sim", "control::admin"]),
+    ("control", &["ids", "limits", "exit", "clock", "sys", "flight", "keeper", "world::land"]),
     // Pure but for its folder.
     ("flight", &["ids", "limits", "goods", "world", "exit"]),
     ("flight::folder", &["ids", "limits", "exit", "clock", "flight"]),
@@ -71,8 +71,8 @@ const LOCKLESS: &[&str] = &["src/world", "src/net", "src/mesh", "src/shard", "sr
 const PURE: &[&str] = &["src/world", "src/net", "src/flight/record.rs", "src/flight/replay.rs"];
 
 /// Source files under src, without tests and generated code. More need a reason; beyond 80 go ledger,
-/// faults and replay.
-const FILES_MAX: usize = 100;
+/// faults and replay; beyond 100 the balance of the shards.
+const FILES_MAX: usize = 110;
 /// Lines of one source file.
 const FILE_LINES_MAX: usize = 1_000;
 /// Lines of one function, signature and closing brace included.

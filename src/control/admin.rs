@@ -15,8 +15,8 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::PlayerRow;
 use super::status::Board;
+use super::{CutsReport, CutsView, PlayerRow};
 use crate::exit::{Code, Failure};
 use crate::limits::{
     ADMIN_ANSWER_MS_MAX, ADMIN_CLIENTS_MAX, ADMIN_LINE_BYTES_MAX, ADMIN_SILENT_MS_MAX, CONTROL_POLL_MS,
@@ -26,13 +26,30 @@ use crate::limits::{
 pub const SOCKET_NAME: &str = "admin.sock";
 
 /// One question.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Request {
-    /// `drain`, `players` or `record`.
+    /// `drain`, `players`, `record`, `checkpoint` or `cuts`.
     pub verb: String,
     /// Where a checkpoint goes, an absolute path; without it, into the data folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<PathBuf>,
+    /// Cells that get another owner, for the verb `cuts`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<CellMove>,
+    /// Whether the cuts are balanced from now on, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto: Option<bool>,
+}
+
+/// A cell that gets another owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CellMove {
+    /// Column, eastwards.
+    pub x: i16,
+    /// Row, northwards.
+    pub y: i16,
+    /// The new owner.
+    pub shard: u8,
 }
 
 /// One answer.
@@ -49,6 +66,12 @@ pub struct Answer {
     /// Who plays, for the verb `players`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub players: Option<Vec<PlayerRow>>,
+    /// What the coordinator of the cuts did, for the verb `cuts`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cuts: Option<CutsReport>,
+    /// The cuts as they are, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub view: Option<CutsView>,
 }
 
 impl Answer {
@@ -162,7 +185,27 @@ async fn answer(request: &Request, board: &Board) -> Answer {
                 Err(failure) => Answer::refused(failure.text),
             }
         }
-        other => Answer::refused(format!("unknown verb {other:?}; there are drain, players, record and checkpoint")),
+        "cuts" => cuts(request, board).await,
+        other => {
+            Answer::refused(format!("unknown verb {other:?}; there are drain, players, record, checkpoint and cuts"))
+        }
+    }
+}
+
+async fn cuts(request: &Request, board: &Board) -> Answer {
+    let before = match board.steer_cuts(&request.moves, request.auto) {
+        Ok(before) => before,
+        Err(error) => return Answer::refused(error),
+    };
+    let deadline = Instant::now() + Duration::from_millis(ADMIN_ANSWER_MS_MAX);
+    loop {
+        match board.cuts_since(before) {
+            Some((cuts, view)) => return Answer { ok: true, cuts: Some(cuts), view: Some(view), ..Answer::default() },
+            None if Instant::now() >= deadline => {
+                return Answer::refused(format!("no answer within {ADMIN_ANSWER_MS_MAX} ms from shard 0"));
+            }
+            None => sleep(Duration::from_millis(CONTROL_POLL_MS)).await,
+        }
     }
 }
 

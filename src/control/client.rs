@@ -81,14 +81,18 @@ pub fn status(control: SocketAddr) -> Result<StatusPage, Failure> {
     serde_json::from_str(body).map_err(|error| strange(error.to_string()))
 }
 
-/// Asks a node over the admin socket in its data folder. A refusal is a [`Failure`] with exit code 1.
+/// Asks a node to do something that needs no more words than a verb. See [`ask`].
 pub fn admin(data: &Path, verb: &str, to: Option<PathBuf>) -> Result<Answer, Failure> {
+    ask(data, &Request { verb: verb.to_string(), to, ..Request::default() })
+}
+
+/// Asks a node over the admin socket in its data folder. A refusal is a [`Failure`] with exit code 1.
+pub fn ask(data: &Path, request: &Request) -> Result<Answer, Failure> {
     let path = data.join(SOCKET_NAME);
     let ask = || -> std::io::Result<String> {
         let mut stream = UnixStream::connect(&path)?;
         stream.set_read_timeout(Some(Duration::from_millis(2 * ADMIN_ANSWER_MS_MAX)))?;
-        let request =
-            serde_json::to_string(&Request { verb: verb.to_string(), to: to.clone() }).expect("a request is JSON");
+        let request = serde_json::to_string(request).expect("a request is JSON");
         writeln!(stream, "{request}")?;
         let mut answer = String::new();
         BufReader::new(stream.take(CONTROL_ANSWER_BYTES_MAX as u64)).read_line(&mut answer)?;

@@ -137,6 +137,7 @@ mod tests {
             rss_bytes: 64 << 20,
             conserved: true,
             keeper: None,
+            cuts: None,
             shards: [0, 1].iter().map(|&id| ShardStatus::from(&report(id))).collect(),
         }
     }

@@ -10,12 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crossbeam_queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
 
-use super::{ControlCommand, ControlConfig, PlayerRow, RecordReport, ShardReport};
+use super::admin::CellMove;
+use super::{ControlCommand, ControlConfig, CostUs, CutsReport, CutsView, PlayerRow, RecordReport, ShardReport};
 use crate::clock::unix_s;
 use crate::exit::{Code, Failure};
 use crate::flight::folder::{FlightFolder, Reason};
+use crate::ids::{CellKey, ShardId};
 use crate::keeper::KeeperView;
 use crate::sys;
+use crate::world::land::LAND_CELLS;
 
 /// The state of a node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -34,6 +37,8 @@ pub struct StatusPage {
     pub conserved: bool,
     /// What the keeper does; none before there is one.
     pub keeper: Option<KeeperStatus>,
+    /// What the coordinator of the cuts did; none before it reported.
+    pub cuts: Option<CutsReport>,
     /// Each shard that has reported, by number.
     pub shards: Vec<ShardStatus>,
 }
@@ -82,6 +87,12 @@ pub struct ShardStatus {
     pub packets_out: u64,
     /// What its flight recorder does; none where nothing is recorded.
     pub record: Option<RecordReport>,
+    /// What its cells and lanes cost.
+    pub cost_us: CostUs,
+    /// Cells of the land that it owns.
+    pub cells: u64,
+    /// Total of ticks longer than 33 ms.
+    pub long_ticks: u64,
     /// Totals of drops by reason.
     pub drops: BTreeMap<String, u64>,
 }
@@ -110,6 +121,9 @@ impl From<&ShardReport> for ShardStatus {
             packets_in: report.packets_in,
             packets_out: report.packets_out,
             record: report.record,
+            cost_us: report.cost_us,
+            cells: report.cells,
+            long_ticks: report.long_ticks,
             drops: report.drops.iter().map(|(reason, count)| (reason.to_string(), *count)).collect(),
         }
     }
@@ -132,15 +146,28 @@ impl StatusPage {
                 "keeper: {orders} orders, {conserved}, {live} characters in play, {commits} commits (longest {commit_us_max} us), {queue_depth} waiting{full}\n"
             ));
         }
-        text.push_str("shard cpu  p50 us  p99 us  busy sessions entities handoffs  late calls/tick  drops\n");
+        if let Some(cuts) = self.cuts.filter(|cuts| cuts.decrees > 0 || !cuts.auto) {
+            let CutsReport { decrees, cells_moved, last_tick, last_cells, .. } = cuts;
+            let auto = if cuts.auto { "" } else { ", balance off" };
+            text.push_str(&format!(
+                "cuts: {decrees} decrees moved {cells_moved} cells, the last one {last_cells} at tick {last_tick}{auto}\n"
+            ));
+        }
+        text.push_str(
+            "shard cpu  p50 us  p99 us  long  busy cells us lanes us cells sessions entities handoffs  late calls/tick  drops\n",
+        );
         for shard in &self.shards {
             text.push_str(&format!(
-                "{:>5} {:>3} {:>7} {:>7} {:>4.0}% {:>8} {:>8} {:>8} {:>5} {:>10.1}  {}\n",
+                "{:>5} {:>3} {:>7} {:>7} {:>5} {:>4.0}% {:>8.0} {:>8.0} {:>5} {:>8} {:>8} {:>8} {:>5} {:>10.1}  {}\n",
                 shard.id,
                 shard.cpu,
                 shard.tick_us.p50,
                 shard.tick_us.p99,
+                shard.long_ticks,
                 shard.busy * 100.0,
+                shard.cost_us.cells,
+                shard.cost_us.lanes,
+                shard.cells,
                 shard.sessions,
                 shard.entities,
                 shard.handoffs,
@@ -170,6 +197,16 @@ pub(super) struct Board {
     flight: Option<Arc<FlightFolder>>,
     keeper: Option<KeeperView>,
     shards: Mutex<Vec<Place>>,
+    cuts: Mutex<Cuts>,
+}
+
+/// What is known of the cuts.
+#[derive(Default)]
+struct Cuts {
+    report: Option<CutsReport>,
+    view: CutsView,
+    /// How often it was shown.
+    shown: u64,
 }
 
 /// What is known of one shard.
@@ -193,11 +230,16 @@ impl Board {
             flight: config.flight.clone(),
             keeper: config.keeper.clone(),
             shards: Mutex::new(config.commands.iter().map(|_| Place::default()).collect()),
+            cuts: Mutex::default(),
         }
     }
 
     fn shards(&self) -> MutexGuard<'_, Vec<Place>> {
         self.shards.lock().expect("no holder panics")
+    }
+
+    fn cuts(&self) -> MutexGuard<'_, Cuts> {
+        self.cuts.lock().expect("no holder panics")
     }
 
     pub fn set_ready(&self, ready: bool) {
@@ -210,6 +252,14 @@ impl Board {
 
     /// Takes a shard's report over the one before.
     pub fn take(&self, report: ShardReport) {
+        if report.cuts.is_some() {
+            let mut cuts = self.cuts();
+            cuts.report = report.cuts;
+            if let Some(view) = report.cuts_view.clone() {
+                cuts.view = view;
+                cuts.shown += 1;
+            }
+        }
         let mut shards = self.shards();
         let place = shards.get_mut(usize::from(report.id)).expect("a shard reports under its own number");
         place.status = Some(ShardStatus::from(&report));
@@ -231,6 +281,7 @@ impl Board {
             rss_bytes: sys::rss_bytes(),
             conserved: self.keeper.as_ref().is_none_or(|keeper| keeper.counters().breaks.load(Ordering::Relaxed) == 0),
             keeper: self.keeper.as_ref().map(keeper_status),
+            cuts: self.cuts().report,
             shards: shards.iter().filter_map(|place| place.status.clone()).collect(),
         }
     }
@@ -273,6 +324,43 @@ impl Board {
         // Files of megabytes are copied: not on the thread that answers everybody.
         let copied = tokio::task::spawn_blocking(move || flight.set_aside(Reason::Request)).await;
         copied.unwrap_or_else(|_| Err(Failure::new(Code::Failed, "setting the flight record aside panicked")))
+    }
+
+    /// Tells the shard that balances the cuts what is wanted, and asks for the cuts; gives how often they were shown before,
+    /// for [`Board::cuts_since`]. What is impossible changes nothing and is told.
+    pub fn steer_cuts(&self, moves: &[CellMove], auto: Option<bool>) -> Result<u64, String> {
+        let shards = self.commands.len();
+        let mut commands: Vec<ControlCommand> = auto.map(ControlCommand::AutoCuts).into_iter().collect();
+        for &CellMove { x, y, shard } in moves {
+            let on_land = |at: i16| (0..LAND_CELLS).contains(&at);
+            if !on_land(x) || !on_land(y) {
+                return Err(format!("there is no cell {x},{y}: columns and rows are 0 to {}", LAND_CELLS - 1));
+            }
+            if usize::from(shard) >= shards {
+                return Err(format!("there is no shard {shard}: this node has the shards 0 to {}", shards - 1));
+            }
+            let cell = CellKey { space: 0, y, x };
+            commands.push(ControlCommand::MoveCell { cell, to: ShardId(shard) });
+        }
+        commands.push(ControlCommand::ShowCuts);
+        let before = self.cuts().shown;
+        let balancing = &self.commands[0];
+        if balancing.capacity() - balancing.len() < commands.len() {
+            let most = balancing.capacity() - 2;
+            return Err(format!(
+                "shard 0 has no room for {} wishes now; ask again, with at most {most}",
+                commands.len()
+            ));
+        }
+        // Whoever else asks at the same moment may take the room: then the last ones are not heard.
+        let heard = commands.into_iter().all(|command| balancing.push(command).is_ok());
+        heard.then_some(before).ok_or_else(|| "shard 0 had no room for all of it; look, and ask again".to_owned())
+    }
+
+    /// The cuts, once they were shown since [`Board::steer_cuts`].
+    pub fn cuts_since(&self, before: u64) -> Option<(CutsReport, CutsView)> {
+        let cuts = self.cuts();
+        (cuts.shown > before).then(|| (cuts.report.unwrap_or_default(), cuts.view.clone()))
     }
 
     /// Asks every shard for its players. Gives how often each had listed them before, for [`Board::players_since`].

@@ -184,7 +184,7 @@ fn nonsense_is_answered_in_words_and_the_connection_lives() {
     };
     assert!(
         ask("{\"verb\":\"dance\"}")
-            .contains("unknown verb \\\"dance\\\"; there are drain, players, record and checkpoint")
+            .contains("unknown verb \\\"dance\\\"; there are drain, players, record, checkpoint and cuts")
     );
     assert!(ask("hello").contains("expected one line such as"));
     assert!(ask("{\"verb\":\"drain\"}").contains("\"ok\":true"));

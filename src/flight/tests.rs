@@ -20,7 +20,7 @@ use crate::world::land::Land;
 use crate::world::movement::{BUTTON_RUN, Command};
 use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel};
 use crate::world::random::random;
-use crate::world::{Decree, DecreeKind, World, WorldConfig};
+use crate::world::{DecreeKind, World, WorldConfig};
 
 const SEED: u64 = 5;
 const CONTENT: u64 = 77;
@@ -149,7 +149,7 @@ impl Realm {
         let mut outs: Vec<OutcomeParcel> = (0..count).map(|_| OutcomeParcel::default()).collect();
         outs.iter_mut().for_each(|out| out.reset(core.world.shard, tick));
         let mut frame = Frame::default();
-        core.world.publish(&mut frame, &mut outs.iter_mut().collect::<Vec<_>>());
+        core.publish(&mut frame, &mut outs.iter_mut().collect::<Vec<_>>());
         let frame = Arc::new(frame);
         outs.iter_mut().for_each(|out| out.frame = Some(frame.clone()));
         encoder.parcels(outs.iter());
@@ -186,10 +186,8 @@ impl Realm {
         let mut realm = Realm::new(shards, late);
         for tick in 1..=ticks {
             if tick == 130 && shards > 1 {
-                let starts = (0..shards as u32).map(|shard| shard * 700).collect();
-                let kind = DecreeKind::Cut(Arc::new(CutMap::from_starts(starts)));
-                let decree = Decree { tick: 160, kind };
-                realm.shards.iter_mut().for_each(|shard| shard.core.hear_decree(decree.clone()));
+                let starts: Vec<u32> = (0..shards as u32).map(|shard| shard * 700).collect();
+                realm.shards[0].core.decree(DecreeKind::Cut(Arc::new(CutMap::from_starts(&starts))));
             }
             realm.tick(tick);
         }

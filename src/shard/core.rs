@@ -8,17 +8,20 @@ use crate::flight::record::{Outside, Taken};
 use crate::goods::{Asked, GoodsNews, Settled};
 use crate::ids::{CELL_M, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
-use crate::limits::{EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANES, TICK_HZ};
+use crate::limits::{
+    DECREE_TICKS_MIN, EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANES, TICK_HZ,
+};
 use crate::net::handshake::Identity;
 use crate::net::interest::Radii;
 use crate::net::message::{Seam, ServerMessage, Welcome};
 use crate::net::messages::Close;
 use crate::net::session::{BodyDrop, Session, Sight};
+use crate::world::balance::CellCost;
 use crate::world::effect::Joining;
 use crate::world::frame::{Frame, Frames};
 use crate::world::land::LAND_M;
 use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel, Told};
-use crate::world::{Decree, Save, World};
+use crate::world::{Decree, DecreeKind, Save, World};
 
 /// Where a session is on its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +85,15 @@ pub enum Whom {
     Rest,
 }
 
+/// What a shard's cells cost, as it said last.
+#[derive(Clone, Debug, Default)]
+pub struct CostTable {
+    /// When.
+    pub tick: u64,
+    /// The cells with bodies, by their place in the land.
+    pub cells: Vec<(u16, CellCost)>,
+}
+
 /// Sessions and world of one shard.
 pub struct Core {
     /// The entities.
@@ -106,6 +118,14 @@ pub struct Core {
     pub late_parcels: u64,
     /// Claims that the keeper refused.
     pub claims_refused: u64,
+    /// By shard, on the one that balances.
+    pub costs: Vec<CostTable>,
+    /// A decree that leaves with the outcomes of this tick.
+    decree: Option<DecreeKind>,
+    /// First tick in which the next one may leave.
+    next_decree: u64,
+    /// Decrees that came with outcomes; the world hears them before its next tick.
+    decrees: Vec<Decree>,
     rules: Rules,
     lanes: Vec<Lane>,
     active: Vec<SessionRef>,
@@ -134,6 +154,10 @@ impl Core {
             rows: true,
             late_parcels: 0,
             claims_refused: 0,
+            costs: vec![CostTable::default(); shards],
+            decree: None,
+            next_decree: 0,
+            decrees: Vec::new(),
             rules,
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
             active: Vec::new(),
@@ -224,6 +248,23 @@ impl Core {
         let (client_id, guest, peaceful) = (identity.client_id, wishes.reusable, wishes.peaceful);
         let deeds = row.map_or(0, |row| row.deeds);
         self.joins.push(Joining { id, session, client_id, x, y, yaw, epoch, guest, peaceful, deeds });
+    }
+
+    /// The last decree is in force from this tick on.
+    pub fn decreed_tick(&self) -> u64 {
+        self.next_decree.saturating_sub(2)
+    }
+
+    /// Whether a decree may be made: the one before it is in force everywhere, and who it moved has arrived. An actor is
+    /// looked for where the cuts say that it is, so it must not have to move twice at once.
+    pub fn may_decree(&self, tick: u64) -> bool {
+        tick >= self.next_decree
+    }
+
+    /// Decrees something: every shard hears it with the outcome of this tick, this one as well, and it is in force
+    /// [`DECREE_TICKS_MIN`] later. Parcels are neither lost nor overtaken, so all shards hear all decrees in one order.
+    pub fn decree(&mut self, kind: DecreeKind) {
+        self.decree = Some(kind);
     }
 
     /// Hears a change that no entity owns.
@@ -358,6 +399,9 @@ impl Core {
     /// Before the input parcels leave: what sessions repeat until their entity named it, and who joins. From here on all
     /// that enters the world in this tick is in `inputs` and `outside`.
     pub fn give_actions(&mut self, tick: u64) {
+        for decree in std::mem::take(&mut self.decrees) {
+            self.hear_decree(decree);
+        }
         let Core { lanes, inputs, active, rules, .. } = self;
         for reference in active.iter() {
             let entry = lanes[usize::from(reference.lane)].entries[usize::from(reference.slot)].as_deref_mut();
@@ -399,11 +443,28 @@ impl Core {
         }
     }
 
+    /// Third part of the step: what everybody sees of it, and each shard's part of its outcome.
+    pub fn publish(&mut self, frame: &mut Frame, outs: &mut [&mut OutcomeParcel]) {
+        self.world.publish(frame, outs);
+        let tick = self.world.tick + DECREE_TICKS_MIN;
+        let decree = self.decree.take().map(|kind| Decree { tick, kind });
+        if decree.is_some() {
+            self.next_decree = tick + 2;
+        }
+        outs.iter_mut().for_each(|out| out.decree.clone_from(&decree));
+    }
+
     /// Takes the outcome of a tick from a shard, this one included.
     pub fn hear(&mut self, parcel: &mut OutcomeParcel) {
         self.late_parcels += u64::from(parcel.tick < self.world.tick);
         self.taken[parcel.shard.index()].outcomes = parcel.tick;
         self.world.arrive(parcel);
+        self.decrees.extend(parcel.decree.take());
+        if parcel.weighed {
+            let table = &mut self.costs[parcel.shard.index()];
+            table.tick = parcel.tick;
+            std::mem::swap(&mut table.cells, &mut parcel.costs);
+        }
         if let Some(frame) = parcel.frame.take() {
             self.frames.push(frame);
         }

@@ -108,11 +108,12 @@ pub enum Feature {
     PickUp,
     Deed,
     Row,
+    Cut,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Feature; 10] = [
+    pub const ALL: [Feature; 11] = [
         Feature::Join,
         Feature::Move,
         Feature::Handoff,
@@ -123,6 +124,7 @@ impl Feature {
         Feature::PickUp,
         Feature::Deed,
         Feature::Row,
+        Feature::Cut,
     ];
 }
 

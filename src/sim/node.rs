@@ -134,7 +134,7 @@ impl Node {
             let free = frames.iter().position(|frame| Arc::strong_count(frame) == 1);
             let mut frame = free.map_or_else(Arc::default, |at| frames.swap_remove(at));
             let shown = Arc::get_mut(&mut frame).expect("a free frame is nobody's");
-            core.world.publish(shown, &mut outs.iter_mut().map(|parcel| &mut **parcel).collect::<Vec<_>>());
+            core.publish(shown, &mut outs.iter_mut().map(|parcel| &mut **parcel).collect::<Vec<_>>());
             outs.iter_mut().for_each(|parcel| parcel.frame = Some(frame.clone()));
             frames.push(frame);
             own[at] = mesh[at].give_outcomes(outs);

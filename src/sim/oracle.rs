@@ -217,6 +217,9 @@ impl Oracle {
         }
         self.demand_at(tick, twice == 0, || format!("{twice} entities have two owners"));
         self.demand_at(tick, falls == 0, || format!("the owner epoch of {falls} entities did not rise"));
+        let running = node.cores.iter().filter(|core| core.world.tick == tick);
+        let strays: usize = running.map(|core| core.world.strays()).sum();
+        self.demand_at(tick, strays == 0, || format!("{strays} entities stay where they do not belong"));
         let keeper = node.cores.iter().map(|core| core.keeper.len()).max().unwrap_or(0);
         self.demand_at(tick, keeper <= 2 * KEEPER_WAITING_MAX, || format!("{keeper} commands wait for the keeper"));
         if node.is_even(tick) {

@@ -22,7 +22,7 @@ fn one_hash_on_any_number_of_shards() {
     for seed in [1, 2] {
         let one = run(seed, 1, 900);
         assert_eq!(one.bots, 80);
-        assert!(one.acted > 200, "{one:?}");
+        assert!(one.acted > 200 && one.cuts > 5, "{one:?}");
         for shards in [2, 4, 8] {
             let many = run(seed, shards, 900);
             assert_eq!(many.hash, one.hash, "seed {seed} on {shards} shards");
@@ -49,7 +49,8 @@ fn a_crowd_sees_itself() {
     let config = SimConfig { seed: 1, ticks: 600, shards: 2, bots: 300, npcs: 400, scenario, faults };
     let report = Sim::new(config).run();
     assert_eq!(report.violations, 0, "{:?}", report.violation_texts);
-    assert!(report.visible_min > 250, "{report:?}");
+    // Each new cut of its ground gives everybody in it new slices, which take a while to show.
+    assert!(report.cuts > 5 && report.visible_min > 200, "{report:?}");
 }
 
 fn trade(seed: u64, shards: usize, ticks: u64, faults: Faults) -> SimReport {

@@ -1,7 +1,8 @@
 //! The cut map: which shard owns which cell.
 //!
-//! Owns nothing that moves. Promises: every cell of every space has exactly one owner; the land is cut into ranges of a
-//! Hilbert curve (Hilbert 1891), so that a shard's land hangs together and each range has few borders.
+//! Owns nothing that moves. Promises: every cell of every space has exactly one owner; the land is first cut into ranges
+//! of a Hilbert curve (Hilbert 1891), so that a shard's land hangs together and each range has few borders; from there
+//! single cells move.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,11 +13,15 @@ use crate::world::land::{LAND_CELLS, Land};
 /// Cells along the side of the curve.
 const SIDE: u32 = LAND_CELLS as u32;
 
+/// Cells of the land.
+pub const CELLS: usize = (SIDE * SIDE) as usize;
+
 /// Owner of each cell. Changes only by a decree, as a whole.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CutMap {
-    /// First place on the curve that each shard owns; rising, starting with 0.
-    starts: Vec<u32>,
+    shards: u8,
+    /// Of each cell of the land, row by row.
+    owners: Vec<ShardId>,
 }
 
 /// A straight piece of border between two shards, in 1/256 m.
@@ -32,28 +37,46 @@ impl CutMap {
     /// Equal ranges of the curve for `shards` shards.
     pub fn equal(shards: usize) -> CutMap {
         assert!((1..=SHARDS_MAX).contains(&shards));
-        let starts = (0..shards).map(|shard| (shard as u64 * u64::from(SIDE * SIDE) / shards as u64) as u32).collect();
-        CutMap { starts }
+        let start = |shard: usize| (shard as u64 * u64::from(SIDE * SIDE) / shards as u64) as u32;
+        CutMap::from_starts(&(0..shards).map(start).collect::<Vec<_>>())
     }
 
     /// Ranges that start at the given places of the curve.
     ///
     /// Panics when they do not rise strictly from 0.
-    pub fn from_starts(starts: Vec<u32>) -> CutMap {
+    pub fn from_starts(starts: &[u32]) -> CutMap {
         assert!(starts.first() == Some(&0) && starts.windows(2).all(|pair| pair[0] < pair[1]));
         assert!(starts.len() <= SHARDS_MAX && starts.iter().all(|&start| start < SIDE * SIDE));
-        CutMap { starts }
+        let owner = |place: u32| ShardId((starts.partition_point(|&start| start <= place) - 1) as u8);
+        let owners = cells().map(|cell| owner(hilbert(clamp(cell.x), clamp(cell.y)))).collect();
+        CutMap { shards: starts.len() as u8, owners }
+    }
+
+    /// The same map but for some cells of the land, which get other owners.
+    ///
+    /// Panics when there is no such shard.
+    pub fn with(&self, moves: &[(CellKey, ShardId)]) -> CutMap {
+        let mut cut = self.clone();
+        for &(cell, to) in moves {
+            assert!(to.0 < self.shards, "a cell moves to a shard that there is");
+            cut.owners[place(cell)] = to;
+        }
+        cut
     }
 
     /// Number of shards.
     pub fn shards(&self) -> usize {
-        self.starts.len()
+        usize::from(self.shards)
     }
 
     /// The shard that owns a cell; cells outside the land belong to the land's nearest cell.
     pub fn owner(&self, cell: CellKey) -> ShardId {
-        let place = hilbert(clamp(cell.x), clamp(cell.y));
-        ShardId((self.starts.partition_point(|&start| start <= place) - 1) as u8)
+        self.owners[place(cell)]
+    }
+
+    /// Number of cells of the land that a shard owns.
+    pub fn cells_of(&self, shard: ShardId) -> usize {
+        self.owners.iter().filter(|&&owner| owner == shard).count()
     }
 
     /// The longest straight border on walkable ground, if the land has more than one owner.
@@ -103,6 +126,16 @@ fn is_open(land: &Land, line: i16, along: i16, upright: bool) -> bool {
         })
     });
     crossable.count() * 3 >= (CELL_M / 4) as usize
+}
+
+/// The cells of the land, row by row.
+pub fn cells() -> impl Iterator<Item = CellKey> {
+    (0..LAND_CELLS).flat_map(|y| (0..LAND_CELLS).map(move |x| cell(x, y)))
+}
+
+/// Place of a cell in [`cells`]; one outside the land has that of the land's nearest cell.
+pub fn place(cell: CellKey) -> usize {
+    (clamp(cell.y) * SIDE + clamp(cell.x)) as usize
 }
 
 fn clamp(coordinate: i16) -> u32 {
@@ -159,6 +192,19 @@ mod tests {
             let (low, high) = (counts.iter().min().expect("shards"), counts.iter().max().expect("shards"));
             assert!(high - low <= 1, "{counts:?}");
         }
+    }
+
+    #[test]
+    fn a_cell_that_moves_moves_alone() {
+        let (before, there) = (CutMap::equal(3), cell(5, 9));
+        let to = ShardId((before.owner(there).0 + 1) % 3);
+        let after = before.with(&[(there, to)]);
+        assert_eq!(after.owner(there), to);
+        assert!(cells().filter(|&other| other != there).all(|other| after.owner(other) == before.owner(other)));
+        assert_eq!(after.cells_of(to), before.cells_of(to) + 1);
+        assert_eq!(after.with(&[(there, before.owner(there))]), before);
+        assert!(cells().enumerate().all(|(at, cell)| place(cell) == at));
+        assert_eq!(after.owner(cell(-3, 9)), after.owner(cell(0, 9)), "outside it belongs to the nearest cell");
     }
 
     #[test]

@@ -136,8 +136,8 @@ pub enum EffectKind {
 impl EffectKind {
     /// Somebody waits for it and nobody says it again.
     pub fn must_be_heard(&self) -> bool {
-        use EffectKind::{Lifted, Missed, Rewarded, Settled};
-        matches!(self, Settled { .. } | Missed { .. } | Lifted { .. } | Rewarded { .. })
+        use EffectKind::{Gone, Lifted, Missed, Rewarded, Settled};
+        matches!(self, Settled { .. } | Missed { .. } | Lifted { .. } | Rewarded { .. } | Gone)
     }
 }
 

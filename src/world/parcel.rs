@@ -11,6 +11,8 @@ use crate::goods::Offer;
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
 use crate::net::message::GoodsWish;
 use crate::net::wire;
+use crate::world::Decree;
+use crate::world::balance::CellCost;
 use crate::world::effect::{Effect, PrivateEvent};
 use crate::world::entity::{Npc, Player, Spawner, Thing};
 use crate::world::frame::Frame;
@@ -174,6 +176,12 @@ pub struct OutcomeParcel {
     pub told: Vec<Told>,
     /// What those entities tell their clients.
     pub private: Vec<PrivateEvent>,
+    /// A change that no entity owns; the same to every shard.
+    pub decree: Option<Decree>,
+    /// What cells cost is with it: to the shard that balances, now and then.
+    pub weighed: bool,
+    /// What the sender's cells cost, by their place in the land.
+    pub costs: Vec<(u16, CellCost)>,
 }
 
 impl OutcomeParcel {
@@ -189,5 +197,8 @@ impl OutcomeParcel {
         self.handoffs.things.clear();
         self.told.clear();
         self.private.clear();
+        self.decree = None;
+        self.weighed = false;
+        self.costs.clear();
     }
 }

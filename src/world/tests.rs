@@ -214,9 +214,9 @@ fn seams_are_invisible() {
 fn moving_cuts_are_invisible() {
     let one = run(1, 600, |_| ());
     let four = run(4, 600, |realm| {
-        let cuts = [vec![0, 100, 2_000, 3_000], vec![0, 900, 1_000, 4_000], vec![0, 1_024, 2_048, 3_072]];
+        let cuts = [[0, 100, 2_000, 3_000], [0, 900, 1_000, 4_000], [0, 1_024, 2_048, 3_072]];
         for (turn, starts) in (1u64..).zip(cuts) {
-            let cut = Arc::new(CutMap::from_starts(starts));
+            let cut = Arc::new(CutMap::from_starts(&starts));
             let decree = Decree { tick: 150 * turn, kind: DecreeKind::Cut(cut) };
             realm.worlds.iter_mut().for_each(|world| world.decree(decree.clone()));
         }

@@ -1,0 +1,161 @@
+//! What a shard's cells and lanes cost it, from measured nanoseconds.
+//!
+//! Owns the times of the present window of [`COST_TICKS`] ticks. Promises: the parts of a tick are timed by the
+//! monotonic clock, about twenty readings of it, far below a hundredth of a busy tick; a window's time is its median
+//! tick's, so that one tick in which another thread had the core says nothing. A cell's part is what its bodies are
+//! worth: for each part of the tick, its time over the bodies that it is spent on, times the cell's bodies. What the
+//! waiting for other shards takes is nobody's cost. Never asks the world but once a window.
+
+use crate::clock::Clock;
+use crate::limits::COST_TICKS;
+use crate::world::World;
+use crate::world::balance::CellCost;
+use crate::world::cut::{CELLS, place};
+
+/// A part of the tick that is somebody's cost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Effects and wildlife: the bodies that are no character's.
+    Act,
+    /// Inputs and players: the characters.
+    Play,
+    /// The frame and all parcels: all bodies.
+    Show,
+    /// Packets in and out, and what is made of them: the lanes.
+    Serve,
+}
+
+const PARTS: usize = 4;
+
+/// See the module.
+pub struct Costs {
+    clock: Clock,
+    began_ns: u64,
+    /// Nanoseconds of each part in this tick.
+    tick_ns: [u64; PARTS],
+    /// Of each tick in this window.
+    window: [Vec<u64>; PARTS],
+    /// What one body costs in each part but the last, 1/16 ns a tick, smoothed over windows.
+    prices: [u64; PARTS - 1],
+    /// The last part's cost, nanoseconds a tick, smoothed likewise.
+    lanes_ns: u64,
+    weighed: u64,
+    /// Characters and others by cell.
+    bodies: Box<[[u32; 2]; CELLS]>,
+    /// The cells with bodies, by place, as they were weighed last.
+    pub table: Vec<(u16, CellCost)>,
+}
+
+impl Costs {
+    /// Nothing measured yet.
+    pub fn new(clock: Clock) -> Costs {
+        Costs {
+            clock,
+            began_ns: 0,
+            tick_ns: [0; PARTS],
+            window: std::array::from_fn(|_| Vec::with_capacity(COST_TICKS as usize)),
+            prices: [0; PARTS - 1],
+            lanes_ns: 0,
+            weighed: 0,
+            bodies: Box::new([[0; 2]; CELLS]),
+            table: Vec::new(),
+        }
+    }
+
+    /// A part begins, or goes on.
+    pub fn begin(&mut self) {
+        self.began_ns = self.clock.now_ns();
+    }
+
+    /// It is over, or interrupted; another one may begin here.
+    pub fn end(&mut self, part: Part) {
+        let now_ns = self.clock.now_ns();
+        self.tick_ns[part as usize] += now_ns - self.began_ns;
+        self.began_ns = now_ns;
+    }
+
+    /// The tick is over.
+    pub fn tick(&mut self) {
+        for (window, tick_ns) in self.window.iter_mut().zip(&mut self.tick_ns) {
+            let ns = std::mem::take(tick_ns);
+            // A window that is late ends late: its median says the same.
+            if window.len() < COST_TICKS as usize {
+                window.push(ns);
+            }
+        }
+    }
+
+    /// What all cells cost together, nanoseconds a tick.
+    pub fn cells_ns(&self) -> u64 {
+        self.table.iter().map(|(_, cost)| cost.cost_ns).sum()
+    }
+
+    /// What the lanes cost, nanoseconds a tick.
+    pub fn lanes_ns(&self) -> u64 {
+        self.lanes_ns
+    }
+
+    /// Ends the window when it is full: then the table is new, and it says so.
+    pub fn weigh(&mut self, world: &World) -> bool {
+        if world.tick / COST_TICKS == self.weighed {
+            return false;
+        }
+        self.weighed = world.tick / COST_TICKS;
+        self.bodies.fill([0; 2]);
+        let mut sums = [0; 2];
+        for (home, is_character) in world.homes() {
+            let kind = usize::from(!is_character);
+            self.bodies[place(home)][kind] += 1;
+            sums[kind] += 1;
+        }
+        let [characters, others] = sums;
+        let units = [others, characters, characters + others];
+        let Costs { window, prices, .. } = self;
+        for ((price, window), units) in prices.iter_mut().zip(window).zip(units) {
+            if let (Some(ns), true) = (median(window), units > 0) {
+                *price = smooth(*price, ns * 16 / units);
+            }
+        }
+        if let Some(ns) = median(&mut self.window[Part::Serve as usize]) {
+            self.lanes_ns = smooth(self.lanes_ns, ns);
+        }
+        let [act, play, show] = self.prices;
+        self.table.clear();
+        for (at, &[characters, others]) in (0u16..).zip(self.bodies.iter()) {
+            let (characters, others) = (u64::from(characters), u64::from(others));
+            let entities = characters + others;
+            let cost_ns = (others * act + characters * play + entities * show) / 16;
+            if entities > 0 {
+                self.table.push((at, CellCost { cost_ns, entities: entities as u32 }));
+            }
+        }
+        true
+    }
+}
+
+/// The middle one of the values, which are gone then.
+fn median(values: &mut Vec<u64>) -> Option<u64> {
+    let middle = values.len() / 2;
+    let median = (!values.is_empty()).then(|| *values.select_nth_unstable(middle).1);
+    values.clear();
+    median
+}
+
+/// Half of what was known and half of what is new.
+fn smooth(before: u64, now: u64) -> u64 {
+    if before == 0 { now } else { before.midpoint(now) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_tick_without_the_core_says_nothing() {
+        let mut ticks = vec![100; 29];
+        ticks.insert(7, 9_000_000);
+        assert_eq!(median(&mut ticks), Some(100));
+        assert_eq!((ticks.len(), median(&mut ticks)), (0, None));
+        assert_eq!((smooth(0, 40), smooth(100, 40)), (40, 70));
+    }
+}
