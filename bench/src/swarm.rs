@@ -3,6 +3,7 @@
 //! Owns the run: probe, threads, progress, the end. Promises: an open loop (a slow server never makes it send less or
 //! later); clients 1 to N with development tokens of its own; everybody leaves. Never talks to the server but as a player.
 
+mod balance;
 mod link;
 mod load;
 pub mod place;
@@ -25,9 +26,10 @@ use clap::Args;
 use ringshard::exit::{Code, Failure, say};
 use ringshard::limits::{LANE_SESSIONS_MAX, LANES};
 
+use balance::Watch;
 use link::Transport;
 use load::{Control, Harvest, LoadThread, Pulse};
-use place::{Places, Scenario};
+use place::{MARCH_STOP_S, Places, Scenario};
 use player::{Common, Player};
 use report::Report;
 use truth::{OperationsFile, TruthFile};
@@ -64,6 +66,9 @@ pub struct SwarmArgs {
     /// thousands on one load core have time for.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     look_one_in: u32,
+    /// Control address of the server: then the report says how its shards share the work.
+    #[arg(long, value_name = "ADDR")]
+    control: Option<SocketAddr>,
     /// Load threads.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
@@ -84,6 +89,7 @@ struct Run {
     truth: Option<TruthFile>,
     players: usize,
     progress: Progress,
+    balance: Option<Watch>,
 }
 
 /// What was printed a second ago.
@@ -99,6 +105,12 @@ pub fn run(args: &SwarmArgs, json: bool) -> Result<ExitCode, Failure> {
     if args.scenario == Scenario::Trade && args.players < 2 {
         return Err(Failure::new(Code::Usage, "one player has nobody to trade with; --players is at least 2 here"));
     }
+    let least = MARCH_STOP_S + balance::SETTLE_S + 1;
+    if args.scenario == Scenario::March && args.duration < least {
+        let text =
+            format!("a march takes {MARCH_STOP_S} s and is watched for some more: --duration is at least {least} here");
+        return Err(Failure::new(Code::Usage, text));
+    }
     ringshard::sys::raise_open_files();
     let stopped = stop_on_signal()?;
     let truth = args.truth.as_deref().map(TruthFile::create).transpose()?;
@@ -108,10 +120,12 @@ pub fn run(args: &SwarmArgs, json: bool) -> Result<ExitCode, Failure> {
     let drops_before = ringshard::io::kernel_drops(args.connect.port());
     let mut run = Run::start(args, &places, truth, operations.as_ref())?;
     let watched = run.watch(u64::from(args.duration) * 1_000_000_000, &stopped);
+    let balance = run.balance.take().map(Watch::end);
     let (harvests, duration_ns) = run.end()?;
     watched?;
     let server_drops = ringshard::io::kernel_drops(args.connect.port()).saturating_sub(drops_before);
-    let report = Report::of(args, &welcome, &harvests, duration_ns, server_drops);
+    let mut report = Report::of(args, &welcome, &harvests, duration_ns, server_drops);
+    report.balance = balance;
     finish(&report, json)
 }
 
@@ -170,6 +184,7 @@ impl Run {
             truth,
             players: players as usize,
             progress: Progress::default(),
+            balance: args.control.map(|control| Watch::new(control, args.scenario)),
         };
         for thread in 0..threads {
             let player = |number: u64| {
@@ -206,6 +221,10 @@ impl Run {
             if now_ns / 1_000_000_000 > self.progress.second {
                 self.progress.second = now_ns / 1_000_000_000;
                 self.say_progress(&pulse);
+                let since_s = now_ns.checked_sub(begin_ns).map(|ns| ns / 1_000_000_000);
+                if let (Some(balance), Some(since_s)) = (&mut self.balance, since_s) {
+                    balance.look(since_s as u32);
+                }
                 if let Some(truth) = &self.truth {
                     truth.write(&pulse.told)?;
                 }

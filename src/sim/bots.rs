@@ -48,6 +48,30 @@ impl Crossing {
     }
 }
 
+/// A disc that walks once, in a straight line, and then stays. Positions in 1/256 m.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct March {
+    /// Its middle before it walks, east and north.
+    pub from: (i32, i32),
+    /// Its middle after it.
+    pub to: (i32, i32),
+    /// Radius.
+    pub radius: i32,
+    /// Client tick in which it begins to walk.
+    pub begin_tick: u32,
+    /// Client ticks that it walks.
+    pub ticks: u32,
+}
+
+impl March {
+    /// Its middle in a client tick.
+    pub fn centre(&self, tick: u32) -> (i32, i32) {
+        let done = i64::from(tick.saturating_sub(self.begin_tick).min(self.ticks));
+        let at = |from: i32, to: i32| from + (i64::from(to - from) * done / i64::from(self.ticks)) as i32;
+        (at(self.from.0, self.to.0), at(self.from.1, self.to.1))
+    }
+}
+
 /// Where a bot lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Haunt {
@@ -62,6 +86,8 @@ pub enum Haunt {
     },
     /// A border.
     Border(Crossing),
+    /// A crowd that walks from one place to another.
+    March(March),
 }
 
 /// What became of a bot, for the report.
@@ -163,7 +189,7 @@ impl Bot {
     /// Where its character shall stand at first, 1/256 m; the ground there may be blocked.
     pub fn spawn_point(&self) -> (i32, i32) {
         match self.haunt {
-            Haunt::Land | Haunt::Disc { .. } => self.point_in_haunt(1),
+            Haunt::Land | Haunt::Disc { .. } | Haunt::March(_) => self.point_in_haunt(1),
             Haunt::Border(crossing) => crossing.position(self.side * crossing.reach / 2),
         }
     }
@@ -181,6 +207,23 @@ impl Bot {
                 (centre.0 + part(cos), centre.1 + part(sin))
             }
             Haunt::Border(crossing) => crossing.position(self.side * crossing.reach),
+            Haunt::March(march) => {
+                let (cos, sin) = cos_sin(self.draw(n * 16 + 2, 65_536) as u16);
+                // The greater one of two draws: then every square metre gets as many.
+                let radius = |k: u64| i64::from(self.draw(n * 16 + k, march.radius as u32));
+                let far = radius(3).max(radius(4));
+                let part = |axis: i32| ((far * i64::from(axis)) >> 15) as i32;
+                let centre = march.centre(self.tick);
+                (centre.0 + part(cos), centre.1 + part(sin))
+            }
+        }
+    }
+
+    /// Its goal walks with its crowd.
+    fn follow(&mut self) {
+        if let Haunt::March(march) = self.haunt {
+            let (before, now) = (march.centre(self.tick - 1), march.centre(self.tick));
+            self.goal = (self.goal.0 + now.0 - before.0, self.goal.1 + now.1 - before.1);
         }
     }
 
@@ -259,6 +302,9 @@ impl Bot {
     fn decide(&mut self) -> Command {
         let Some(state) = self.state else { return Command::default() };
         let (x, y) = (state.x() >> FINE_SHIFT, state.y() >> FINE_SHIFT);
+        if self.goal != (0, 0) {
+            self.follow();
+        }
         let (dx, dy) = (self.goal.0 - x, self.goal.1 - y);
         let arrived = i64::from(dx).pow(2) + i64::from(dy).pow(2) < i64::from(2 * GRID_PER_M).pow(2);
         if arrived || self.goal == (0, 0) {
@@ -270,7 +316,7 @@ impl Bot {
             true => random(self.seed, EntityId(self.number), u64::from(self.detour_until), 3) as u16,
             false => direction(self.goal.0 - x, self.goal.1 - y),
         };
-        let runs = self.number % 4 != 3;
+        let runs = self.number % 4 != 3 || matches!(self.haunt, Haunt::March(_));
         let jumps = self.draw(4, 240) == 0;
         let buttons = if runs { BUTTON_RUN } else { 0 } | if jumps { BUTTON_JUMP } else { 0 };
         Command { yaw, forward: 127, right: 0, buttons }

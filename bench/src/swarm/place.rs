@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ringshard::ids::{FINE_PER_M, FINE_SHIFT, GRID_PER_M};
 use ringshard::net::message::{Seam, Welcome};
-use ringshard::sim::bots::{Crossing, Haunt};
+use ringshard::sim::bots::{Crossing, Haunt, March};
 use ringshard::world::land::{LAND_M, Land};
 
 /// What the bots do.
@@ -18,6 +18,8 @@ pub enum Scenario {
     Crowd,
     /// Everybody crosses the border between two shards, all the time.
     Seam,
+    /// A crowd walks from one shard's land to another's and stays there.
+    March,
     /// Pairs that stay within reach of each other on a border (where there is one) and trade, mail, drop and pick up.
     Trade,
 }
@@ -34,6 +36,16 @@ const PAIR_RADIUS_M: i32 = 3;
 /// Discs of pairs in a row, and the metres between two.
 const PAIR_DISCS: i32 = 5;
 const PAIR_DISC_M: i32 = 4;
+/// Radius of the crowd that marches, metres: it stands on about seven cells.
+const MARCH_RADIUS_M: i32 = 64;
+/// How far from the seam its middle begins and ends, metres: all of it then stands on one side.
+const MARCH_REACH_M: i32 = 80;
+/// Seconds of a player's before it marches.
+const MARCH_BEGIN_S: u32 = 5;
+/// Seconds of the march: 4 m/s, and players run 5.
+const MARCH_S: u32 = 40;
+/// Seconds after the last join at which the crowd has come to a stop.
+pub const MARCH_STOP_S: u32 = MARCH_BEGIN_S + MARCH_S;
 /// Ground that must be open beyond a bot's reach, and to its left and right, metres.
 const SPARE_M: i32 = 3;
 
@@ -47,22 +59,24 @@ pub struct Places {
     scenario: Scenario,
     centre: (i32, i32),
     crossings: Vec<Crossing>,
+    march: Option<March>,
 }
 
 impl Places {
     /// Finds them; an error says what the server lacks.
     pub fn find(scenario: Scenario, welcome: &Welcome) -> Result<Places, String> {
         let land = Arc::new(Land::new(welcome.land_seed));
-        let mut places = Places { land, scenario, centre: (0, 0), crossings: Vec::new() };
+        let mut places = Places { land, scenario, centre: (0, 0), crossings: Vec::new(), march: None };
         match scenario {
             Scenario::Spread => (),
             Scenario::Trade if welcome.seam.is_none() => places.centre = open_disc(&places.land).ok_or(NO_DISC)?,
             Scenario::Crowd => places.centre = open_disc(&places.land).ok_or(NO_DISC)?,
-            Scenario::Seam | Scenario::Trade => {
+            Scenario::Seam | Scenario::Trade | Scenario::March => {
                 let Some(seam) = welcome.seam else {
                     let text = "the server names no seam: start it with --dev and at least --shards 2";
                     return Err(text.to_owned());
                 };
+                places.march = (scenario == Scenario::March).then(|| march(&places.land, seam));
                 places.crossings = crossings(&places.land, seam);
                 if places.crossings.is_empty() {
                     return Err("the seam that the server names cannot be crossed anywhere".to_owned());
@@ -81,6 +95,7 @@ impl Places {
                 let at = u128::from(number) * self.crossings.len() as u128 / u128::from(bots.max(1));
                 Haunt::Border(self.crossings[at as usize % self.crossings.len()])
             }
+            Scenario::March => Haunt::March(self.march.expect("it was found with the seam")),
             Scenario::Trade => self.pair_haunt(number / 2, bots.div_ceil(2)),
         }
     }
@@ -122,6 +137,34 @@ pub fn open_disc(land: &Land) -> Option<(i32, i32)> {
     };
     let centres = (0..LAND_M / 32).flat_map(square).map(|(dx, dy)| (middle + dx * step, middle + dy * step));
     centres.into_iter().find(|&centre| open(centre)).map(|(x, y)| (x >> FINE_SHIFT, y >> FINE_SHIFT))
+}
+
+/// The march over the seam that has most open ground.
+fn march(land: &Land, seam: Seam) -> March {
+    let upright = seam.x0 == seam.x1;
+    let (line, from, to) = if upright { (seam.x0, seam.y0, seam.y1) } else { (seam.y0, seam.x0, seam.x1) };
+    let far = MARCH_REACH_M + MARCH_RADIUS_M;
+    let open = |along: i32| {
+        let metres = |reach: i32| (-reach..=reach).step_by(8);
+        let lanes =
+            metres(MARCH_RADIUS_M).map(|aside| Crossing { upright, line, along: along + aside * GRID_PER_M, reach: 0 });
+        lanes
+            .flat_map(|lane| metres(far).map(move |across| lane.position(across * GRID_PER_M)))
+            .filter(|&at| is_open(land, at))
+            .count()
+    };
+    let spare = MARCH_RADIUS_M * GRID_PER_M;
+    let (from, to) = (from.min(to) + spare, from.max(to) - spare);
+    let along = (from..=to).step_by((32 * GRID_PER_M) as usize).max_by_key(|&along| open(along));
+    let crossing = Crossing { upright, line, along: along.unwrap_or((from + to) / 2), reach: 0 };
+    let end = MARCH_REACH_M * GRID_PER_M;
+    March {
+        from: crossing.position(-end),
+        to: crossing.position(end),
+        radius: MARCH_RADIUS_M * GRID_PER_M,
+        begin_tick: MARCH_BEGIN_S * 60,
+        ticks: MARCH_S * 60,
+    }
 }
 
 /// Every metre of the seam where a bot can go back and forth, with reaches that differ from one to the next.
@@ -196,10 +239,26 @@ mod tests {
                         let far = |at: i32, middle: i32| (at - middle).abs() + radius;
                         assert!(far(x, places.centre.0).max(far(y, places.centre.1)) <= CROWD_RADIUS_M * GRID_PER_M);
                     }
-                    Haunt::Land => panic!("a pair would never meet"),
+                    Haunt::Land | Haunt::March(_) => panic!("a pair would never meet"),
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_march_leads_from_one_owner_to_another() {
+        let places = Places::find(Scenario::March, &welcome(2)).expect("two shards have a seam");
+        let Haunt::March(march) = places.haunt(3, 10) else { panic!("it is no march") };
+        let cut = CutMap::equal(2);
+        let owner = |(x, y): (i32, i32)| cut.owner(ringshard::ids::CellKey::of_fine(x << FINE_SHIFT, y << FINE_SHIFT));
+        assert_eq!((march.centre(0), march.centre(u32::MAX)), (march.from, march.to));
+        assert_ne!(owner(march.from), owner(march.to));
+        let step = |tick: u32| {
+            let (a, b) = (march.centre(tick), march.centre(tick + 60));
+            (b.0 - a.0).abs() + (b.1 - a.1).abs()
+        };
+        assert!(step(0) == 0 && step(MARCH_STOP_S * 60) == 0);
+        assert!((1..5 * GRID_PER_M).contains(&step(20 * 60)), "players run 5 m/s: they can follow");
     }
 
     #[test]

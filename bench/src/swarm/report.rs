@@ -8,6 +8,7 @@ use ringshard::sim::trader::DealCounts;
 use serde::Serialize;
 
 use super::SwarmArgs;
+use super::balance::Balance;
 use super::load::Harvest;
 use super::player::{Player, Stage};
 use super::tally::{ErrorCounts, Tally};
@@ -88,6 +89,9 @@ pub struct Report {
     trades: u64,
     loots: u64,
     mails: u64,
+    /// How the server's shards share the work, where their control address was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance: Option<Balance>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     void: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,6 +165,7 @@ impl Report {
             trades: count(|player| deals(player).map_or(0, |deals| deals.trades)).div_ceil(2),
             loots: count(|player| deals(player).map_or(0, |deals| deals.loots)),
             mails: count(|player| deals(player).map_or(0, |deals| deals.mails)),
+            balance: None,
             void: void_because.is_some(),
             void_because,
             reasons: reasons(players()),
@@ -206,6 +211,9 @@ impl Report {
         line("actions done, refused", format!("{}, {}", self.ops_acked, self.ops_refused));
         if self.trades + self.loots + self.mails > 0 {
             line("trades, loots, mails", format!("{}, {}, {}", self.trades, self.loots, self.mails));
+        }
+        if let Some(balance) = &self.balance {
+            line("shards", balance.in_words());
         }
         let ErrorCounts { jump, twice, never_leaves, own_position, other } = self.errors;
         let kinds = format!("jump {jump}, twice {twice}, never leaves {never_leaves}, own position {own_position}");
