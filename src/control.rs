@@ -103,6 +103,8 @@ pub struct CutsReport {
 /// The cuts, as `tune cuts` shows them.
 #[derive(Clone, PartialEq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct CutsView {
+    /// Shards of the node.
+    pub shards: u8,
     /// Owner of each cell of the land, row by row from the south-west.
     pub owners: Vec<u8>,
     /// The cells with entities.

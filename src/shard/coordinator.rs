@@ -104,6 +104,6 @@ impl Coordinator {
             entities: cost.entities,
         };
         let loaded = cells().zip(self.costs.iter()).filter(|(_, cost)| cost.entities > 0);
-        CutsView { owners, cells: loaded.map(row).collect() }
+        CutsView { shards: cut.shards() as u8, owners, cells: loaded.map(row).collect() }
     }
 }

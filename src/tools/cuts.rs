@@ -27,8 +27,8 @@ pub fn cuts(args: &CutsArgs, json: bool) -> Result<(), Failure> {
         return Err(Failure::new(Code::Usage, text));
     }
     let (mut report, mut view) = ask(args, Request::default())?;
-    let shards = shards(args)?;
-    if let Some(wish) = args.moves.iter().find(|wish| usize::from(wish.shard) >= shards) {
+    let shards = view.shards;
+    if let Some(wish) = args.moves.iter().find(|wish| wish.shard >= shards) {
         let text = format!("there is no shard {}: this node has the shards 0 to {}", wish.shard, shards - 1);
         return Err(Failure::new(Code::Usage, text));
     }
@@ -48,7 +48,7 @@ pub fn cuts(args: &CutsArgs, json: bool) -> Result<(), Failure> {
             return Err(Failure::new(Code::Failed, text));
         }
     }
-    let sums = sums(&view, shards);
+    let sums = sums(&view);
     say(json, &table(&report, &view, &sums), || {
         let row = |(shard, (cells, entities, cost_us)): (&u8, &(usize, u32, f64))| json!({ "id": shard, "cells": cells, "entities": entities, "cost_us": cost_us });
         let shards: Vec<_> = sums.iter().map(row).collect();
@@ -65,12 +65,6 @@ fn ask(args: &CutsArgs, request: Request) -> Result<(CutsReport, CutsView), Fail
     })
 }
 
-/// Shards of the node.
-fn shards(args: &CutsArgs) -> Result<usize, Failure> {
-    let control = client::NodeFile::read(&args.data)?.control;
-    Ok(client::status(control)?.shards.len())
-}
-
 /// Where a cell stands among the owners, if it is on the land.
 fn place(x: i16, y: i16) -> Option<usize> {
     let side = 0..LAND_CELLS;
@@ -82,8 +76,8 @@ fn is_done(view: &CutsView, moves: &[CellMove]) -> bool {
 }
 
 /// Cells, entities and cost by shard.
-fn sums(view: &CutsView, shards: usize) -> BTreeMap<u8, (usize, u32, f64)> {
-    let mut sums: BTreeMap<u8, (usize, u32, f64)> = (0..shards).map(|shard| (shard as u8, (0, 0, 0.0))).collect();
+fn sums(view: &CutsView) -> BTreeMap<u8, (usize, u32, f64)> {
+    let mut sums: BTreeMap<u8, (usize, u32, f64)> = (0..view.shards).map(|shard| (shard, (0, 0, 0.0))).collect();
     for &owner in &view.owners {
         sums.entry(owner).or_default().0 += 1;
     }

@@ -1,6 +1,7 @@
 //! The real daemon over real sockets: joining, playing, bad input, ends and restarts.
 
 mod client;
+mod cuts;
 mod goods;
 mod server;
 
