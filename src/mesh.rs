@@ -89,6 +89,11 @@ pub struct MeshEnd {
     /// Whose ends these are.
     pub shard: ShardId,
     peers: Vec<Peer>,
+    /// Its own parcel; away while a tick is shown.
+    own: Option<Box<OutcomeParcel>>,
+    /// Room for the parcels of a tick.
+    #[expect(clippy::vec_box, reason = "parcels travel boxed, this shard's own like all others")]
+    outcomes: Vec<Box<OutcomeParcel>>,
 }
 
 #[derive(Debug)]
@@ -102,8 +107,14 @@ struct Peer {
 
 /// Connects `shards` shards, each with each other.
 pub fn connect(shards: usize) -> Vec<MeshEnd> {
-    let mut ends: Vec<MeshEnd> =
-        (0..shards).map(|shard| MeshEnd { shard: ShardId(shard as u8), peers: Vec::new() }).collect();
+    let mut ends: Vec<MeshEnd> = (0..shards)
+        .map(|shard| MeshEnd {
+            shard: ShardId(shard as u8),
+            peers: Vec::new(),
+            own: Some(Box::default()),
+            outcomes: Vec::new(),
+        })
+        .collect();
     for a in 0..shards {
         for b in a + 1..shards {
             let (inputs_ab, inputs_from_a) = pipe();
@@ -147,20 +158,22 @@ impl MeshEnd {
     }
 
     /// Empty outcome parcels by shard, one of them this shard's own.
-    pub fn outcomes(&mut self, tick: u64, own: Box<OutcomeParcel>) -> Vec<Box<OutcomeParcel>> {
-        let mut parcels: Vec<_> = self.peers.iter().map(|peer| peer.outcomes_out.empty()).collect();
-        parcels.insert(self.shard.index(), own);
+    pub fn outcomes(&mut self, tick: u64) -> Vec<Box<OutcomeParcel>> {
+        let mut parcels = std::mem::take(&mut self.outcomes);
+        parcels.extend(self.peers.iter().map(|peer| peer.outcomes_out.empty()));
+        parcels.insert(self.shard.index(), self.own.take().expect("it came back with the last tick's"));
         parcels.iter_mut().for_each(|parcel| parcel.reset(self.shard, tick));
         parcels
     }
 
-    /// Gives each other shard its outcome; gives back this shard's own.
-    pub fn give_outcomes(&mut self, mut parcels: Vec<Box<OutcomeParcel>>) -> Box<OutcomeParcel> {
+    /// Gives each other shard its outcome; shows this shard's own.
+    pub fn give_outcomes(&mut self, mut parcels: Vec<Box<OutcomeParcel>>) -> &mut OutcomeParcel {
         let own = parcels.remove(self.shard.index());
-        for (peer, parcel) in self.peers.iter().zip(parcels) {
+        for (peer, parcel) in self.peers.iter().zip(parcels.drain(..)) {
             peer.outcomes_out.give(parcel, peer.shard);
         }
-        own
+        self.outcomes = parcels;
+        self.own.insert(own)
     }
 
     /// Meets the others' inputs of a tick, waiting while `may_wait`, which may let other threads run now and then. Gives

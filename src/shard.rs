@@ -37,7 +37,7 @@ use crate::net::session::BodyDrop;
 use crate::net::stream::LENGTH_BYTES;
 use crate::sys;
 use crate::world::frame::Frame;
-use crate::world::parcel::{InputParcel, OutcomeParcel};
+use crate::world::parcel::InputParcel;
 use crate::world::{Decree, DecreeKind, World};
 
 /// Nice level that shards ask for.
@@ -103,7 +103,6 @@ struct Shard {
     ring: PacketRing,
     mesh: MeshEnd,
     frames: Vec<Arc<Frame>>,
-    own: Box<OutcomeParcel>,
     keeper: Arc<ArrayQueue<KeeperCommand>>,
     answers: Arc<ArrayQueue<KeeperAnswer>>,
     reports: Arc<ArrayQueue<ShardReport>>,
@@ -167,7 +166,6 @@ impl Shard {
             ring,
             mesh: setup.mesh,
             frames: (0..FRAME_POOL).map(|_| Arc::default()).collect(),
-            own: Box::default(),
             keeper: setup.keeper,
             answers: setup.answers,
             reports: setup.reports,
@@ -323,11 +321,10 @@ impl Shard {
 
     /// Shows the tick and gives everybody its part.
     fn publish(&mut self, tick: u64) {
-        let mut outs = self.mesh.outcomes(tick, std::mem::take(&mut self.own));
+        let mut outs = self.mesh.outcomes(tick);
         let mut shown = self.take_frame();
         let frame = Arc::get_mut(&mut shown).expect("a frame from the pool is nobody's");
-        let mut parcels: Vec<&mut OutcomeParcel> = outs.iter_mut().map(|parcel| &mut **parcel).collect();
-        self.core.publish(frame, &mut parcels);
+        self.core.publish(frame, &mut outs);
         outs.iter_mut().for_each(|parcel| parcel.frame = Some(shown.clone()));
         if self.costs.weigh(&self.core.world) {
             let out = &mut outs[BALANCING.index()];
@@ -336,8 +333,7 @@ impl Shard {
         }
         self.recorder.iter_mut().for_each(|recorder| recorder.parcels(tick, &outs));
         self.frames.push(shown);
-        self.own = self.mesh.give_outcomes(outs);
-        self.core.hear(&mut self.own);
+        self.core.hear(self.mesh.give_outcomes(outs));
     }
 
     /// A frame that nobody looks at any more; a new one while others are slow to let go.

@@ -24,6 +24,7 @@ pub mod trig;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::BorrowMut;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -320,7 +321,8 @@ impl World {
     fn apply_effects(&mut self, frames: &Frames) {
         let mut arrived = std::mem::take(&mut self.arrived);
         let (seed, tick) = (self.config.seed, self.tick);
-        arrived.sort_by_cached_key(|effect| effect.order(seed, tick));
+        // No two have the same order, and a cached key would ask for memory.
+        arrived.sort_unstable_by_key(|effect| effect.order(seed, tick));
         for effect in arrived.drain(..) {
             if self.apply(&effect, frames) {
                 self.counters.effects_applied += 1;
@@ -664,7 +666,7 @@ impl World {
 
     /// Last part of a tick: homes, handoffs, the frame, and what each shard is told. `outs` has one parcel for each
     /// shard, this one included; `frame` is filled and given back for all of them.
-    pub fn publish(&mut self, frame: &mut Frame, outs: &mut [&mut OutcomeParcel]) {
+    pub fn publish(&mut self, frame: &mut Frame, outs: &mut [impl BorrowMut<OutcomeParcel>]) {
         self.settle();
         let World { players, npcs, things, slices, .. } = self;
         let mut bodies = Bodies { players, npcs, things };
@@ -679,10 +681,10 @@ impl World {
             if planted(Bug::EffectLost) && owner != self.shard && self.tick.is_multiple_of(97) {
                 continue;
             }
-            outs[owner.index()].effects.push(effect);
+            outs[owner.index()].borrow_mut().effects.push(effect);
         }
         for event in self.private.drain(..) {
-            outs[self.lanes[usize::from(event.session.lane)].index()].private.push(event);
+            outs[self.lanes[usize::from(event.session.lane)].index()].borrow_mut().private.push(event);
         }
         self.tell(outs);
         self.hand_over(outs);
@@ -723,10 +725,10 @@ impl World {
     }
 
     /// Tells each session about its entity.
-    fn tell(&mut self, outs: &mut [&mut OutcomeParcel]) {
+    fn tell(&mut self, outs: &mut [impl BorrowMut<OutcomeParcel>]) {
         for player in self.players.iter() {
             let leaving = player.body.leaving.filter(|leaving| leaving.tick <= self.tick + 1);
-            outs[self.lanes[usize::from(player.session.lane)].index()].told.push(Told {
+            outs[self.lanes[usize::from(player.session.lane)].index()].borrow_mut().told.push(Told {
                 session: player.session,
                 state: player.own_state(self.tick),
                 home: player.body.home,
@@ -736,7 +738,7 @@ impl World {
     }
 
     /// Gives away whose handoff is in force in the next tick.
-    fn hand_over(&mut self, outs: &mut [&mut OutcomeParcel]) {
+    fn hand_over(&mut self, outs: &mut [impl BorrowMut<OutcomeParcel>]) {
         let next = self.tick + 1;
         let due = |leaving: &Option<Leaving>| leaving.is_some_and(|leaving| leaving.tick <= next);
         let npcs = self.npcs.iter().filter(|npc| due(&npc.body.leaving)).map(|npc| npc.body.id);
@@ -748,22 +750,22 @@ impl World {
         for id in self.gone.drain(..) {
             if let Some(mut npc) = self.npcs.remove(id) {
                 let to = depart(&mut npc.body, &mut self.slices);
-                outs[to.index()].handoffs.npcs.push(npc);
+                outs[to.index()].borrow_mut().handoffs.npcs.push(npc);
             } else if let Some(mut player) = self.players.remove(id) {
                 let to = depart(&mut player.body, &mut self.slices);
                 player.dirty = true;
                 if planted(Bug::HandoffStays) && self.tick.is_multiple_of(8) {
                     self.players.insert(player.clone());
                 }
-                outs[to.index()].handoffs.players.push(player);
+                outs[to.index()].borrow_mut().handoffs.players.push(player);
             } else if let Some(mut thing) = self.things.remove(id) {
                 let to = depart(&mut thing.body, &mut self.slices);
-                outs[to.index()].handoffs.things.push(thing);
+                outs[to.index()].borrow_mut().handoffs.things.push(thing);
             } else {
                 let mut spawner = self.spawners.remove(id).expect("it was just here");
                 let to = spawner.leaving.take().expect("it leaves").to;
                 spawner.epoch += 1;
-                outs[to.index()].handoffs.spawners.push(spawner);
+                outs[to.index()].borrow_mut().handoffs.spawners.push(spawner);
             }
         }
     }

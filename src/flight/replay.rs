@@ -485,7 +485,7 @@ impl Replay<'_> {
         let mut outs: Vec<OutcomeParcel> = (0..shards).map(|_| OutcomeParcel::default()).collect();
         outs.iter_mut().for_each(|out| out.reset(world.shard, tick));
         let mut frame = Frame::default();
-        world.publish(&mut frame, &mut outs.iter_mut().collect::<Vec<_>>());
+        world.publish(&mut frame, &mut outs);
         let frame = Arc::new(frame);
         self.tracks[shard].published = tick;
         self.note_effects(tick, &outs);

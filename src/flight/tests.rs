@@ -149,7 +149,7 @@ impl Realm {
         let mut outs: Vec<OutcomeParcel> = (0..count).map(|_| OutcomeParcel::default()).collect();
         outs.iter_mut().for_each(|out| out.reset(core.world.shard, tick));
         let mut frame = Frame::default();
-        core.publish(&mut frame, &mut outs.iter_mut().collect::<Vec<_>>());
+        core.publish(&mut frame, &mut outs);
         let frame = Arc::new(frame);
         outs.iter_mut().for_each(|out| out.frame = Some(frame.clone()));
         encoder.parcels(outs.iter());

@@ -4,12 +4,15 @@
 //! host and the sim host; everything comes in by calls and goes out by `inputs`, `keeper` and `ended`. Never does I/O,
 //! reads a clock, waits.
 
+use std::borrow::BorrowMut;
+
 use crate::flight::record::{Outside, Taken};
 use crate::goods::{Asked, GoodsNews, Settled};
 use crate::ids::{CELL_M, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
 use crate::limits::{
-    DECREE_TICKS_MIN, EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANES, TICK_HZ,
+    DECREE_TICKS_MIN, EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANES, SHARDS_MAX,
+    TICK_HZ,
 };
 use crate::net::handshake::Identity;
 use crate::net::interest::Radii;
@@ -444,14 +447,14 @@ impl Core {
     }
 
     /// Third part of the step: what everybody sees of it, and each shard's part of its outcome.
-    pub fn publish(&mut self, frame: &mut Frame, outs: &mut [&mut OutcomeParcel]) {
+    pub fn publish(&mut self, frame: &mut Frame, outs: &mut [impl BorrowMut<OutcomeParcel>]) {
         self.world.publish(frame, outs);
         let tick = self.world.tick + DECREE_TICKS_MIN;
         let decree = self.decree.take().map(|kind| Decree { tick, kind });
         if decree.is_some() {
             self.next_decree = tick + 2;
         }
-        outs.iter_mut().for_each(|out| out.decree.clone_from(&decree));
+        outs.iter_mut().for_each(|out| out.borrow_mut().decree.clone_from(&decree));
     }
 
     /// Takes the outcome of a tick from a shard, this one included.
@@ -527,8 +530,14 @@ impl Core {
         let Some(tick) = self.frames.complete_tick() else { return };
         let (now_tick, shard) = (self.world.tick, self.world.shard);
         let Core { frames, lanes, active, rules, .. } = self;
-        let shown: Vec<&Frame> = frames.at(tick).collect();
-        let sight = Sight { frames, shown: &shown, tick, radii: rules.radii, send_hz: rules.send_hz };
+        let none = Frame::default();
+        let mut shown = [&none; SHARDS_MAX];
+        let mut count = 0;
+        for (place, frame) in shown.iter_mut().zip(frames.at(tick)) {
+            *place = frame;
+            count += 1;
+        }
+        let sight = Sight { frames, shown: &shown[..count], tick, radii: rules.radii, send_hz: rules.send_hz };
         for &reference in active.iter() {
             let entry = lanes[usize::from(reference.lane)].entries[usize::from(reference.slot)].as_deref_mut();
             let session = &mut entry.expect("active sessions are in their lanes").session;

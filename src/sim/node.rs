@@ -14,7 +14,6 @@ use crate::mesh::{self, MeshEnd};
 use crate::shard::core::{Core, Rules, Whom};
 use crate::world::cut::CutMap;
 use crate::world::frame::Frame;
-use crate::world::parcel::OutcomeParcel;
 use crate::world::{World, WorldConfig};
 
 /// What a realm is started with, each time.
@@ -37,8 +36,6 @@ pub struct Node {
     mesh: Vec<MeshEnd>,
     /// Frames to be filled; those that somebody still looks at stay here as well.
     frames: Vec<Arc<Frame>>,
-    #[expect(clippy::vec_box, reason = "parcels travel boxed, this shard's own like all others")]
-    own: Vec<Box<OutcomeParcel>>,
     /// Answers under way, with the tick in which they are heard.
     answers: VecDeque<(u64, Vec<(ShardId, KeeperAnswer)>)>,
     /// First tick in which each shard runs again.
@@ -68,7 +65,6 @@ impl Node {
             desk,
             mesh: mesh::connect(shards),
             frames: Vec::new(),
-            own: (0..shards).map(|_| Box::default()).collect(),
             answers: VecDeque::new(),
             stalled_until: vec![0; shards],
             keeper_stalled_until: 0,
@@ -114,7 +110,7 @@ impl Node {
     /// The tick of every shard, in lockstep but for those that stand still. `send` gets each session's body.
     pub fn step(&mut self, tick: u64, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
         let shards: Vec<usize> = (0..self.cores.len()).filter(|&shard| self.runs(shard, tick)).collect();
-        let Node { cores, mesh, own, frames, .. } = self;
+        let Node { cores, mesh, frames, .. } = self;
         let mut missing = cores.len() - shards.len();
         for &at in &shards {
             let core = &mut cores[at];
@@ -130,15 +126,14 @@ impl Node {
             core.inputs[at] = mine;
             missing += mesh[at].take_inputs(tick, || false, |from, parcel| core.take_inputs(from, parcel)) as usize;
             core.play();
-            let mut outs = mesh[at].outcomes(tick, std::mem::take(&mut own[at]));
+            let mut outs = mesh[at].outcomes(tick);
             let free = frames.iter().position(|frame| Arc::strong_count(frame) == 1);
             let mut frame = free.map_or_else(Arc::default, |at| frames.swap_remove(at));
             let shown = Arc::get_mut(&mut frame).expect("a free frame is nobody's");
-            core.publish(shown, &mut outs.iter_mut().map(|parcel| &mut **parcel).collect::<Vec<_>>());
+            core.publish(shown, &mut outs);
             outs.iter_mut().for_each(|parcel| parcel.frame = Some(frame.clone()));
             frames.push(frame);
-            own[at] = mesh[at].give_outcomes(outs);
-            core.hear(&mut own[at]);
+            core.hear(mesh[at].give_outcomes(outs));
         }
         for &at in &shards {
             let core = &mut cores[at];

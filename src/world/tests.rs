@@ -115,7 +115,7 @@ impl Lockstep {
         for (world, outs) in self.worlds.iter_mut().zip(&mut self.given) {
             outs.iter_mut().for_each(|out| out.reset(world.shard, tick));
             let mut frame = Frame::default();
-            world.publish(&mut frame, &mut outs.iter_mut().collect::<Vec<_>>());
+            world.publish(&mut frame, outs);
             shown.push(Arc::new(frame));
             entities = entities.wrapping_add(world.digest());
             for player in outs.iter().flat_map(|out| &out.handoffs.players) {

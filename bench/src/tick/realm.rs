@@ -21,7 +21,6 @@ use ringshard::sim::bots::{Bot, Haunt};
 use ringshard::world::cut::CutMap;
 use ringshard::world::frame::{Frame, Seen, distance};
 use ringshard::world::land::{LAND_M, Land};
-use ringshard::world::parcel::OutcomeParcel;
 use ringshard::world::{World, WorldConfig};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -82,7 +81,6 @@ pub struct Measured {
 struct Shard {
     core: Core,
     mesh: MeshEnd,
-    own: Box<OutcomeParcel>,
     frames: Vec<Arc<Frame>>,
 }
 
@@ -109,6 +107,8 @@ pub struct Realm {
     by_session: HashMap<SessionRef, usize>,
     up: Vec<Way>,
     down: Way,
+    /// Scratch: what the keeper hears of one shard.
+    commands: Vec<KeeperCommand>,
     measured: Measured,
     measuring: bool,
 }
@@ -183,10 +183,8 @@ impl Realm {
         let rules = Rules { radii, send_hz: setting.send_hz, dev: true, seam: None };
         let core = |shard| Core::new(World::new(config.clone(), ShardId(shard)), setting.shards, rules);
         let ends = mesh::connect(setting.shards).into_iter();
-        let shards: Vec<Shard> = (0u8..)
-            .zip(ends)
-            .map(|(shard, mesh)| Shard { core: core(shard), mesh, own: Box::default(), frames: Vec::new() })
-            .collect();
+        let shards: Vec<Shard> =
+            (0u8..).zip(ends).map(|(shard, mesh)| Shard { core: core(shard), mesh, frames: Vec::new() }).collect();
         let clients = (0..setting.players).map(|number| {
             let haunt = match setting.crowd {
                 true => Haunt::Disc { centre, radius: CROWD_RADIUS },
@@ -204,6 +202,7 @@ impl Realm {
             by_session: HashMap::new(),
             up: (0..setting.shards).map(|_| Way::default()).collect(),
             down: Way::default(),
+            commands: Vec::new(),
             shards,
             measured: empty(),
             measuring: false,
@@ -292,19 +291,18 @@ impl Realm {
             core.play();
         }
         phase(1);
-        for Shard { core, mesh, own, frames } in shards.iter_mut() {
-            let mut outs = mesh.outcomes(tick, std::mem::take(own));
+        for Shard { core, mesh, frames } in shards.iter_mut() {
+            let mut outs = mesh.outcomes(tick);
             let free = frames.iter().position(|frame| Arc::strong_count(frame) == 1);
             let mut shown = free.map_or_else(Arc::default, |at| frames.swap_remove(at));
             let frame = Arc::get_mut(&mut shown).expect("a free frame is nobody's");
-            core.world.publish(frame, &mut outs.iter_mut().map(|parcel| &mut **parcel).collect::<Vec<_>>());
+            core.publish(frame, &mut outs);
             outs.iter_mut().for_each(|parcel| parcel.frame = Some(shown.clone()));
             frames.push(shown);
-            *own = mesh.give_outcomes(outs);
+            core.hear(mesh.give_outcomes(outs));
         }
         phase(2);
-        for Shard { core, mesh, own, .. } in shards.iter_mut() {
-            core.hear(own);
+        for Shard { core, mesh, .. } in shards.iter_mut() {
             mesh.take_outcomes(tick, || false, |parcel| core.hear(parcel));
         }
         phase(3);
@@ -339,7 +337,8 @@ impl Realm {
     /// A keeper that lets everybody in at once and writes nothing.
     fn answer_claims(&mut self) {
         for Shard { core, .. } in &mut self.shards {
-            for command in std::mem::take(&mut core.keeper) {
+            self.commands.append(&mut core.keeper);
+            for command in self.commands.drain(..) {
                 let KeeperCommand::Claim { session, client_id, .. } = command else { continue };
                 let row = CharacterRow {
                     client_id,
