@@ -10,6 +10,7 @@ mod pps;
 mod swarm;
 mod table;
 mod tick;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,8 @@ enum Command {
     Join(pps::join::JoinArgs),
     /// Every published figure beside its floor and its aim: runs the other commands.
     Table(table::TableArgs),
+    /// What verifying, sealing, opening and encoding cost, without a system call.
+    Wire(wire::WireArgs),
     /// Trades that the keeper makes durable, in groups and one by one.
     Ledger(ledger::LedgerArgs),
 }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Ok(Cli { command: Command::Pps(args), .. }) => pps::run(&args, json),
         Ok(Cli { command: Command::Join(args), .. }) => pps::join::run(&args, json),
         Ok(Cli { command: Command::Table(args), .. }) => table::run(&args, json),
+        Ok(Cli { command: Command::Wire(args), .. }) => wire::run(&args, json),
         Ok(Cli { command: Command::Ledger(args), .. }) => ledger::run(&args, json),
         Err(error) if error.use_stderr() => Err(usage_failure(&error, json)),
         Err(text) => {

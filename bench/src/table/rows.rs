@@ -88,6 +88,7 @@ pub const MEASUREMENTS: &[Measurement] = &[
         quick: false,
         source: Source::Command(&["tick", "--crowd", "--send-hz", "60"]),
     },
+    Measurement { name: "wire", runs: 3, quick: true, source: Source::Command(&["wire"]) },
     Measurement { name: "join", runs: 1, quick: true, source: Source::Command(&["join"]) },
     Measurement { name: "ledger", runs: 3, quick: false, source: Source::Command(&["ledger"]) },
 ];
@@ -225,6 +226,17 @@ pub const ROWS: &[Row] = &[
         floor: 51.0,
         aim: 40.0,
         command: "ringshard-bench tick",
+    },
+    Row {
+        name: "parse",
+        what: "hot packet, verify and parse, ns",
+        measurement: "wire",
+        field: "/parse_ns",
+        void: "/void",
+        less: true,
+        floor: 60.0,
+        aim: 30.0,
+        command: "ringshard-bench wire",
     },
     Row {
         name: "allocations",
