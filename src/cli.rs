@@ -340,6 +340,9 @@ pub struct SimArgs {
     /// What may go wrong. Each seed draws some of it, so that many seeds meet all of it.
     #[arg(long, value_name = "KIND", default_value = "none")]
     pub faults: crate::sim::faults::Faults,
+    /// Bytes a second of each player's link from the server [default: any number].
+    #[arg(long, value_name = "BYTES_PER_S", value_parser = clap::value_parser!(u32).range(8_000..=10_000_000))]
+    pub link: Option<u32>,
 }
 
 fn parse_seeds(text: &str) -> Result<(u64, u64), String> {

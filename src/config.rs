@@ -58,6 +58,8 @@ pub struct NetConfig {
     pub control: SocketAddr,
     /// Snapshots a second for each session, at most one each tick.
     pub send_hz: u32,
+    /// Bytes a second that each session is sent at the most.
+    pub session_bytes_per_s: u32,
     /// Addresses that connect tokens name; `bind` where the file names none.
     pub server_addresses: Vec<SocketAddr>,
     /// File of the 32-byte private key of connect tokens; with `--dev` not read.
@@ -195,6 +197,7 @@ impl Draft {
             bind: nowhere,
             control: nowhere,
             send_hz: 0,
+            session_bytes_per_s: 0,
             server_addresses: Vec::new(),
             private_key_file: None,
         };

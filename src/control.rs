@@ -58,6 +58,8 @@ pub struct ShardReport {
     pub packets_out: u64,
     /// What its flight recorder does; none where nothing is recorded.
     pub record: Option<RecordReport>,
+    /// The byte budgets of its sessions.
+    pub budgets: BudgetReport,
     /// Totals of what was dropped, by reason.
     pub drops: Vec<(&'static str, u64)>,
     /// What its cells and lanes cost.
@@ -124,6 +126,17 @@ pub struct CellRow {
     pub cost_us: f64,
     /// Entities at home in it.
     pub entities: u32,
+}
+
+/// What the sessions of a shard may send; see `net::flow`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct BudgetReport {
+    /// Total of budgets halved because packets were lost or late.
+    pub cuts: u64,
+    /// The smallest budget, bytes a second; none without sessions.
+    pub bytes_per_s_least: Option<u32>,
+    /// All budgets on average, likewise.
+    pub bytes_per_s_mean: Option<u64>,
 }
 
 /// What a shard's flight recorder does.

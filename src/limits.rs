@@ -51,6 +51,12 @@ pub const FRAGMENTS_MAX: usize = 64;
 /// Ticks between two sends of an unacknowledged fragment, where the transport may lose it.
 pub const RESEND_TICKS: u32 = 6;
 
+/// Bytes a second that a session may send at the least, whatever its packets come to: the own state at every send, and
+/// some slices.
+pub const SESSION_BYTES_PER_S_MIN: u32 = 12_000;
+/// Bytes a second that a session may send at the most: 60 whole bodies.
+pub const SESSION_BYTES_PER_S_MAX: u32 = 60 * BODY_BYTES_MAX as u32;
+
 /// Sent packets whose fate a peer remembers. The oldest gives way and counts as lost.
 pub const SENT_PACKETS_KEPT: usize = 256;
 /// Fragments in one packet over a transport that may lose it. Full: the rest goes with the next packet.

@@ -10,6 +10,7 @@ pub mod client;
 pub mod connection;
 pub mod crypto;
 pub mod fast_hash;
+pub mod flow;
 pub mod handshake;
 pub mod interest;
 pub mod message;

@@ -29,6 +29,7 @@ use crate::mesh;
 use crate::net::handshake::HandshakeConfig;
 use crate::net::interest::Radii;
 use crate::net::message::Seam;
+use crate::net::session::Rates;
 use crate::net::token::{DEV_KEY, random_bytes};
 use crate::preflight;
 use crate::shard::core::Rules;
@@ -357,7 +358,8 @@ fn rules(config: &Config, cut: &CutMap, land: &Land) -> Rules {
     let radii = Radii { enter: grid(config.world.enter_radius_m), leave: grid(config.world.leave_radius_m) };
     let seam = cut.seam(land).filter(|_| config.dev);
     let seam = seam.map(|seam| Seam { x0: seam.from.0, y0: seam.from.1, x1: seam.to.0, y1: seam.to.1 });
-    Rules { radii, send_hz: config.net.send_hz, dev: config.dev, seam }
+    let rates = Rates { send_hz: config.net.send_hz, bytes_per_s: config.net.session_bytes_per_s };
+    Rules { radii, rates, dev: config.dev, seam }
 }
 
 fn handshakes(config: &Config, private_key: [u8; 32], address: SocketAddr) -> Vec<HandshakeConfig> {

@@ -447,6 +447,7 @@ impl Shard {
             long_ticks: gauge.long_ticks,
             cuts: self.coordinator.as_ref().map(|coordinator| coordinator.report(&self.core)),
             cuts_view: show_cuts.then(|| self.coordinator.as_mut().map(|it| it.view(&self.core))).flatten(),
+            budgets: self.core.budgets(),
             drops: Vec::new(),
             players: None,
         };

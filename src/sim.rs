@@ -22,8 +22,9 @@ use std::sync::Arc;
 use crate::goods::{Asked, Offer, Order, OrderId, OrderKind, Thing};
 use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, ShardId};
 use crate::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreError, StoreErrorKind, Terms};
-use crate::limits::BODY_BYTES_MAX;
+use crate::limits::{BODY_BYTES_MAX, SESSION_BYTES_PER_S_MAX};
 use crate::net::interest::Radii;
+use crate::net::session::Rates;
 use crate::shard::core::{Core, Rules};
 use crate::world::cut::{CELLS, CutMap};
 use crate::world::land::{LAND_CELLS, Land};
@@ -90,6 +91,8 @@ pub struct SimConfig {
     pub scenario: SimScenario,
     /// What goes wrong.
     pub faults: Faults,
+    /// Bytes a second of each player's link from the server; none: any number.
+    pub link: Option<u32>,
 }
 
 /// What came of a run.
@@ -135,6 +138,12 @@ pub struct SimReport {
     pub restarts: u64,
     /// Contradictions that bots found.
     pub bot_errors: u64,
+    /// Bodies that narrow links dropped.
+    pub link_drops: u64,
+    /// Byte budgets of sessions that were halved.
+    pub budget_cuts: u64,
+    /// Byte budgets at the end on average, bytes a second.
+    pub budget_mean: u64,
     /// Fewest other entities that a bot that looks saw updated within the last two seconds.
     pub visible_min: usize,
     /// How often each fault happened.
@@ -181,7 +190,8 @@ impl Sim {
             things: Arc::new([]),
         };
         let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
-        let rules = Rules { radii, send_hz: 30, dev: true, seam: None };
+        let rates = Rates { send_hz: 30, bytes_per_s: SESSION_BYTES_PER_S_MAX };
+        let rules = Rules { radii, rates, dev: true, seam: None };
         let setup = Setup { world, rules, desk: DeskRules { start_goods: true, terms: TERMS } };
         let haunts = borders(&land, config);
         let mut plan = Plan::new(config.seed, config.faults, config.ticks.saturating_sub(QUIET_TICKS));
@@ -427,6 +437,8 @@ impl Sim {
     }
 
     fn report(mut self) -> SimReport {
+        let budgets: Vec<_> = self.node.iter().flat_map(|node| &node.cores).map(Core::budgets).collect();
+        let means: Vec<u64> = budgets.iter().filter_map(|budgets| budgets.bytes_per_s_mean).collect();
         if let Some(node) = self.node.take() {
             self.oracle.check_end(&self.clients, self.tick);
             self.handoffs += node.cores.iter().map(|core| core.world.counters.handed_out).sum::<u64>();
@@ -462,6 +474,9 @@ impl Sim {
             mails: deals(|counts| counts.mails),
             restarts: self.restarts,
             bot_errors,
+            link_drops: self.clients.link_drops,
+            budget_cuts: budgets.iter().map(|budgets| budgets.cuts).sum(),
+            budget_mean: means.iter().sum::<u64>().checked_div(means.len() as u64).unwrap_or(0),
             visible_min,
             faults: counts.collect(),
             coverage: self.plan.met.iter().map(|((feature, fault), count)| (names(feature, fault), *count)).collect(),

@@ -71,8 +71,8 @@ const LOCKLESS: &[&str] = &["src/world", "src/net", "src/mesh", "src/shard", "sr
 const PURE: &[&str] = &["src/world", "src/net", "src/flight/record.rs", "src/flight/replay.rs"];
 
 /// Source files under src, without tests and generated code. More need a reason; beyond 80 go ledger,
-/// faults and replay; beyond 100 the balance of the shards.
-const FILES_MAX: usize = 110;
+/// faults and replay; beyond 100 the balance of the shards, overload and tuning.
+const FILES_MAX: usize = 116;
 /// Lines of one source file.
 const FILE_LINES_MAX: usize = 1_000;
 /// Lines of one function, signature and closing brace included.

@@ -8,7 +8,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::{Config, Draft, Raw};
-use crate::limits::{NPCS_MAX, RECORD_MEGABYTES_MAX, SERVER_ADDRESSES_MAX, SHARDS_MAX, TICK_HZ};
+use crate::limits::{
+    NPCS_MAX, RECORD_MEGABYTES_MAX, SERVER_ADDRESSES_MAX, SESSION_BYTES_PER_S_MAX, SESSION_BYTES_PER_S_MIN, SHARDS_MAX,
+    TICK_HZ,
+};
 
 /// One configuration key.
 pub(super) struct Key {
@@ -36,7 +39,7 @@ impl Key {
     }
 }
 
-pub(super) const KEYS: [Key; 16] = [
+pub(super) const KEYS: [Key; 17] = [
     Key {
         section: "node",
         name: "shards",
@@ -98,6 +101,20 @@ pub(super) const KEYS: [Key; 16] = [
         about: "Snapshots a second for each session, at most 60.",
         set: |draft, raw| put(&mut draft.config.net.send_hz, integer(raw, 1..=TICK_HZ as u32)),
         show: |config| Some(config.net.send_hz.to_string()),
+    },
+    Key {
+        section: "net",
+        name: "session_bytes_per_s",
+        expected: "a whole number of bytes from 12000 to 72000",
+        default: "72000",
+        shown: "",
+        about: "Bytes a second that each session is sent at the most, 12,000 to 72,000. A session whose packets are lost or\n\
+                late gets less, down to 12,000, until they arrive again.",
+        set: |draft, raw| {
+            let range = SESSION_BYTES_PER_S_MIN..=SESSION_BYTES_PER_S_MAX;
+            put(&mut draft.config.net.session_bytes_per_s, integer(raw, range))
+        },
+        show: |config| Some(config.net.session_bytes_per_s.to_string()),
     },
     Key {
         section: "net",

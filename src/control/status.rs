@@ -11,7 +11,9 @@ use crossbeam_queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
 
 use super::admin::CellMove;
-use super::{ControlCommand, ControlConfig, CostUs, CutsReport, CutsView, PlayerRow, RecordReport, ShardReport};
+use super::{
+    BudgetReport, ControlCommand, ControlConfig, CostUs, CutsReport, CutsView, PlayerRow, RecordReport, ShardReport,
+};
 use crate::clock::unix_s;
 use crate::exit::{Code, Failure};
 use crate::flight::folder::{FlightFolder, Reason};
@@ -93,6 +95,8 @@ pub struct ShardStatus {
     pub cells: u64,
     /// Total of ticks longer than 33 ms.
     pub long_ticks: u64,
+    /// The byte budgets of its sessions.
+    pub budgets: BudgetReport,
     /// Totals of drops by reason.
     pub drops: BTreeMap<String, u64>,
 }
@@ -124,6 +128,7 @@ impl From<&ShardReport> for ShardStatus {
             cost_us: report.cost_us,
             cells: report.cells,
             long_ticks: report.long_ticks,
+            budgets: report.budgets,
             drops: report.drops.iter().map(|(reason, count)| (reason.to_string(), *count)).collect(),
         }
     }

@@ -10,8 +10,10 @@ use super::record::{Damage, Done, Encoder, Entries, FORMAT, Fault, Head, Kind};
 use super::replay::{self, Report, Request, Segment};
 use crate::exit::Code;
 use crate::ids::{EntityId, GRID_PER_M, ShardId};
+use crate::limits::SESSION_BYTES_PER_S_MAX;
 use crate::net::handshake::Identity;
 use crate::net::interest::Radii;
+use crate::net::session::Rates;
 use crate::net::token::UserData;
 use crate::shard::core::{Core, Rules};
 use crate::world::cut::CutMap;
@@ -77,7 +79,8 @@ impl Realm {
             things: Arc::default(),
         };
         let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
-        let rules = Rules { radii, send_hz: 30, dev: true, seam: None };
+        let rates = Rates { send_hz: 30, bytes_per_s: SESSION_BYTES_PER_S_MAX };
+        let rules = Rules { radii, rates, dev: true, seam: None };
         let shard = |shard: usize| {
             let core = Core::new(World::new(config.clone(), ShardId(shard as u8)), shards, rules);
             let (encoder, mut bytes) = (Encoder::default(), Vec::new());

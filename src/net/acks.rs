@@ -134,6 +134,33 @@ pub enum Fate {
     Lost,
 }
 
+/// How many packets came to which fate, and when the newest was sent that arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Fates {
+    /// Arrived.
+    pub arrived: u32,
+    /// Lost; one that is told lost because its time is over may be told arrived later.
+    pub lost: u32,
+    /// Tick of sending, low 32 bits, of the newest that arrived.
+    pub newest_tick: Option<u32>,
+}
+
+impl Fates {
+    /// Counts one more.
+    pub fn note(&mut self, fate: Fate, packet: &SentPacket) {
+        match fate {
+            Fate::Lost => self.lost += 1,
+            Fate::Arrived => {
+                self.arrived += 1;
+                let is_newer = self.newest_tick.is_none_or(|tick| packet.tick.wrapping_sub(tick) < 1 << 31);
+                if is_newer {
+                    self.newest_tick = Some(packet.tick);
+                }
+            }
+        }
+    }
+}
+
 /// The last packets sent.
 #[derive(Clone, Debug)]
 pub struct SentPackets {

@@ -4,7 +4,7 @@
 //! channels first, `record` the packet; on arrival `arrival`, `handle_acks`, `handle_fragment`, then `accept` unless a
 //! fragment was refused for want of room. Never knows what messages and notes mean.
 
-use crate::net::acks::{Arrival, CarriedFragment, Fate, PacketAcks, SentPacket, SentPackets};
+use crate::net::acks::{Arrival, CarriedFragment, Fate, Fates, PacketAcks, SentPacket, SentPackets};
 use crate::net::body::{BodyWriter, FLAG_ACKS};
 use crate::net::channel::{ChannelFull, ChannelKind, FragmentError, Receipt, ReceiveChannel, SendChannel};
 
@@ -26,6 +26,8 @@ pub struct Stamp {
 pub struct Reliable {
     acks: PacketAcks,
     sent: SentPackets,
+    /// What became of packets since somebody asked.
+    fates: Fates,
     ordered_out: SendChannel,
     unordered_out: SendChannel,
     ordered_in: ReceiveChannel,
@@ -38,6 +40,7 @@ impl Reliable {
         Reliable {
             acks: PacketAcks::default(),
             sent: SentPackets::new(),
+            fates: Fates::default(),
             ordered_out: SendChannel::new(ChannelKind::Ordered, reliable_transport),
             unordered_out: SendChannel::new(ChannelKind::Unordered, reliable_transport),
             ordered_in: ReceiveChannel::new(ChannelKind::Ordered),
@@ -78,7 +81,11 @@ impl Reliable {
     /// Remembers the packet of the body that [`Reliable::stamp`] was for. `on_note` hears the notes of a packet that
     /// gives way.
     pub fn record(&mut self, packet: SentPacket, mut on_note: impl FnMut(Fate, u32)) {
-        self.sent.record(packet, |fate, packet| packet.notes().iter().for_each(|&note| on_note(fate, note)));
+        let fates = &mut self.fates;
+        self.sent.record(packet, |fate, packet| {
+            fates.note(fate, packet);
+            packet.notes().iter().for_each(|&note| on_note(fate, note));
+        });
     }
 
     /// Takes the ack fields of a received header. `on_note` hears what became of the notes of earlier packets.
@@ -87,8 +94,9 @@ impl Reliable {
         if flags & FLAG_ACKS == 0 {
             return true;
         }
-        let (ordered, unordered) = (&mut self.ordered_out, &mut self.unordered_out);
+        let (ordered, unordered, fates) = (&mut self.ordered_out, &mut self.unordered_out, &mut self.fates);
         self.sent.on_ack(ack, ack_bits, |fate, packet| {
+            fates.note(fate, packet);
             if fate == Fate::Arrived {
                 for &CarriedFragment { message, fragment, ordered: is_ordered } in packet.fragments() {
                     let channel = if is_ordered { &mut *ordered } else { &mut *unordered };
@@ -101,8 +109,16 @@ impl Reliable {
 
     /// Tells the notes `Lost` of packets sent more than `ticks_max` ago that did not arrive so far.
     pub fn expire(&mut self, now_tick: u32, ticks_max: u32, mut on_note: impl FnMut(Fate, u32)) {
-        let tell = |fate, packet: &SentPacket| packet.notes().iter().for_each(|&note| on_note(fate, note));
-        self.sent.expire(now_tick, ticks_max, tell);
+        let fates = &mut self.fates;
+        self.sent.expire(now_tick, ticks_max, |fate, packet| {
+            fates.note(fate, packet);
+            packet.notes().iter().for_each(|&note| on_note(fate, note));
+        });
+    }
+
+    /// What became of packets since the last time it was asked.
+    pub fn take_fates(&mut self) -> Fates {
+        std::mem::take(&mut self.fates)
     }
 
     /// How a received body stands to those accepted.

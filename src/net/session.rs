@@ -1,6 +1,6 @@
 //! One session: a connected client between its transport and its entity.
 //!
-//! Owns the protocol state of one client: acks, reliable channels, interest, send budget, actions under way. Promises:
+//! Owns the protocol state of one client: acks, reliable channels, interest, budgets, actions under way. Promises:
 //! the same for every transport; a body from the peer changes nothing before it was checked; a snapshot leaves in the
 //! tick that applied the newest command. Never does I/O and never steps the world.
 
@@ -8,10 +8,11 @@ use std::collections::VecDeque;
 
 use crate::goods::GoodsNews;
 use crate::ids::{EntityId, FINE_SHIFT, SessionRef, ShardId};
-use crate::limits::{ACTIONS_HELD_MAX, GOODS_MESSAGES_MAX, PINGS_PER_DRAIN_MAX, TICK_HZ};
+use crate::limits::{ACTIONS_HELD_MAX, GOODS_MESSAGES_MAX, PINGS_PER_DRAIN_MAX, SESSION_BYTES_PER_S_MAX, TICK_HZ};
 use crate::net::acks::{Arrival, Fate, SentPacket};
 use crate::net::body::{BodyError, BodyReader, BodyWriter, Commands, FLAG_PACKED, PONG_MARKER, Section, kind};
 use crate::net::channel::{ChannelKind, Receipt};
+use crate::net::flow::Flow;
 use crate::net::interest::{Carried, Interest, Radii, write_events};
 use crate::net::message::{ClientMessage, ServerMessage};
 use crate::net::messages::Close;
@@ -68,6 +69,15 @@ impl From<BodyError> for BodyDrop {
     }
 }
 
+/// How much a session may send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rates {
+    /// Snapshots a second.
+    pub send_hz: u32,
+    /// Bytes a second, as far as its packets arrive.
+    pub bytes_per_s: u32,
+}
+
 /// What every session of a shard needs to know to send.
 #[derive(Clone, Copy)]
 pub struct Sight<'a> {
@@ -79,8 +89,6 @@ pub struct Sight<'a> {
     pub tick: u64,
     /// How far clients see.
     pub radii: Radii,
-    /// Snapshots a second.
-    pub send_hz: u32,
 }
 
 /// A client's reliable message that its entity did not name yet.
@@ -112,6 +120,8 @@ pub struct Session {
     action: u16,
     pings: usize,
     budget: u32,
+    /// Its byte budget.
+    pub flow: Flow,
     applied_sent: u32,
     shown_tick: u64,
     /// What its client must still hear of its goods.
@@ -137,6 +147,7 @@ impl Session {
             action: 0,
             pings: 0,
             budget: SENDS_SAVED * SEND_COST,
+            flow: Flow::new(SESSION_BYTES_PER_S_MAX),
             applied_sent: 0,
             shown_tick: 0,
             goods: GoodsNews::default(),
@@ -163,13 +174,13 @@ impl Session {
             Arrival::Seen => return Err(BodyDrop::Repeated),
             _ => (),
         }
-        let (interest, mut arrived) = (&mut self.interest, 0);
+        let interest = &mut self.interest;
         let known = self.reliable.handle_acks(header.flags(), header.ack(), header.ack_bits(), |fate, bits| {
             if fate == Fate::Arrived {
                 interest.arrived(Carried::from_bits(bits));
-                arrived += 1;
             }
         });
+        self.flow.hear(self.reliable.take_fates());
         if !self.greeted {
             self.packed = header.flags() & FLAG_PACKED != 0;
         }
@@ -332,13 +343,15 @@ impl Session {
         self.closing
     }
 
-    /// Lets a tick pass: the send budget grows.
-    pub fn pass_tick(&mut self, tick: u64, send_hz: u32) {
+    /// Lets a tick pass: the budgets grow.
+    pub fn pass_tick(&mut self, tick: u64, rates: Rates) {
         self.give_goods();
-        self.budget = (self.budget + send_hz * SEND_COST / TICK_HZ as u32).min(SENDS_SAVED * SEND_COST);
+        self.budget = (self.budget + rates.send_hz * SEND_COST / TICK_HZ as u32).min(SENDS_SAVED * SEND_COST);
         if !self.reliable_transport && tick.is_multiple_of(u64::from(LOST_TICKS)) {
             self.reliable.expire(tick as u32, LOST_TICKS, |_, _| ());
+            self.flow.hear(self.reliable.take_fates());
         }
+        self.flow.pass_to(tick, rates.bytes_per_s);
     }
 
     /// Whether a body leaves now: an answer to a ping or a farewell at once; a snapshot when there is news of the
@@ -372,6 +385,7 @@ impl Session {
             }
         };
         self.reliable.record(packet, tell);
+        self.flow.send(length);
         length
     }
 
@@ -382,6 +396,9 @@ impl Session {
         let after = if self.shown_tick == 0 { sight.tick - 1 } else { self.shown_tick };
         write_events(sight.frames, (after, sight.tick), from, sight.radii.enter, body);
         self.shown_tick = sight.tick;
+        if !self.flow.holds_a_body() {
+            return;
+        }
         self.interest.look(sight.shown, sight.tick, from, told.home.space, sight.radii);
         let reliable = self.reliable_transport;
         let mut at_once = Vec::new();

@@ -6,6 +6,7 @@
 
 use std::borrow::BorrowMut;
 
+use crate::control::BudgetReport;
 use crate::flight::record::{Outside, Taken};
 use crate::goods::{Asked, GoodsNews, Settled};
 use crate::ids::{CELL_M, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
@@ -14,11 +15,12 @@ use crate::limits::{
     DECREE_TICKS_MIN, EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANES, SHARDS_MAX,
     TICK_HZ,
 };
+use crate::net::flow::Flow;
 use crate::net::handshake::Identity;
 use crate::net::interest::Radii;
 use crate::net::message::{Seam, ServerMessage, Welcome};
 use crate::net::messages::Close;
-use crate::net::session::{BodyDrop, Session, Sight};
+use crate::net::session::{BodyDrop, Rates, Session, Sight};
 use crate::world::balance::CellCost;
 use crate::world::effect::Joining;
 use crate::world::frame::{Frame, Frames};
@@ -71,8 +73,8 @@ pub struct Ended {
 pub struct Rules {
     /// How far clients see.
     pub radii: Radii,
-    /// Snapshots a second and session.
-    pub send_hz: u32,
+    /// How much each session may send.
+    pub rates: Rates,
     /// Development mode: a token may say where its character stands.
     pub dev: bool,
     /// Named in the Welcome, in development mode.
@@ -130,6 +132,8 @@ pub struct Core {
     /// Decrees that came with outcomes; the world hears them before its next tick.
     decrees: Vec<Decree>,
     rules: Rules,
+    /// Byte budgets halved in sessions that ended.
+    cuts_before: u64,
     lanes: Vec<Lane>,
     active: Vec<SessionRef>,
     /// Sessions that say farewell.
@@ -162,6 +166,7 @@ impl Core {
             next_decree: 0,
             decrees: Vec::new(),
             rules,
+            cuts_before: 0,
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
             active: Vec::new(),
             closing: Vec::new(),
@@ -188,6 +193,17 @@ impl Core {
             let session = &self.entry(reference)?.session;
             Some((reference, session.client_id, session.told.as_ref()))
         })
+    }
+
+    /// The byte budgets of all sessions.
+    pub fn budgets(&self) -> BudgetReport {
+        let flows = || self.active.iter().filter_map(|&reference| Some(&self.entry(reference)?.session.flow));
+        let sum: u64 = flows().map(|flow| u64::from(flow.bytes_per_s())).sum();
+        BudgetReport {
+            cuts: self.cuts_before + flows().map(|flow| flow.cuts).sum::<u64>(),
+            bytes_per_s_least: flows().map(Flow::bytes_per_s).min(),
+            bytes_per_s_mean: sum.checked_div(self.active.len() as u64),
+        }
     }
 
     fn entry(&self, reference: SessionRef) -> Option<&Entry> {
@@ -394,7 +410,8 @@ impl Core {
 
     fn forget(&mut self, reference: SessionRef) {
         let lane = &mut self.lanes[usize::from(reference.lane)];
-        lane.entries[usize::from(reference.slot)] = None;
+        let entry = lane.entries[usize::from(reference.slot)].take();
+        self.cuts_before += entry.map_or(0, |entry| entry.session.flow.cuts);
         lane.free.push(reference.slot);
         self.active.retain(|&other| other != reference);
     }
@@ -409,7 +426,7 @@ impl Core {
         for reference in active.iter() {
             let entry = lanes[usize::from(reference.lane)].entries[usize::from(reference.slot)].as_deref_mut();
             let session = &mut entry.expect("active sessions are in their lanes").session;
-            session.pass_tick(tick, rules.send_hz);
+            session.pass_tick(tick, rules.rates);
             session.give_actions(inputs);
         }
         self.outside.extend(self.joins.iter().copied().map(Outside::Join));
@@ -513,7 +530,7 @@ impl Core {
             client_id,
             tick,
             tick_hz: TICK_HZ as u16,
-            send_hz: self.rules.send_hz as u16,
+            send_hz: self.rules.rates.send_hz as u16,
             land_seed: self.world.land().seed,
             land_size_m: LAND_M as u32,
             cell_size_m: CELL_M as u32,
@@ -537,7 +554,7 @@ impl Core {
             *place = frame;
             count += 1;
         }
-        let sight = Sight { frames, shown: &shown[..count], tick, radii: rules.radii, send_hz: rules.send_hz };
+        let sight = Sight { frames, shown: &shown[..count], tick, radii: rules.radii };
         for &reference in active.iter() {
             let entry = lanes[usize::from(reference.lane)].entries[usize::from(reference.slot)].as_deref_mut();
             let session = &mut entry.expect("active sessions are in their lanes").session;

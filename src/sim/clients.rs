@@ -13,7 +13,7 @@ use super::node::Node;
 use super::trader::Trader;
 use super::{BOTS_AT_A_BORDER, SimConfig, SimScenario};
 use crate::ids::{EntityId, GRID_PER_M, SessionRef};
-use crate::limits::{BODY_BYTES_MAX, LANES};
+use crate::limits::{BODY_BYTES_MAX, LANES, TICK_HZ};
 use crate::net::client::ClientOptions;
 use crate::net::handshake::Identity;
 use crate::net::token::UserData;
@@ -27,6 +27,8 @@ const INPUT_TICKS: u64 = 2;
 const LATE_TICKS_MAX: u32 = 12;
 /// Ticks until a bot whose session ended comes back, at the least.
 const REJOIN_TICKS: u64 = 20;
+/// Ticks that a body waits at the most before a narrow link; a longer queue drops it.
+const LINK_QUEUE_TICKS: u64 = 18;
 /// Ticks without a word from the server after which a bot gives its session up.
 const SILENT_TICKS: u64 = 180;
 
@@ -51,6 +53,8 @@ pub struct Client {
     join_at: u64,
     heard_at: u64,
     handoffs: u64,
+    /// Bytes that wait before its link, in 1/60, as of the tick.
+    queued: (u64, u64),
 }
 
 /// All players.
@@ -62,13 +66,17 @@ pub struct Clients {
     pub malformed: u64,
     /// Tokens that were accepted twice.
     pub thefts: u64,
+    /// Bytes a second of each player's link from the server, where it is narrow.
+    link: Option<u32>,
+    /// Bodies that narrow links dropped.
+    pub link_drops: u64,
 }
 
 impl Clients {
     /// The players of a run, none of them connected.
     pub fn new(config: SimConfig, haunts: &[Crossing], land: &Arc<Land>) -> Clients {
         let all = (0..config.bots).map(|number| Client::new(config, number, haunts, land)).collect();
-        Clients { all, by_session: HashMap::new(), malformed: 0, thefts: 0 }
+        Clients { all, by_session: HashMap::new(), malformed: 0, thefts: 0, link: config.link, link_drops: 0 }
     }
 
     /// The process ended: every session with it.
@@ -128,7 +136,7 @@ impl Clients {
                 if (tick + at as u64).is_multiple_of(INPUT_TICKS) {
                     let mut out = [0; BODY_BYTES_MAX];
                     let length = client.bot.session.poll_body(tick as u32, 0, &mut out);
-                    travel(&mut client.up, plan, tick, &out[..length]);
+                    travel(&mut client.up, plan, tick, 0, &out[..length]);
                 }
             }
         }
@@ -150,8 +158,13 @@ impl Clients {
     pub fn send(&mut self, plan: &mut Plan, tick: u64, session: SessionRef, body: &[u8]) {
         // A session that its client forgot is served until it is cut.
         let Some(&at) = self.by_session.get(&session) else { return };
-        if self.all[at].session == Some(session) {
-            travel(&mut self.all[at].down, plan, tick, body);
+        let client = &mut self.all[at];
+        if client.session != Some(session) {
+            return;
+        }
+        match self.link.map_or(Some(0), |link| client.squeeze(tick, link.into(), body.len() as u64)) {
+            Some(waits) => travel(&mut client.down, plan, tick, waits, body),
+            None => self.link_drops += 1,
         }
     }
 
@@ -219,7 +232,18 @@ impl Client {
             join_at: number / 8,
             heard_at: 0,
             handoffs: 0,
+            queued: (0, 0),
         }
+    }
+
+    /// Ticks that a body waits before a link of so many bytes a second; none when the queue is full.
+    fn squeeze(&mut self, tick: u64, bytes_per_s: u64, bytes: u64) -> Option<u64> {
+        let (before, queued) = self.queued;
+        let queued = queued.saturating_sub((tick - before) * bytes_per_s);
+        let waits = queued / bytes_per_s;
+        let fits = waits < LINK_QUEUE_TICKS;
+        self.queued = (tick, if fits { queued + bytes * TICK_HZ } else { queued });
+        fits.then_some(waits)
     }
 
     /// The session is over for the client; it comes back later.
@@ -244,8 +268,8 @@ impl Client {
 }
 
 /// A body goes on its way: lost, late or twice as the plan says.
-fn travel(way: &mut VecDeque<(u64, Vec<u8>)>, plan: &mut Plan, tick: u64, body: &[u8]) {
-    let mut due = tick + NETWORK_TICKS;
+fn travel(way: &mut VecDeque<(u64, Vec<u8>)>, plan: &mut Plan, tick: u64, waits: u64, body: &[u8]) {
+    let mut due = tick + NETWORK_TICKS + waits;
     if plan.strikes(Fault::Reorder, tick) {
         due += u64::from(1 + plan.draw(LATE_TICKS_MAX));
     }

@@ -11,6 +11,7 @@ fn run(seed: u64, shards: usize, ticks: u64) -> SimReport {
         npcs: 400,
         scenario: SimScenario::Seam,
         faults: Faults::None,
+        link: None,
     })
     .run();
     assert_eq!(report.violations, 0, "{:?}", report.violation_texts);
@@ -46,16 +47,38 @@ fn the_same_seed_twice_is_the_same_and_another_is_not() {
 #[test]
 fn a_crowd_sees_itself() {
     let (scenario, faults) = (SimScenario::Crowd, Faults::None);
-    let config = SimConfig { seed: 1, ticks: 600, shards: 2, bots: 300, npcs: 400, scenario, faults };
+    let config = SimConfig { seed: 1, ticks: 600, shards: 2, bots: 300, npcs: 400, scenario, faults, link: None };
     let report = Sim::new(config).run();
     assert_eq!(report.violations, 0, "{:?}", report.violation_texts);
     // Each new cut of its ground gives everybody in it new slices, which take a while to show.
     assert!(report.cuts > 5 && report.visible_min > 200, "{report:?}");
 }
 
+/// A crowd in which every player's link takes so many bytes a second.
+fn linked(link: Option<u32>, faults: Faults) -> SimReport {
+    let (seed, ticks, shards, bots, npcs) = (4, 1_800, 2, 120, 200);
+    let config = SimConfig { seed, ticks, shards, bots, npcs, scenario: SimScenario::Crowd, faults, link };
+    let report = Sim::new(config).run();
+    assert_eq!((report.violations, report.bots), (0, 120), "{:?}", report.violation_texts);
+    report
+}
+
+#[test]
+fn a_narrow_link_gets_what_it_takes_and_a_wide_one_everything() {
+    let wide = linked(None, Faults::None);
+    assert_eq!((wide.budget_cuts, wide.budget_mean), (0, SESSION_BYTES_PER_S_MAX.into()), "{wide:?}");
+    for link in [15_000, 20_000] {
+        let narrow = linked(Some(link), Faults::None);
+        assert!(narrow.budget_cuts > 120, "{narrow:?}");
+        assert!((u64::from(link) / 3..u64::from(link) * 3 / 2).contains(&narrow.budget_mean), "{narrow:?}");
+        assert!(narrow.visible_min > 60, "it shows less often, not fewer: {narrow:?}");
+    }
+    assert_eq!(linked(Some(20_000), Faults::None), linked(Some(20_000), Faults::None));
+}
+
 fn trade(seed: u64, shards: usize, ticks: u64, faults: Faults) -> SimReport {
     let scenario = SimScenario::Trade;
-    Sim::new(SimConfig { seed, ticks, shards, bots: 24, npcs: 60, scenario, faults }).run()
+    Sim::new(SimConfig { seed, ticks, shards, bots: 24, npcs: 60, scenario, faults, link: None }).run()
 }
 
 #[test]

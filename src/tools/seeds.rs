@@ -42,6 +42,7 @@ pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
         npcs: or(args.npcs.map(u64::from), 1_000, 100) as u32,
         scenario: args.scenario.unwrap_or(if with_faults { SimScenario::Trade } else { SimScenario::Seam }),
         faults: args.faults,
+        link: args.link,
     };
     let ticks_min = if with_faults { FAULTY_TICKS_MIN } else { TICKS_MIN };
     if config.ticks < ticks_min {

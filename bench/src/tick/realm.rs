@@ -10,11 +10,12 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use ringshard::ids::{EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use ringshard::keeper::{CharacterRow, KeeperAnswer, KeeperCommand};
-use ringshard::limits::{BODY_BYTES_MAX, LANES};
+use ringshard::limits::{BODY_BYTES_MAX, LANES, SESSION_BYTES_PER_S_MAX};
 use ringshard::mesh::{self, MeshEnd};
 use ringshard::net::client::ClientOptions;
 use ringshard::net::handshake::Identity;
 use ringshard::net::interest::Radii;
+use ringshard::net::session::Rates;
 use ringshard::net::token::UserData;
 use ringshard::shard::core::{Core, Rules, Whom};
 use ringshard::sim::bots::{Bot, Haunt};
@@ -180,7 +181,8 @@ impl Realm {
             things: Arc::new([]),
         };
         let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
-        let rules = Rules { radii, send_hz: setting.send_hz, dev: true, seam: None };
+        let rates = Rates { send_hz: setting.send_hz, bytes_per_s: SESSION_BYTES_PER_S_MAX };
+        let rules = Rules { radii, rates, dev: true, seam: None };
         let core = |shard| Core::new(World::new(config.clone(), ShardId(shard)), setting.shards, rules);
         let ends = mesh::connect(setting.shards).into_iter();
         let shards: Vec<Shard> =
