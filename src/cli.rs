@@ -343,6 +343,9 @@ pub struct SimArgs {
     /// Bytes a second of each player's link from the server [default: any number].
     #[arg(long, value_name = "BYTES_PER_S", value_parser = clap::value_parser!(u32).range(8_000..=10_000_000))]
     pub link: Option<u32>,
+    /// How many times slower the cores are than one of today, until the last 600 ticks; 0: their work takes no time.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub slowdown: u32,
 }
 
 fn parse_seeds(text: &str) -> Result<(u64, u64), String> {

@@ -23,6 +23,7 @@ use crate::exit::{Code, Failure};
 use crate::flight::folder::FlightFolder;
 use crate::ids::{CellKey, ShardId};
 use crate::keeper::KeeperView;
+use crate::ladder::{Common, STEPS, Step};
 use crate::limits::{CONTROL_COMMANDS_MAX, CONTROL_POLL_MS, CONTROL_REPORTS_MAX};
 use live::{LiveForm, LiveView};
 use status::Board;
@@ -60,6 +61,8 @@ pub struct ShardReport {
     pub record: Option<RecordReport>,
     /// The byte budgets of its sessions.
     pub budgets: BudgetReport,
+    /// What it leaves out because its core does not keep up.
+    pub ladder: LadderReport,
     /// Totals of what was dropped, by reason.
     pub drops: Vec<(&'static str, u64)>,
     /// What its cells and lanes cost.
@@ -128,6 +131,23 @@ pub struct CellRow {
     pub entities: u32,
 }
 
+/// Where a shard stands on the overload ladder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LadderReport {
+    /// Where.
+    pub step: Step,
+    /// Somebody holds it there.
+    pub forced: bool,
+    /// Total of times that it came to each step, from above or below.
+    pub entered: [u64; STEPS],
+    /// Degrade level in force, the same on all shards.
+    pub degrade: u8,
+    /// Players are admitted, as far as load goes.
+    pub admission_open: bool,
+    /// Total of turns of wildlife that were put off.
+    pub turns_put_off: u64,
+}
+
 /// What the sessions of a shard may send; see `net::flow`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct BudgetReport {
@@ -185,6 +205,15 @@ pub enum ControlCommand {
         /// To whom.
         to: ShardId,
     },
+    /// Decree this degrade level; only for shard 0.
+    Degrade(u8),
+    /// Whether anybody is admitted, as far as load goes.
+    Admission {
+        /// So it is.
+        open: bool,
+    },
+    /// Hold the ladder on this step, or let it go.
+    PinLadder(Option<Step>),
 }
 
 /// What control needs to know, and its ends of the queues.
@@ -284,6 +313,11 @@ impl ControlHandle {
     pub fn set_ready(&self) -> Result<(), Failure> {
         self.board.set_ready(true);
         client::NodeFile { control: self.address, pid: std::process::id() }.write(&self.data)
+    }
+
+    /// What the steps of all shards ask of the whole node, by their newest reports.
+    pub fn common(&self) -> Common {
+        self.board.common()
     }
 
     /// Ends the thread and removes `admin.sock` and `node.json`. A panic of the thread is a [`Failure`].

@@ -4,6 +4,7 @@
 
 pub mod goods;
 pub mod ids;
+pub mod ladder;
 pub mod limits;
 pub mod planted;
 

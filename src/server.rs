@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use crossbeam_queue::ArrayQueue;
 
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -24,6 +25,7 @@ use crate::goods::Thing;
 use crate::ids::{CellKey, GRID_PER_M, ShardId};
 use crate::io::{BindError, Lane, Lanes, Listeners, RingConfig, bind_lanes, bind_tcp};
 use crate::keeper::{Desk, DeskRules, KeeperHandle, KeeperQueues, RocksDisk, Store, StoreError, Terms};
+use crate::ladder::Common;
 use crate::limits::{DECREE_TICKS_MIN, LANES, NPC_LIFE_TICKS};
 use crate::mesh;
 use crate::net::handshake::HandshakeConfig;
@@ -275,7 +277,7 @@ fn say_ready(node: &Node, folder: &DataFolder, address: SocketAddr, recovered: u
 
 /// Waits for the end, and says why it came.
 fn watch(node: &Node) -> Result<(), Failure> {
-    let mut was_full = false;
+    let (mut was_full, mut common) = (false, Common::default());
     loop {
         std::thread::sleep(WATCH);
         if let Some(error) = node.keeper.failure() {
@@ -301,10 +303,38 @@ fn watch(node: &Node) -> Result<(), Failure> {
             }
             was_full = is_full;
         }
+        common = obey_ladders(node, common);
         node.flight.iter().for_each(|flight| flight.tend());
         if node.commands.draining.load(Ordering::Acquire) {
             return Ok(());
         }
+    }
+}
+
+/// Makes what the shards' ladders ask of the whole node so, where it differs from `before`; gives it back.
+fn obey_ladders(node: &Node, before: Common) -> Common {
+    let common = node.control.common();
+    if common.degrade != before.degrade {
+        let level = common.degrade;
+        tell(&node.commands.commands[0], ControlCommand::Degrade(level));
+        eprintln!("ringshard: overload: degrade level {level} of 3");
+    }
+    if common.closed != before.closed {
+        tell_shards(node, ControlCommand::Admission { open: !common.closed });
+        let text = if common.closed { "nobody more is admitted" } else { "players are admitted again" };
+        eprintln!("ringshard: overload: {text}");
+    }
+    common
+}
+
+fn tell_shards(node: &Node, command: ControlCommand) {
+    node.commands.commands.iter().for_each(|queue| tell(queue, command));
+}
+
+/// Tells a shard, and waits while it has no room: it makes some every tick.
+fn tell(queue: &ArrayQueue<ControlCommand>, command: ControlCommand) {
+    while queue.push(command).is_err() {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -316,11 +346,7 @@ fn stop(node: Node, end: Result<(), Failure>) -> Result<(), Failure> {
     }
     eprintln!("ringshard: draining: every character is saved, then the node ends");
     let stop = node.clock.tick_at(node.clock.now_ns()) + DECREE_TICKS_MIN;
-    for queue in &node.commands.commands {
-        while queue.push(ControlCommand::StopAt(stop)).is_err() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
+    tell_shards(&node, ControlCommand::StopAt(stop));
     for shard in node.shards {
         match shard.join() {
             Ok(Ok(())) => (),

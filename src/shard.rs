@@ -10,6 +10,7 @@ mod costs;
 pub mod links;
 pub mod recorder;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +118,8 @@ struct Shard {
     show_cuts: bool,
     late_meetings: u64,
     late_edges: u64,
+    /// Nanoseconds of this tick that were spent waiting for other shards.
+    waited_ns: Cell<u64>,
     frames_out: u64,
     gauge: Gauge,
 }
@@ -179,6 +182,7 @@ impl Shard {
             show_cuts: false,
             late_meetings: 0,
             late_edges: 0,
+            waited_ns: Cell::new(0),
             frames_out: 0,
             gauge: Gauge {
                 tick_us: Histogram::new_with_bounds(1, 10_000_000, 2).expect("the bounds are in order"),
@@ -203,9 +207,12 @@ impl Shard {
             if present >= tick + RECORD_OVERRUN_TICKS {
                 self.overran.iter().for_each(|progress| progress.overran());
             }
+            let elapsed = (tick.max(present) + 1).saturating_sub(tick);
             tick = tick.max(present);
             self.tick(tick);
-            self.gauge.note(self.clock.now_ns() - begin_ns);
+            let busy_ns = self.clock.now_ns() - begin_ns;
+            self.gauge.note(busy_ns);
+            self.core.ladder.note(elapsed, busy_ns.saturating_sub(self.waited_ns.take()));
         }
         while !self.give_keeper() {
             executor::sleep(Duration::from_millis(1)).await;
@@ -245,7 +252,7 @@ impl Shard {
         let now = (tick, unix_s());
         let mut has_room = [false; LANES];
         for (lane, room) in has_room.iter_mut().enumerate() {
-            *room = links.has_room(core, lane as u8);
+            *room = core.no_admission(lane as u8).is_none();
         }
         ring.drain(tick, |event| match event {
             Event::Datagram { lane, from, bytes } => {
@@ -273,6 +280,9 @@ impl Shard {
                     self.stop_tick = Some(stop);
                     self.core.close_all(Close::Drain);
                 }
+                ControlCommand::Degrade(level) => self.core.degrade(level),
+                ControlCommand::Admission { open } => self.core.is_open = open,
+                ControlCommand::PinLadder(step) => self.core.ladder.pin(step),
                 ControlCommand::ListPlayers => self.list_players = true,
                 ControlCommand::ShowCuts => self.show_cuts = true,
                 ControlCommand::AutoCuts(auto) => self.coordinator.iter_mut().for_each(|it| it.set_auto(auto)),
@@ -295,8 +305,8 @@ impl Shard {
         self.costs.end(Part::Play);
         mine.reset(tick);
         self.core.inputs[own.index()] = mine;
-        let may_wait = self.may_wait();
-        let Shard { core, mesh, costs, .. } = self;
+        let Shard { core, mesh, costs, clock, waited_ns, .. } = self;
+        let may_wait = Shard::may_wait(*clock, waited_ns);
         self.late_meetings += mesh.take_inputs(tick, may_wait, |from, parcel: &mut InputParcel| {
             costs.begin();
             core.take_inputs(from, parcel);
@@ -305,12 +315,12 @@ impl Shard {
     }
 
     /// The patience of one meeting. A peer that is this late was perhaps put off this very core: it gets a chance.
-    fn may_wait(&self) -> impl FnMut() -> bool + use<> {
-        let clock = self.clock;
-        let begin_ns = clock.now_ns();
+    fn may_wait<'a>(clock: Clock, waited_ns: &'a Cell<u64>) -> impl FnMut() -> bool + use<'a> {
+        let (begin_ns, before_ns) = (clock.now_ns(), waited_ns.get());
         let mut yield_ns = begin_ns + MEETING_YIELD_NS;
         move || {
             let now_ns = clock.now_ns();
+            waited_ns.set(before_ns + now_ns - begin_ns);
             if now_ns >= yield_ns {
                 yield_ns = now_ns + MEETING_YIELD_NS;
                 std::thread::yield_now();
@@ -344,8 +354,8 @@ impl Shard {
 
     /// Second meeting: what the others show and tell of this tick.
     fn meet_outcomes(&mut self, tick: u64) {
-        let may_wait = self.may_wait();
-        let Shard { core, mesh, .. } = self;
+        let Shard { core, mesh, clock, waited_ns, .. } = self;
+        let may_wait = Shard::may_wait(*clock, waited_ns);
         self.late_meetings += mesh.take_outcomes(tick, may_wait, |parcel| core.hear(parcel));
     }
 
@@ -448,6 +458,7 @@ impl Shard {
             cuts: self.coordinator.as_ref().map(|coordinator| coordinator.report(&self.core)),
             cuts_view: show_cuts.then(|| self.coordinator.as_mut().map(|it| it.view(&self.core))).flatten(),
             budgets: self.core.budgets(),
+            ladder: self.core.ladder_report(),
             drops: Vec::new(),
             players: None,
         };
@@ -478,6 +489,7 @@ impl Shard {
             ("tcp_backlog", ring.tcp_backlog),
             ("buffers_empty", ring.buffers_empty),
             ("claims_refused", self.core.claims_refused),
+            ("overload", link.overload),
             ("late_edges", self.late_edges),
             ("late_meetings", self.late_meetings),
             ("inputs_refused", world.inputs_refused),

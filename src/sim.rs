@@ -22,6 +22,7 @@ use std::sync::Arc;
 use crate::goods::{Asked, Offer, Order, OrderId, OrderKind, Thing};
 use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, ShardId};
 use crate::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreError, StoreErrorKind, Terms};
+use crate::ladder::NAMES;
 use crate::limits::{BODY_BYTES_MAX, SESSION_BYTES_PER_S_MAX};
 use crate::net::interest::Radii;
 use crate::net::session::Rates;
@@ -93,6 +94,8 @@ pub struct SimConfig {
     pub faults: Faults,
     /// Bytes a second of each player's link from the server; none: any number.
     pub link: Option<u32>,
+    /// How many times slower the cores are than one of today, until the quiet end; 0: their work takes no time.
+    pub slowdown: u64,
 }
 
 /// What came of a run.
@@ -138,6 +141,12 @@ pub struct SimReport {
     pub restarts: u64,
     /// Contradictions that bots found.
     pub bot_errors: u64,
+    /// How often a shard came to each step of the overload ladder.
+    pub ladder: BTreeMap<String, u64>,
+    /// Turns that wildlife had, those put off among them.
+    pub turns: u64,
+    /// Turns put off under a degrade level.
+    pub turns_put_off: u64,
     /// Bodies that narrow links dropped.
     pub link_drops: u64,
     /// Byte budgets of sessions that were halved.
@@ -269,6 +278,7 @@ impl Sim {
             clients.introduce(&lying, tick + REST_TICKS > self.config.ticks);
         }
         node.hear_keeper(tick);
+        node.slowdown = if tick + QUIET_TICKS < self.config.ticks { self.config.slowdown } else { 0 };
         let mut body = [0; BODY_BYTES_MAX];
         node.step(tick, |session, write| {
             let length = write(&mut body);
@@ -437,8 +447,13 @@ impl Sim {
     }
 
     fn report(mut self) -> SimReport {
-        let budgets: Vec<_> = self.node.iter().flat_map(|node| &node.cores).map(Core::budgets).collect();
+        let cores: Vec<&Core> = self.node.iter().flat_map(|node| &node.cores).collect();
+        let budgets: Vec<_> = cores.iter().map(|core| core.budgets()).collect();
         let means: Vec<u64> = budgets.iter().filter_map(|budgets| budgets.bytes_per_s_mean).collect();
+        let entered = |step: usize| cores.iter().map(|core| core.ladder.entered[step]).sum::<u64>();
+        let ladder = NAMES.iter().enumerate().map(|(step, name)| ((*name).to_owned(), entered(step))).collect();
+        let turns = cores.iter().map(|core| core.world.counters.turns).sum();
+        let turns_put_off = cores.iter().map(|core| core.world.counters.turns_put_off).sum();
         if let Some(node) = self.node.take() {
             self.oracle.check_end(&self.clients, self.tick);
             self.handoffs += node.cores.iter().map(|core| core.world.counters.handed_out).sum::<u64>();
@@ -474,6 +489,9 @@ impl Sim {
             mails: deals(|counts| counts.mails),
             restarts: self.restarts,
             bot_errors,
+            ladder,
+            turns,
+            turns_put_off,
             link_drops: self.clients.link_drops,
             budget_cuts: budgets.iter().map(|budgets| budgets.cuts).sum(),
             budget_mean: means.iter().sum::<u64>().checked_div(means.len() as u64).unwrap_or(0),

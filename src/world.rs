@@ -88,6 +88,8 @@ pub enum DecreeKind {
     Cut(Arc<CutMap>),
     /// Every character goes, with its last row.
     Stop,
+    /// Wildlife takes one turn in 2 to the power of this level, at most 3, and stands while it waits for one.
+    Degrade(u8),
 }
 
 /// A character as it shall be kept.
@@ -138,6 +140,10 @@ pub struct Counters {
     pub inputs_refused: u64,
     /// Commands beyond what an entity holds.
     pub commands_over: u64,
+    /// Turns that wildlife had, those put off among them.
+    pub turns: u64,
+    /// Turns put off under a degrade level.
+    pub turns_put_off: u64,
     /// Public events beyond what a frame holds.
     pub events_over: u64,
     /// Entities that were not shown because their cell has no slot left, added up over ticks.
@@ -165,6 +171,8 @@ pub struct World {
     decrees: Vec<Decree>,
     /// The cuts changed in this tick: everybody looks whose he is, also those who should have gone before it.
     recut: bool,
+    /// Degrade level in force.
+    degrade: u8,
     lanes: [ShardId; LANES],
     players: Table<Player>,
     npcs: Table<Npc>,
@@ -210,6 +218,7 @@ impl World {
             config,
             decrees: Vec::new(),
             recut: false,
+            degrade: 0,
             lanes: std::array::from_fn(|lane| ShardId((lane % shards) as u8)),
             players: Table::default(),
             npcs: Table::default(),
@@ -229,6 +238,11 @@ impl World {
     /// The shard that serves a lane.
     pub fn lane_owner(&self, lane: u8) -> ShardId {
         self.lanes[usize::from(lane)]
+    }
+
+    /// The degrade level in force.
+    pub fn degrade(&self) -> u8 {
+        self.degrade
     }
 
     /// The ground.
@@ -314,6 +328,7 @@ impl World {
             match self.decrees.remove(0).kind {
                 DecreeKind::Cut(cut) => (self.cut, self.recut) = (cut, !planted(Bug::LateCutForgotten)),
                 DecreeKind::Stop => self.players.iter_mut().for_each(|player| player.released = true),
+                DecreeKind::Degrade(level) => self.degrade = level,
             }
         }
     }
@@ -549,7 +564,7 @@ impl World {
         let cuts = self.decrees.iter().rev().filter(|decree| decree.tick <= tick);
         let mut cuts = cuts.filter_map(|decree| match &decree.kind {
             DecreeKind::Cut(cut) => Some(cut),
-            DecreeKind::Stop => None,
+            DecreeKind::Stop | DecreeKind::Degrade(_) => None,
         });
         cuts.next().unwrap_or(&self.cut).owner(cell)
     }
@@ -558,9 +573,12 @@ impl World {
         let (seed, tick, land) = (self.config.seed, self.tick, self.config.land.clone());
         let mut npcs = std::mem::take(&mut self.npcs);
         for npc in npcs.iter_mut() {
+            self.counters.turns += u64::from((npc.turn_tick..npc.end_tick).contains(&tick));
             if tick >= npc.end_tick {
                 self.gone.push(npc.body.id);
                 self.send(npc.farewell(), frames);
+            } else if npc.puts_off(seed, tick, self.degrade) {
+                self.counters.turns_put_off += 1;
             } else if let Some(effect) = npc.act(seed, tick, &land, frames) {
                 self.send(effect, frames);
             }

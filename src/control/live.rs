@@ -78,9 +78,11 @@ fn line(page: &StatusPage, rates: &[[u64; 3]]) -> String {
     let worst = |of: fn(&super::status::ShardStatus) -> u64| page.shards.iter().map(of).max().unwrap_or(0);
     let late: u64 = page.shards.iter().map(|shard| shard.late_parcels).sum();
     let sessions: u64 = page.shards.iter().map(|shard| shard.sessions).sum();
+    let highest = page.shards.iter().map(|shard| &shard.ladder).max_by_key(|ladder| ladder.step);
+    let ladder = highest.map_or_else(String::new, ToString::to_string);
     let dropped: u64 = page.shards.iter().flat_map(|shard| shard.drops.values()).sum();
     format!(
-        "tick={} players={sessions} tick_us_p50={} tick_us_p99={} packets_in_per_s={} packets_out_per_s={} \
+        "tick={} players={sessions} ladder={ladder} tick_us_p50={} tick_us_p99={} packets_in_per_s={} packets_out_per_s={} \
          handoffs_per_s={} late_parcels={late} drops={dropped}\n",
         page.tick,
         worst(|shard| shard.tick_us.p50),
@@ -94,12 +96,14 @@ fn line(page: &StatusPage, rates: &[[u64; 3]]) -> String {
 fn table(page: &StatusPage, rates: &[[u64; 3]]) -> String {
     let players: u64 = page.shards.iter().map(|shard| shard.sessions).sum();
     let mut text = format!("tick {}   players {players}   {} MiB\n", page.tick, page.rss_bytes >> 20);
-    text.push_str("shard   p50 us  p99 us  busy  players  entities      in/s     out/s  handoffs/s   late  drops\n");
+    text.push_str(
+        "shard   p50 us  p99 us  busy  players  entities      in/s     out/s  handoffs/s   late  ladder      drops\n",
+    );
     for (shard, [packets_in, packets_out, handoffs]) in page.shards.iter().zip(rates) {
         // Cut short: a wrapped line would break the redrawing.
         let drops: String = drops_in_words(&shard.drops).chars().take(40).collect();
         text.push_str(&format!(
-            "{:>5} {:>8} {:>7} {:>4.0}% {:>8} {:>9} {packets_in:>9} {packets_out:>9} {handoffs:>11} {:>6}  {drops}\n",
+            "{:>5} {:>8} {:>7} {:>4.0}% {:>8} {:>9} {packets_in:>9} {packets_out:>9} {handoffs:>11} {:>6}  {:<10}  {drops}\n",
             shard.id,
             shard.tick_us.p50,
             shard.tick_us.p99,
@@ -107,6 +111,7 @@ fn table(page: &StatusPage, rates: &[[u64; 3]]) -> String {
             shard.sessions,
             shard.entities,
             shard.late_parcels,
+            shard.ladder,
         ));
     }
     text
@@ -148,8 +153,12 @@ mod tests {
         view.render(&page(1_000), Duration::from_secs(1));
         let line = view.render(&page(3_000), Duration::from_secs(2));
         assert_eq!(line.lines().count(), 1);
-        for part in ["tick=77 players=500 ", "tick_us_p99=2001 ", "packets_in_per_s=2000 ", "late_parcels=2 drops=6\n"]
-        {
+        for part in [
+            "tick=77 players=500 ladder=none ",
+            "tick_us_p99=2001 ",
+            "packets_in_per_s=2000 ",
+            "late_parcels=2 drops=6\n",
+        ] {
             assert!(line.contains(part), "{part}: {line}");
         }
     }

@@ -12,13 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::CellMove;
 use super::{
-    BudgetReport, ControlCommand, ControlConfig, CostUs, CutsReport, CutsView, PlayerRow, RecordReport, ShardReport,
+    BudgetReport, ControlCommand, ControlConfig, CostUs, CutsReport, CutsView, LadderReport, PlayerRow, RecordReport,
+    ShardReport,
 };
 use crate::clock::unix_s;
 use crate::exit::{Code, Failure};
 use crate::flight::folder::{FlightFolder, Reason};
 use crate::ids::{CellKey, ShardId};
 use crate::keeper::KeeperView;
+use crate::ladder::{self, Common, Step};
 use crate::sys;
 use crate::world::land::LAND_CELLS;
 
@@ -97,8 +99,44 @@ pub struct ShardStatus {
     pub long_ticks: u64,
     /// The byte budgets of its sessions.
     pub budgets: BudgetReport,
+    /// What it leaves out because its core does not keep up.
+    pub ladder: LadderStatus,
     /// Totals of drops by reason.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// Where a shard stands on the overload ladder; see [`LadderReport`] for the fields.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LadderStatus {
+    /// Number of the step; 0: nothing is left out.
+    pub step: u8,
+    /// Its name.
+    pub name: String,
+    /// Somebody holds it there.
+    pub forced: bool,
+    /// Degrade level in force.
+    pub degrade: u8,
+    /// Players are admitted, as far as load goes.
+    pub admission_open: bool,
+    /// Total of turns of wildlife that were put off.
+    pub turns_put_off: u64,
+    /// Total of times that it came to each step.
+    pub entered: BTreeMap<String, u64>,
+}
+
+impl From<&LadderReport> for LadderStatus {
+    fn from(report: &LadderReport) -> LadderStatus {
+        let LadderReport { step, forced, degrade, admission_open, turns_put_off, entered } = *report;
+        let entered = ladder::NAMES.iter().map(|name| (*name).to_owned()).zip(entered).collect();
+        let (step, name) = (step.number(), step.name().to_owned());
+        LadderStatus { step, name, forced, degrade, admission_open, turns_put_off, entered }
+    }
+}
+
+impl std::fmt::Display for LadderStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&format!("{}{}", self.name, if self.forced { "!" } else { "" }))
+    }
 }
 
 /// Durations of recent ticks, microseconds.
@@ -129,6 +167,7 @@ impl From<&ShardReport> for ShardStatus {
             cells: report.cells,
             long_ticks: report.long_ticks,
             budgets: report.budgets,
+            ladder: LadderStatus::from(&report.ladder),
             drops: report.drops.iter().map(|(reason, count)| (reason.to_string(), *count)).collect(),
         }
     }
@@ -159,11 +198,11 @@ impl StatusPage {
             ));
         }
         text.push_str(
-            "shard cpu  p50 us  p99 us  long  busy cells us lanes us cells sessions entities handoffs  late calls/tick  drops\n",
+            "shard cpu  p50 us  p99 us  long  busy cells us lanes us cells sessions entities handoffs  late calls/tick ladder      drops\n",
         );
         for shard in &self.shards {
             text.push_str(&format!(
-                "{:>5} {:>3} {:>7} {:>7} {:>5} {:>4.0}% {:>8.0} {:>8.0} {:>5} {:>8} {:>8} {:>8} {:>5} {:>10.1}  {}\n",
+                "{:>5} {:>3} {:>7} {:>7} {:>5} {:>4.0}% {:>8.0} {:>8.0} {:>5} {:>8} {:>8} {:>8} {:>5} {:>10.1} {:<10}  {}\n",
                 shard.id,
                 shard.cpu,
                 shard.tick_us.p50,
@@ -178,6 +217,7 @@ impl StatusPage {
                 shard.handoffs,
                 shard.late_parcels,
                 shard.syscalls_per_tick,
+                shard.ladder,
                 drops_in_words(&shard.drops)
             ));
         }
@@ -218,6 +258,7 @@ struct Cuts {
 #[derive(Default)]
 struct Place {
     status: Option<ShardStatus>,
+    step: Step,
     tick: u64,
     players: Vec<PlayerRow>,
     /// How often it has listed its players.
@@ -268,7 +309,7 @@ impl Board {
         let mut shards = self.shards();
         let place = shards.get_mut(usize::from(report.id)).expect("a shard reports under its own number");
         place.status = Some(ShardStatus::from(&report));
-        place.tick = report.tick;
+        (place.tick, place.step) = (report.tick, report.ladder.step);
         if let Some(players) = report.players {
             place.players = players;
             place.listed += 1;
@@ -289,6 +330,11 @@ impl Board {
             cuts: self.cuts().report,
             shards: shards.iter().filter_map(|place| place.status.clone()).collect(),
         }
+    }
+
+    /// What the steps of all shards ask of the whole node.
+    pub fn common(&self) -> Common {
+        Common::of(self.shards().iter().map(|place| place.step))
     }
 
     /// Starts the end of the node: the host sees the flag and tells the shards the tick.

@@ -19,6 +19,10 @@ const RESEND_TICKS: u64 = 20;
 const TICKETS: u16 = 4_096;
 /// Ticks without an update after which a slice goes before all that are not late.
 const LATE_TICKS: u64 = 60;
+/// Metres from which on a slice is middling far.
+pub const MID_M: i32 = 24;
+/// Metres from which on it is far.
+pub const FAR_M: i32 = 48;
 /// Slices of one body that go first because they are late, those that waited longest: near ones are not starved by far ones.
 const LATE_PER_BODY: usize = 3;
 /// Ticks between two updates from which on a slice is sent without its keyframe.
@@ -46,6 +50,38 @@ pub struct Radii {
     /// A slice farther than this ends to be followed.
     pub leave: i32,
 }
+
+/// Fewest ticks between two updates of a slice, by how far it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pace {
+    /// From [`MID_M`] on.
+    pub mid_ticks: u64,
+    /// From [`FAR_M`] on.
+    pub far_ticks: u64,
+}
+
+impl Pace {
+    fn ticks(self, weight: u32) -> u64 {
+        if weight > MID_WEIGHT {
+            0
+        } else if weight > FAR_WEIGHT {
+            self.mid_ticks
+        } else {
+            self.far_ticks
+        }
+    }
+}
+
+/// Updates come as often as the root of the weight says: half as often at 7 m, a tenth at 40 m. Far ones are due when
+/// they are late.
+const fn weight(squared: i64) -> u32 {
+    let quarters_squared = (squared >> 12) as u64;
+    let shown = if quarters_squared < 1 << 19 { quarters_squared } else { 1 << 19 };
+    ((1 << 30) / (256 + shown)) as u32
+}
+
+const MID_WEIGHT: u32 = weight((MID_M as i64 * GRID_PER_M as i64).pow(2));
+const FAR_WEIGHT: u32 = weight((FAR_M as i64 * GRID_PER_M as i64).pow(2));
 
 /// Which slice, unique in the realm and in the order of [`Frame::slices`] shard by shard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -257,10 +293,7 @@ impl Interest {
         let list = if merge.changed { &mut self.next[..] } else { &mut self.followed[..merge.at] };
         let followed = list.last_mut().expect("it was just put there");
         (followed.frame, followed.slab) = (frame as u8, slice.slab);
-        // Updates come as often as the root of the weight says: half as often at 7 m, a tenth at 40 m. Far ones are due
-        // when they are late.
-        let quarters_squared = (squared >> 12) as u64;
-        followed.weight = ((1 << 30) / (256 + quarters_squared.min(1 << 19))) as u32;
+        followed.weight = weight(squared);
     }
 
     /// The list will differ: from here on it is made anew. Mostly it does not, and nothing is copied.
@@ -310,7 +343,7 @@ impl Interest {
     pub fn write(
         &mut self,
         shown: &[&Frame],
-        tick: u64,
+        (tick, pace): (u64, Pace),
         packed: bool,
         body: &mut BodyWriter<'_>,
         note: &mut impl FnMut(Carried) -> bool,
@@ -329,18 +362,21 @@ impl Interest {
                 (followed.epoch, followed.known, followed.sent) = (slice.epoch, 0, 0);
                 self.looked = None;
             }
-            bytes += bytes_max(followed, slice, packed);
             let waited = followed.waited(tick);
+            if waited < pace.ticks(followed.weight) {
+                continue;
+            }
+            bytes += bytes_max(followed, slice, packed);
             // The square of the wait: rates follow the root of the weight, so that far slices are slower, not starved.
+            let place = self.order.len();
             self.order.push((waited * waited * u64::from(followed.weight), at as u32));
             if waited > late[LATE_PER_BODY - 1].0 {
-                late[LATE_PER_BODY - 1] = (waited, at);
+                late[LATE_PER_BODY - 1] = (waited, place);
                 late.sort_unstable_by(|a, b| b.cmp(a));
             }
         }
-        for (waited, at) in late.into_iter().filter(|(waited, _)| *waited > LATE_TICKS) {
-            let at = self.order.partition_point(|&(_, followed)| (followed as usize) < at);
-            self.order[at].0 = u64::MAX - WAIT_TICKS_MAX + waited;
+        for (waited, place) in late.into_iter().filter(|(waited, _)| *waited > LATE_TICKS) {
+            self.order[place].0 = u64::MAX - WAIT_TICKS_MAX + waited;
         }
         // Where all of it fits, no order is better than another.
         let is_crowded = bytes > body.remaining();

@@ -13,7 +13,7 @@ use crate::net::acks::{Arrival, Fate, SentPacket};
 use crate::net::body::{BodyError, BodyReader, BodyWriter, Commands, FLAG_PACKED, PONG_MARKER, Section, kind};
 use crate::net::channel::{ChannelKind, Receipt};
 use crate::net::flow::Flow;
-use crate::net::interest::{Carried, Interest, Radii, write_events};
+use crate::net::interest::{Carried, Interest, Pace, Radii, write_events};
 use crate::net::message::{ClientMessage, ServerMessage};
 use crate::net::messages::Close;
 use crate::net::reliable::Reliable;
@@ -89,6 +89,8 @@ pub struct Sight<'a> {
     pub tick: u64,
     /// How far clients see.
     pub radii: Radii,
+    /// How often far things are shown.
+    pub pace: Pace,
 }
 
 /// A client's reliable message that its entity did not name yet.
@@ -408,7 +410,7 @@ impl Session {
             }
             reliable || packet.note(carried.to_bits())
         };
-        self.interest.write(sight.shown, sight.tick, self.packed, body, &mut note);
+        self.interest.write(sight.shown, (sight.tick, sight.pace), self.packed, body, &mut note);
         at_once.into_iter().for_each(|carried| self.interest.arrived(carried));
     }
 }

@@ -6,11 +6,12 @@
 
 use std::borrow::BorrowMut;
 
-use crate::control::BudgetReport;
+use crate::control::{BudgetReport, LadderReport};
 use crate::flight::record::{Outside, Taken};
 use crate::goods::{Asked, GoodsNews, Settled};
 use crate::ids::{CELL_M, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
+use crate::ladder::Ladder;
 use crate::limits::{
     DECREE_TICKS_MIN, EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANES, SHARDS_MAX,
     TICK_HZ,
@@ -66,6 +67,15 @@ pub struct Ended {
     pub session: SessionRef,
     /// Why.
     pub reason: Close,
+}
+
+/// Why nobody is admitted to a lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoAdmission {
+    /// It has no place left, or the keeper is behind, or its disk is nearly full.
+    Full,
+    /// The overload ladder stands on its last step.
+    Overload,
 }
 
 /// Settings that are the same for all shards.
@@ -131,6 +141,12 @@ pub struct Core {
     next_decree: u64,
     /// Decrees that came with outcomes; the world hears them before its next tick.
     decrees: Vec<Decree>,
+    /// A degrade level that is to be decreed.
+    degrade: Option<u8>,
+    /// How much of it all is left out because the core does not keep up.
+    pub ladder: Ladder,
+    /// Whether anybody is admitted, as far as load goes.
+    pub is_open: bool,
     rules: Rules,
     /// Byte budgets halved in sessions that ended.
     cuts_before: u64,
@@ -165,6 +181,9 @@ impl Core {
             decree: None,
             next_decree: 0,
             decrees: Vec::new(),
+            degrade: None,
+            ladder: Ladder::default(),
+            is_open: true,
             rules,
             cuts_before: 0,
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
@@ -195,6 +214,19 @@ impl Core {
         })
     }
 
+    /// Where the ladder stands, and what is in force of what it asks for.
+    pub fn ladder_report(&self) -> LadderReport {
+        let Ladder { entered, .. } = self.ladder;
+        LadderReport {
+            step: self.ladder.step(),
+            forced: self.ladder.is_forced(),
+            entered,
+            degrade: self.world.degrade(),
+            admission_open: self.is_open,
+            turns_put_off: self.world.counters.turns_put_off,
+        }
+    }
+
     /// The byte budgets of all sessions.
     pub fn budgets(&self) -> BudgetReport {
         let flows = || self.active.iter().filter_map(|&reference| Some(&self.entry(reference)?.session.flow));
@@ -218,19 +250,27 @@ impl Core {
         (entry.session.reference == reference).then_some(entry)
     }
 
-    /// Somebody proved who it is: gets a session, unless the lane is full or the keeper is behind.
+    /// Why nobody is admitted to a lane now, if so.
+    pub fn no_admission(&self, lane: u8) -> Option<NoAdmission> {
+        let is_full = self.lane_sessions(lane) >= LANE_SESSIONS_MAX;
+        if is_full || self.keeper.len() > KEEPER_WAITING_MAX || self.disk_is_full {
+            return Some(NoAdmission::Full);
+        }
+        (!self.is_open).then_some(NoAdmission::Overload)
+    }
+
+    /// Somebody proved who it is: gets a session, unless [`Core::no_admission`] says why not.
     pub fn admit(&mut self, lane: u8, identity: Identity, reliable_transport: bool) -> Option<SessionRef> {
-        if self.keeper.len() > KEEPER_WAITING_MAX || self.disk_is_full {
+        if self.no_admission(lane).is_some() {
             return None;
         }
         let table = &mut self.lanes[usize::from(lane)];
         let slot = match table.free.pop() {
             Some(slot) => slot,
-            None if table.entries.len() < LANE_SESSIONS_MAX => {
+            None => {
                 table.entries.push(None);
                 (table.entries.len() - 1) as u16
             }
-            None => return None,
         };
         table.generation += 1;
         let reference = SessionRef { lane, slot, generation: table.generation };
@@ -284,6 +324,11 @@ impl Core {
     /// [`DECREE_TICKS_MIN`] later. Parcels are neither lost nor overtaken, so all shards hear all decrees in one order.
     pub fn decree(&mut self, kind: DecreeKind) {
         self.decree = Some(kind);
+    }
+
+    /// Decrees a degrade level as soon as no other decree leaves; a newer one takes its place.
+    pub fn degrade(&mut self, level: u8) {
+        self.degrade = Some(level);
     }
 
     /// Hears a change that no entity owns.
@@ -422,11 +467,12 @@ impl Core {
         for decree in std::mem::take(&mut self.decrees) {
             self.hear_decree(decree);
         }
-        let Core { lanes, inputs, active, rules, .. } = self;
+        let Core { lanes, inputs, active, rules, ladder, .. } = self;
+        let rates = Rates { send_hz: ladder.step().send_hz(rules.rates.send_hz), ..rules.rates };
         for reference in active.iter() {
             let entry = lanes[usize::from(reference.lane)].entries[usize::from(reference.slot)].as_deref_mut();
             let session = &mut entry.expect("active sessions are in their lanes").session;
-            session.pass_tick(tick, rules.rates);
+            session.pass_tick(tick, rates);
             session.give_actions(inputs);
         }
         self.outside.extend(self.joins.iter().copied().map(Outside::Join));
@@ -467,10 +513,10 @@ impl Core {
     pub fn publish(&mut self, frame: &mut Frame, outs: &mut [impl BorrowMut<OutcomeParcel>]) {
         self.world.publish(frame, outs);
         let tick = self.world.tick + DECREE_TICKS_MIN;
-        let decree = self.decree.take().map(|kind| Decree { tick, kind });
-        if decree.is_some() {
-            self.next_decree = tick + 2;
-        }
+        // A level moves nobody: the next decree need not wait for it.
+        self.next_decree = if self.decree.is_some() { tick + 2 } else { self.next_decree };
+        let kind = self.decree.take().or_else(|| self.degrade.take().map(DecreeKind::Degrade));
+        let decree = kind.map(|kind| Decree { tick, kind });
         outs.iter_mut().for_each(|out| out.borrow_mut().decree.clone_from(&decree));
     }
 
@@ -546,7 +592,7 @@ impl Core {
     pub fn send_due(&mut self, whom: Whom, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
         let Some(tick) = self.frames.complete_tick() else { return };
         let (now_tick, shard) = (self.world.tick, self.world.shard);
-        let Core { frames, lanes, active, rules, .. } = self;
+        let Core { frames, lanes, active, rules, ladder, .. } = self;
         let none = Frame::default();
         let mut shown = [&none; SHARDS_MAX];
         let mut count = 0;
@@ -554,7 +600,7 @@ impl Core {
             *place = frame;
             count += 1;
         }
-        let sight = Sight { frames, shown: &shown[..count], tick, radii: rules.radii };
+        let sight = Sight { frames, shown: &shown[..count], tick, radii: rules.radii, pace: ladder.step().pace() };
         for &reference in active.iter() {
             let entry = lanes[usize::from(reference.lane)].entries[usize::from(reference.slot)].as_deref_mut();
             let session = &mut entry.expect("active sessions are in their lanes").session;

@@ -17,7 +17,7 @@ use crate::net::fast_hash::FastHash;
 use crate::net::handshake::{Arrival, Handshake, HandshakeConfig, HandshakeOutcome, Identity, REPLY_BYTES_MAX};
 use crate::net::packet::{CONTROL_BYTES_MAX, DISCONNECT_PACKETS, DropReason};
 use crate::net::stream::{LENGTH_BYTES, StreamReader, write_frame};
-use crate::shard::core::{Core, Ended};
+use crate::shard::core::{Core, Ended, NoAdmission};
 
 /// A datagram to send: bytes `from..from + length` of the reply bytes.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +39,10 @@ pub struct LinkDrops {
     pub silent: u64,
     /// TCP peers that do not read.
     pub slow: u64,
-    /// Peers that could not be admitted.
+    /// Peers that could not be admitted for want of room.
     pub full: u64,
+    /// Peers that were not admitted because of the load.
+    pub overload: u64,
     /// Answers that found no place.
     pub replies_over: u64,
 }
@@ -159,12 +161,12 @@ impl Links {
             HandshakeOutcome::Drop(reason) => self.drops[reason.index()] += 1,
             HandshakeOutcome::Reply(length) => self.reply(lane, arrival.from, &reply[..length]),
             HandshakeOutcome::Denied(length) => {
-                self.link_drops.full += 1;
+                self.count_refusal(core, lane);
                 self.reply(lane, arrival.from, &reply[..length]);
             }
             HandshakeOutcome::Accepted { mut connection, identity } => {
                 let Some(session) = core.admit(lane, identity, false) else {
-                    self.link_drops.full += 1;
+                    self.count_refusal(core, lane);
                     return;
                 };
                 let mut alive = [0; CONTROL_BYTES_MAX];
@@ -246,7 +248,7 @@ impl Links {
             }
         };
         let Some(session) = core.admit(stream.lane, identity, true) else {
-            self.link_drops.full += 1;
+            self.count_refusal(core, stream.lane);
             return false;
         };
         stream.session = Some(session);
@@ -328,9 +330,12 @@ impl Links {
         }
     }
 
-    /// Whether a lane has room for one more session.
-    pub fn has_room(&self, core: &Core, lane: u8) -> bool {
-        core.lane_sessions(lane) < LANE_SESSIONS_MAX
+    fn count_refusal(&mut self, core: &Core, lane: u8) {
+        match core.no_admission(lane) {
+            Some(NoAdmission::Overload) => self.link_drops.overload += 1,
+            // There was none left when this drain began.
+            Some(NoAdmission::Full) | None => self.link_drops.full += 1,
+        }
     }
 
     /// Whether a session came by TCP.

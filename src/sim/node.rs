@@ -10,11 +10,24 @@ use std::time::Duration;
 
 use crate::ids::{EntityId, SessionRef, ShardId};
 use crate::keeper::{Desk, DeskRules, DiskFault, KeeperAnswer, KeeperCommand, MemoryDisk, Store, StoreError};
+use crate::ladder::Common;
 use crate::mesh::{self, MeshEnd};
 use crate::shard::core::{Core, Rules, Whom};
 use crate::world::cut::CutMap;
 use crate::world::frame::Frame;
 use crate::world::{World, WorldConfig};
+
+/// What a shard's core does in a tick, as a model of its cost: nanoseconds on a core of today.
+mod cost {
+    /// An entity's step and its part of a slice.
+    pub const ENTITY_NS: u64 = 200;
+    /// A turn of wildlife that was not put off.
+    pub const TURN_NS: u64 = 4_000;
+    /// A body that is made, sealed and sent.
+    pub const BODY_NS: u64 = 3_500;
+    /// Each byte of it.
+    pub const BYTE_NS: u64 = 1;
+}
 
 /// What a realm is started with, each time.
 #[derive(Clone)]
@@ -44,6 +57,12 @@ pub struct Node {
     keeper_stalled_until: u64,
     /// Last tick in which not everybody ran in lockstep.
     uneven: u64,
+    /// How many times slower the cores are than one of today; 0: their work takes no time.
+    pub slowdown: u64,
+    /// By shard: its last tick, and the turns that its wildlife had until then.
+    ran: Vec<(u64, u64)>,
+    /// What was made so of what the ladders ask for.
+    common: Common,
 }
 
 impl Node {
@@ -69,6 +88,9 @@ impl Node {
             stalled_until: vec![0; shards],
             keeper_stalled_until: 0,
             uneven: tick + 1,
+            slowdown: 0,
+            ran: vec![(tick, 0); shards],
+            common: Common::default(),
         })
     }
 
@@ -138,12 +160,36 @@ impl Node {
         for &at in &shards {
             let core = &mut cores[at];
             missing += mesh[at].take_outcomes(tick, || false, |parcel| core.hear(parcel)) as usize;
-            core.send_due(Whom::Rest, &mut send);
+            let mut sent_ns = 0;
+            core.send_due(Whom::Rest, |session, write| {
+                send(session, &mut |out| {
+                    let length = write(out);
+                    sent_ns += cost::BODY_NS + cost::BYTE_NS * length as u64;
+                    length
+                });
+            });
             core.end_tick();
+            let (players, npcs, spawners) = core.world.entities();
+            let turns = core.world.counters.turns - core.world.counters.turns_put_off;
+            let (last, turns_before) = std::mem::replace(&mut self.ran[at], (tick, turns));
+            let stepped_ns = (players + npcs + spawners) as u64 * cost::ENTITY_NS;
+            let busy_ns = sent_ns + stepped_ns + (turns - turns_before) * cost::TURN_NS;
+            core.ladder.note(tick - last, self.slowdown * busy_ns);
         }
         if missing > 0 {
             self.uneven = tick;
         }
+        self.obey_ladders();
+    }
+
+    /// As the host does: what the ladders ask of the whole node is made so.
+    fn obey_ladders(&mut self) {
+        let common = Common::of(self.cores.iter().map(|core| core.ladder.step()));
+        if common.degrade != self.common.degrade {
+            self.cores[0].degrade(common.degrade);
+        }
+        self.cores.iter_mut().for_each(|core| core.is_open = !common.closed);
+        self.common = common;
     }
 
     /// What the shards tell the keeper, in an order that does not depend on their number; nothing while it stands still.

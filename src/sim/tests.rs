@@ -1,6 +1,7 @@
 //! A whole realm from one seed.
 
 use super::*;
+use crate::ladder::Step;
 
 fn run(seed: u64, shards: usize, ticks: u64) -> SimReport {
     let report = Sim::new(SimConfig {
@@ -12,6 +13,7 @@ fn run(seed: u64, shards: usize, ticks: u64) -> SimReport {
         scenario: SimScenario::Seam,
         faults: Faults::None,
         link: None,
+        slowdown: 0,
     })
     .run();
     assert_eq!(report.violations, 0, "{:?}", report.violation_texts);
@@ -47,7 +49,8 @@ fn the_same_seed_twice_is_the_same_and_another_is_not() {
 #[test]
 fn a_crowd_sees_itself() {
     let (scenario, faults) = (SimScenario::Crowd, Faults::None);
-    let config = SimConfig { seed: 1, ticks: 600, shards: 2, bots: 300, npcs: 400, scenario, faults, link: None };
+    let config =
+        SimConfig { seed: 1, ticks: 600, shards: 2, bots: 300, npcs: 400, scenario, faults, link: None, slowdown: 0 };
     let report = Sim::new(config).run();
     assert_eq!(report.violations, 0, "{:?}", report.violation_texts);
     // Each new cut of its ground gives everybody in it new slices, which take a while to show.
@@ -57,7 +60,7 @@ fn a_crowd_sees_itself() {
 /// A crowd in which every player's link takes so many bytes a second.
 fn linked(link: Option<u32>, faults: Faults) -> SimReport {
     let (seed, ticks, shards, bots, npcs) = (4, 1_800, 2, 120, 200);
-    let config = SimConfig { seed, ticks, shards, bots, npcs, scenario: SimScenario::Crowd, faults, link };
+    let config = SimConfig { seed, ticks, shards, bots, npcs, scenario: SimScenario::Crowd, faults, link, slowdown: 0 };
     let report = Sim::new(config).run();
     assert_eq!((report.violations, report.bots), (0, 120), "{:?}", report.violation_texts);
     report
@@ -76,9 +79,99 @@ fn a_narrow_link_gets_what_it_takes_and_a_wide_one_everything() {
     assert_eq!(linked(Some(20_000), Faults::None), linked(Some(20_000), Faults::None));
 }
 
+/// A realm on cores that are so many times slower than one of today.
+fn slowed(slowdown: u64, shards: usize, ticks: u64) -> Sim {
+    let (scenario, faults) = (SimScenario::Seam, Faults::None);
+    Sim::new(SimConfig { seed: 9, ticks, shards, bots: 64, npcs: 600, scenario, faults, link: None, slowdown })
+}
+
+fn node(sim: &mut Sim) -> &mut Node {
+    sim.node.as_mut().expect("no fault ends it")
+}
+
+#[test]
+fn overload_climbs_the_ladder_and_comes_down_and_everybody_stays() {
+    let mut sim = slowed(0, 2, 6_000);
+    let (mut steps, mut sessions) = ([0; 2], 0);
+    while sim.tick < 6_000 {
+        // Everybody plays before it gets slow, and after some time it is over.
+        sim.config.slowdown = if (300..2_000).contains(&sim.tick) { 10_000 } else { 0 };
+        sim.step();
+        for (before, core) in steps.iter_mut().zip(&node(&mut sim).cores) {
+            let step = core.ladder.step().number();
+            assert!(step.abs_diff(*before) <= 1, "in order");
+            *before = step;
+        }
+        let playing = node(&mut sim).cores.iter().map(Core::sessions).sum::<usize>();
+        assert!(playing >= sessions, "nobody is disconnected for load: {playing} after {sessions}");
+        sessions = playing;
+        if sim.tick == 1_900 {
+            let degrades: Vec<u8> = node(&mut sim).cores.iter().map(|core| core.world.degrade()).collect();
+            assert_eq!((steps, degrades), ([8, 8], vec![3, 3]));
+            assert!(node(&mut sim).cores.iter().all(|core| !core.is_open));
+        }
+    }
+    let report = sim.report();
+    assert_eq!((report.violations, report.bots, report.turns_put_off > 0), (0, 64, true), "{report:?}");
+    assert_eq!((report.ladder["none"], report.ladder["admission"]), (2, 2), "{report:?}");
+    for name in &NAMES[1..8] {
+        assert_eq!(report.ladder[*name], 4, "up and down again on both shards: {name} {report:?}");
+    }
+}
+
+#[test]
+fn a_step_that_is_enough_is_kept() {
+    // The sends cost most: fewer of them are enough.
+    let report = slowed(58, 1, 6_600).run();
+    assert_eq!(report.violations, 0, "{:?}", report.violation_texts);
+    assert!(report.ladder["far"] > 0 && report.ladder["degrade_1"] == 0, "{report:?}");
+    let moves: u64 = report.ladder.values().sum();
+    assert!(moves <= 20, "it does not swing: {report:?}");
+}
+
+#[test]
+fn while_admission_is_closed_nobody_joins_and_afterwards_everybody() {
+    let mut sim = slowed(0, 2, 2_400);
+    node(&mut sim).cores.iter_mut().for_each(|core| core.ladder.pin(Step::new(8)));
+    (0..300).for_each(|_| sim.step());
+    assert!(node(&mut sim).cores.iter().all(|core| core.ladder.is_forced() && core.ladder.step().number() == 8));
+    // The first tick comes before anybody looked at the ladders.
+    assert!(node(&mut sim).cores.iter().map(Core::sessions).sum::<usize>() <= 8, "hardly any of 64 was let in");
+    node(&mut sim).cores.iter_mut().for_each(|core| core.ladder.pin(None));
+    let report = sim.run();
+    assert_eq!((report.violations, report.bots), (0, 64), "{:?}", report.violation_texts);
+}
+
+#[test]
+fn a_degrade_level_is_obeyed_the_same_on_any_number_of_shards() {
+    let degraded = |shards: usize, level: u8| {
+        let mut sim = slowed(0, shards, 2_400);
+        while sim.tick < 600 {
+            sim.step();
+        }
+        let before = node(&mut sim).cores.iter().map(|core| core.world.counters.turns).sum::<u64>();
+        assert_eq!(node(&mut sim).cores.iter().map(|core| core.world.counters.turns_put_off).sum::<u64>(), 0);
+        node(&mut sim).cores[0].degrade(level);
+        let report = sim.run();
+        assert_eq!(report.violations, 0, "{:?}", report.violation_texts);
+        (report.hash, report.turns - before, report.turns_put_off)
+    };
+    let full = degraded(1, 0);
+    assert_eq!(full.2, 0);
+    for level in 1..=3 {
+        let one = degraded(1, level);
+        assert_ne!(one.0, full.0);
+        let share = 1.0 - one.2 as f64 / one.1 as f64;
+        assert!((share * f64::from(1 << level) - 1.0).abs() < 0.15, "level {level}: {share} of the turns");
+        for shards in [2, 4, 8] {
+            assert_eq!(degraded(shards, level), one, "level {level} on {shards} shards");
+        }
+    }
+}
+
 fn trade(seed: u64, shards: usize, ticks: u64, faults: Faults) -> SimReport {
     let scenario = SimScenario::Trade;
-    Sim::new(SimConfig { seed, ticks, shards, bots: 24, npcs: 60, scenario, faults, link: None }).run()
+    Sim::new(SimConfig { seed, ticks, shards, bots: 24, npcs: 60, scenario, faults, link: None, slowdown: 0 }).run()
 }
 
 #[test]

@@ -43,6 +43,7 @@ pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
         scenario: args.scenario.unwrap_or(if with_faults { SimScenario::Trade } else { SimScenario::Seam }),
         faults: args.faults,
         link: args.link,
+        slowdown: args.slowdown.into(),
     };
     let ticks_min = if with_faults { FAULTY_TICKS_MIN } else { TICKS_MIN };
     if config.ticks < ticks_min {

@@ -17,10 +17,25 @@ use crate::world::trig::direction;
 pub const NPCS_PER_SPAWNER: u32 = 20;
 /// Fine steps from the middle of a spawner's patch in which its wildlife stays.
 const RANGE: i32 = 60 * FINE_PER_M;
+/// Ticks between two turns at the least.
+const TURN_TICKS_MIN: u64 = 60;
+/// Ticks that may be added to them, all equally likely.
+const TURN_TICKS_SPREAD: u32 = 240;
 /// One in so many turns greets who stands near.
 const GREETING_TURNS: u32 = 16;
 
 impl Npc {
+    /// Whether it has a turn now and a degrade level takes it away: it stands until it has the next one. The draw is its
+    /// own, so a level costs as many turns on any number of shards.
+    pub fn puts_off(&mut self, seed: u64, tick: u64, degrade: u8) -> bool {
+        let draw = |n: u64, bound: u32| below(random(seed, self.body.id, tick, n), bound);
+        let puts_off = degrade > 0 && tick >= self.turn_tick && self.body.motion.grounded && draw(4, 1 << degrade) > 0;
+        if puts_off {
+            (self.walking, self.turn_tick) = (false, tick + TURN_TICKS_MIN + u64::from(draw(1, TURN_TICKS_SPREAD)));
+        }
+        puts_off
+    }
+
     /// One tick of its life; gives back an effect that it sends.
     pub fn act(&mut self, seed: u64, tick: u64, land: &Land, frames: &Frames) -> Option<Effect> {
         let mut sent = None;
@@ -46,10 +61,10 @@ impl Npc {
         let (dx, dy) = (self.range_x - self.body.motion.x, self.range_y - self.body.motion.y);
         let stray = dx.abs() > RANGE || dy.abs() > RANGE;
         let walking = stray || draw(0, 5) < 2;
-        let ticks = 60 + draw(1, 240);
+        let ticks = TURN_TICKS_MIN + u64::from(draw(1, TURN_TICKS_SPREAD));
         let yaw = if stray { direction(dx, dy) } else { draw(2, 65_536) as u16 };
         let greets = draw(3, GREETING_TURNS) == 0;
-        (self.walking, self.turn_tick) = (walking, tick + u64::from(ticks));
+        (self.walking, self.turn_tick) = (walking, tick + ticks);
         if walking {
             self.body.motion.yaw = yaw;
         }

@@ -20,6 +20,7 @@ pub struct StateRef<'a> {
     tick: u64,
     cut: &'a Arc<CutMap>,
     decrees: &'a [Decree],
+    degrade: u8,
     players: &'a Table<Player>,
     npcs: &'a Table<Npc>,
     spawners: &'a Table<Spawner>,
@@ -34,6 +35,7 @@ pub struct State {
     tick: u64,
     cut: Arc<CutMap>,
     decrees: Vec<Decree>,
+    degrade: u8,
     players: Table<Player>,
     npcs: Table<Npc>,
     spawners: Table<Spawner>,
@@ -70,6 +72,7 @@ impl World {
             cut,
             decrees,
             recut,
+            degrade,
             lanes: _,
             players,
             npcs,
@@ -87,16 +90,17 @@ impl World {
         let nothing_begun =
             sent.is_empty() && private.is_empty() && given.is_empty() && events.is_empty() && gone.is_empty();
         assert!(nothing_begun && !recut, "a world is kept between two ticks");
-        StateRef { tick: *tick, cut, decrees, players, npcs, spawners, things, arrived, unheard }
+        StateRef { tick: *tick, cut, decrees, degrade: *degrade, players, npcs, spawners, things, arrived, unheard }
     }
 
     /// The world that was kept. `config` is what it was made from; its cut map and first tick do not count.
     pub fn restored(config: WorldConfig, shard: ShardId, state: State) -> World {
-        let State { tick, cut, decrees, players, npcs, spawners, things, arrived, unheard } = state;
+        let State { tick, cut, decrees, degrade, players, npcs, spawners, things, arrived, unheard } = state;
         // No wildlife and no things: both come with the state.
         let bare = WorldConfig { npcs: 0, things: Arc::default(), cut: cut.clone(), start_tick: tick, ..config };
         let mut world = World::new(bare, shard);
         world.counters = Counters::default();
+        world.degrade = degrade;
         (world.decrees, world.players, world.npcs, world.spawners) = (decrees, players, npcs, spawners);
         (world.things, world.arrived, world.unheard) = (things, arrived, unheard);
         world

@@ -82,6 +82,10 @@ impl Player {
         Player { client_id, bot, socket, netcode, started: Instant::now(), ticks: 0, newest: 0 }
     }
 
+    pub fn state(&self) -> ClientState {
+        self.netcode.state()
+    }
+
     pub fn newest_tick(&self) -> u32 {
         self.newest
     }

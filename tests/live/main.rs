@@ -3,6 +3,7 @@
 mod client;
 mod cuts;
 mod goods;
+mod overload;
 mod server;
 
 use std::io::Write;
