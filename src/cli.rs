@@ -218,8 +218,58 @@ pub enum AdminVerb {
 /// What can be tuned.
 #[derive(Subcommand, Debug)]
 pub enum Tune {
+    /// Measure this machine for some seconds and recommend settings, each with its reason.
+    Probe(ProbeArgs),
+    /// Every setting of a running node with its origin, and which can be set while it runs.
+    Show(ShowArgs),
+    /// Set a key of a running node; it is checked as in a file, and who set it is kept.
+    Set(SetArgs),
+    /// Each shard of a running node, once a second.
+    Watch(WatchArgs),
     /// Which shard owns which cell of the land, what that costs, and who decides it.
     Cuts(CutsArgs),
+}
+
+/// Flags of `tune probe`.
+#[derive(Args, Debug)]
+pub struct ProbeArgs {
+    /// Data folder whose disk is measured [default: the folder for temporary files].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Players that the node is meant for.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub players: u32,
+}
+
+/// Flags of `tune show`.
+#[derive(Args, Debug)]
+pub struct ShowArgs {
+    /// Data folder of the node.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ringshard")]
+    pub data: PathBuf,
+}
+
+/// Arguments of `tune set`.
+#[derive(Args, Debug)]
+pub struct SetArgs {
+    /// Data folder of the node.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ringshard")]
+    pub data: PathBuf,
+    /// As in the configuration file: section.name.
+    pub key: String,
+    /// As in the configuration file; text needs no quotes.
+    pub value: String,
+}
+
+/// Flags of `tune watch`.
+#[derive(Args, Debug)]
+pub struct WatchArgs {
+    /// How the node is found.
+    #[command(flatten)]
+    pub node: StatusArgs,
+    /// Looks until it ends [default: until the node or the reader ends].
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
 }
 
 /// Arguments of `tune cuts`.

@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::exit::{Code, Failure};
+use crate::ladder::Step;
 use crate::limits::SHARDS_MAX;
 use keys::{KEYS, Key};
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub net: NetConfig,
     /// `[world]`
     pub world: WorldConfig,
+    /// `[load]`
+    pub load: LoadConfig,
     /// `[keeper]`
     pub keeper: KeeperConfig,
     /// `[record]`
@@ -79,6 +82,13 @@ pub struct WorldConfig {
     pub leave_radius_m: u32,
 }
 
+/// `[load]`: what is left out when cores do not keep up.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoadConfig {
+    /// Step on which the ladder of every shard is held; `None`: each follows its own load.
+    pub step: Option<Step>,
+}
+
 /// `[keeper]`: group commit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeeperConfig {
@@ -95,6 +105,19 @@ pub struct RecordConfig {
     pub flight: bool,
     /// Most megabytes of it, all shards together.
     pub megabytes: u32,
+}
+
+/// One key of a running node.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Tunable {
+    /// `section.name`.
+    pub key: String,
+    /// Its value as TOML; none: not set.
+    pub value: Option<String>,
+    /// Where the value came from.
+    pub origin: String,
+    /// It can be set while the node runs.
+    pub live: bool,
 }
 
 /// A value as a file or a flag gives it, before its key judges it.
@@ -127,13 +150,14 @@ enum Origin {
     Default,
     File { place: String, offset: usize },
     Flag { name: &'static str },
+    Tuned { by: String },
 }
 
 impl Origin {
     /// As an error names it, before the key.
     fn place(&self) -> String {
         match self {
-            Origin::Default => String::new(),
+            Origin::Default | Origin::Tuned { .. } => String::new(),
             Origin::File { place, .. } => format!("{place}: "),
             Origin::Flag { name } => format!("{name}: "),
         }
@@ -206,6 +230,7 @@ impl Draft {
             node: NodeConfig::default(),
             net,
             world: WorldConfig::default(),
+            load: LoadConfig::default(),
             keeper: KeeperConfig::default(),
             record: RecordConfig::default(),
             origins: vec![Origin::Default; KEYS.len()],
@@ -350,6 +375,43 @@ impl Raw {
 }
 
 impl Config {
+    /// Sets a key of a running node from words, by the rules of the file; gives the values before and after. What is
+    /// refused changes nothing and is told with what is allowed.
+    pub fn tune(&mut self, path: &str, words: &str, by: &str) -> Result<(String, String), String> {
+        let live = keys::LIVE.join(", ");
+        let Some(index) = keys::index(path) else {
+            let (section, name) = path.split_once('.').unwrap_or(("", path));
+            return Err(format!("there is no key {path}{}; live keys are {live}", keys::did_you_mean(section, name)));
+        };
+        if !keys::LIVE.contains(&path) {
+            let text =
+                format!("{path} is read at start alone: set it in the file and start again; live keys are {live}");
+            return Err(text);
+        }
+        // Bare words are text, so that nobody has to quote quotes.
+        let raw =
+            DeValue::parse(words).map_or_else(|_| Raw::Text(words.to_owned()), |value| Raw::of_toml(value.get_ref()));
+        let mut draft = Draft { config: self.clone(), shards: None, cpus: None, errors: Vec::new() };
+        draft.set(index, &raw, words, Origin::Tuned { by: by.to_owned() });
+        draft.check();
+        if let Some((_, error)) = draft.errors.pop() {
+            return Err(error);
+        }
+        let show = |config: &Config| (KEYS[index].show)(config).expect("a live key has a value");
+        let change = (show(self), show(&draft.config));
+        *self = draft.config;
+        Ok(change)
+    }
+
+    /// Every value, for `tune show`.
+    pub fn tunables(&self) -> Vec<Tunable> {
+        let row = |(key, value, origin): (String, Option<String>, String)| {
+            let live = keys::LIVE.contains(&key.as_str());
+            Tunable { key, value, origin, live }
+        };
+        self.values().map(row).collect()
+    }
+
     /// Every value with its origin, one line each: `section.name = value  # origin`.
     pub fn print_config(&self) -> String {
         let line = |(path, value, origin): (String, Option<String>, String)| match value {
@@ -372,6 +434,7 @@ impl Config {
                 Origin::Default => "default".to_string(),
                 Origin::File { place, .. } => format!("file {place}"),
                 Origin::Flag { name } => format!("flag {name}"),
+                Origin::Tuned { by } => format!("tuned by {by}"),
             };
             (key.path(), (key.show)(self), origin)
         })

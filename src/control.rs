@@ -19,12 +19,14 @@ use std::time::{Duration, Instant};
 use crossbeam_queue::ArrayQueue;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::config::{self, Config};
 use crate::exit::{Code, Failure};
 use crate::flight::folder::FlightFolder;
 use crate::ids::{CellKey, ShardId};
 use crate::keeper::KeeperView;
 use crate::ladder::{Common, STEPS, Step};
 use crate::limits::{CONTROL_COMMANDS_MAX, CONTROL_POLL_MS, CONTROL_REPORTS_MAX};
+use crate::net::session::Rates;
 use live::{LiveForm, LiveView};
 use status::Board;
 
@@ -214,6 +216,8 @@ pub enum ControlCommand {
     },
     /// Hold the ladder on this step, or let it go.
     PinLadder(Option<Step>),
+    /// How much each session may send from now on.
+    Rates(Rates),
 }
 
 /// What control needs to know, and its ends of the queues.
@@ -227,6 +231,8 @@ pub struct ControlConfig {
     pub shard_cpus: Vec<usize>,
     /// Hash of the content that runs.
     pub content_version: u64,
+    /// What the node was started with.
+    pub config: Config,
     /// How the state is shown on standard error.
     pub live: LiveForm,
     /// The flight record, unless nothing is recorded.
@@ -242,12 +248,14 @@ pub struct ControlConfig {
 }
 
 impl ControlConfig {
-    /// A configuration with new queues for as many shards as there are CPUs, without a live view.
+    /// A configuration with new queues for as many shards as there are CPUs, without a live view, of a node that was
+    /// started with the defaults.
     pub fn new(listen: SocketAddr, data: PathBuf, shard_cpus: Vec<usize>, content_version: u64) -> ControlConfig {
         ControlConfig {
             listen,
             data,
             content_version,
+            config: config::parse(None, &[], true, &shard_cpus).expect("the defaults are valid"),
             live: LiveForm::Off,
             flight: None,
             keeper: None,

@@ -247,6 +247,8 @@ pub const SERVER_ADDRESSES_MAX: usize = 32;
 pub const CONTROL_REPORTS_MAX: usize = 256;
 /// Commands under way from control to one shard. Full: the admin is told to ask again.
 pub const CONTROL_COMMANDS_MAX: usize = 16;
+/// Changes of live keys that a node remembers, who made them and when. More: the oldest is in the log alone.
+pub const TUNED_KEPT_MAX: usize = 64;
 /// Milliseconds between two looks of control at the shards' reports.
 pub const CONTROL_POLL_MS: u64 = 10;
 /// HTTP connections of control at a time. More wait in the kernel's queue.

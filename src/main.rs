@@ -44,6 +44,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(args) => status(&args, json),
         Command::Admin(args) => admin(&args, json),
         Command::Tune(Tune::Cuts(args)) => tools::cuts(&args, json),
+        Command::Tune(Tune::Probe(args)) => tools::tune::probe(&args, json),
+        Command::Tune(Tune::Show(args)) => tools::tune::show(&args, json),
+        Command::Tune(Tune::Set(args)) => tools::tune::set(&args, json),
+        Command::Tune(Tune::Watch(args)) => tools::tune::watch(&args, json),
         Command::Token(args) => tools::token(&args, json),
         Command::Frame(args) => tools::frame(&args, json),
         Command::Inspect(args) => tools::inspect(&args, json),
@@ -82,12 +86,7 @@ fn doctor(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
 }
 
 fn status(args: &StatusArgs, json: bool) -> Result<(), Failure> {
-    let control = match (&args.control, &args.data) {
-        (Some(control), _) => *control,
-        (None, Some(data)) => client::NodeFile::read(data)?.control,
-        (None, None) => config::parse(None, &[], true, &[])?.net.control,
-    };
-    let page = client::status(control)?;
+    let page = client::status(tools::control_of(args)?)?;
     say(json, &page.table(), || serde_json::to_value(&page).expect("a page is JSON"))
 }
 

@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -57,7 +57,7 @@ const MEMLOCK_BYTES_MIN: u64 = 512 * 1_024;
 /// Socket buffer that bears two ticks of a busy lane, bytes.
 const SOCKET_BUFFER_BYTES: u64 = 2 * 1_024 * 1_024;
 /// What one datagram takes of a receive buffer, bytes, the kernel's own share included.
-const DATAGRAM_BUFFER_BYTES: u64 = 2_304;
+pub const DATAGRAM_BUFFER_BYTES: u64 = 2_304;
 /// Disk synchronisation beyond which joins and trades are felt to wait, microseconds.
 const SYNC_US_MAX: u64 = 10_000;
 /// Priority that shards ask for.
@@ -239,14 +239,14 @@ fn clocksource(source: &str) -> Finding {
 }
 
 /// Where the data will be, as far as it is there.
-fn data_folder(data: Option<&Path>) -> PathBuf {
+pub fn data_folder(data: Option<&Path>) -> PathBuf {
     let wanted = data.map_or_else(std::env::temp_dir, Path::to_path_buf);
     wanted.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/")).to_path_buf()
 }
 
 fn disk_sync(data: Option<&Path>) -> Finding {
     let folder = data_folder(data);
-    judge_disk_sync(&folder, sync_us_p50(&folder))
+    judge_disk_sync(&folder, sync_us(&folder, 20).map(|times| times[times.len() / 2]))
 }
 
 fn disk_room(data: Option<&Path>) -> Finding {
@@ -279,8 +279,9 @@ fn judge_disk_sync(folder: &Path, p50_us: io::Result<u64>) -> Finding {
     }
 }
 
-/// Median of 20 writes of 4 KiB, each made durable, microseconds. Leaves no file.
-fn sync_us_p50(folder: &Path) -> io::Result<u64> {
+/// Times of so many writes of 4 KiB, each made durable, microseconds, ascending; of fewer where they take more than two
+/// seconds. Leaves no file.
+pub fn sync_us(folder: &Path, writes: usize) -> io::Result<Vec<u64>> {
     let path = folder.join(format!(".ringshard-sync-{}", std::process::id()));
     let mut file = std::fs::OpenOptions::new().create_new(true).write(true).open(&path)?;
     let mut one = || {
@@ -289,11 +290,13 @@ fn sync_us_p50(folder: &Path) -> io::Result<u64> {
         file.sync_all()?;
         Ok(start.elapsed().as_micros() as u64)
     };
-    let times: io::Result<Vec<u64>> = (0..20).map(|_| one()).collect();
+    let began = Instant::now();
+    let in_time = |written: &usize| *written == 0 || began.elapsed() < Duration::from_secs(2);
+    let times: io::Result<Vec<u64>> = (0..writes).take_while(in_time).map(|_| one()).collect();
     std::fs::remove_file(&path)?;
     let mut times = times?;
     times.sort_unstable();
-    Ok(times[times.len() / 2])
+    Ok(times)
 }
 
 fn open_files(limit: u64, shards: usize) -> Finding {

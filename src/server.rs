@@ -89,6 +89,11 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
     let (lanes, listeners) = bind_game(config.net.bind, shards).map_err(bind_failure)?;
     let mut commands =
         ControlConfig::new(config.net.control, folder.path().to_path_buf(), cpus.clone(), content_version());
+    commands.config = config.clone();
+    if config.load.step.is_some() {
+        let pin = ControlCommand::PinLadder(config.load.step);
+        commands.commands.iter().for_each(|queue| queue.push(pin).expect("a new queue has room"));
+    }
     commands.live = LiveForm::for_terminal(no_tui);
     let flight = open_flight(&config, folder)?;
     commands.flight = flight.clone();

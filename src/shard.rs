@@ -283,6 +283,7 @@ impl Shard {
                 ControlCommand::Degrade(level) => self.core.degrade(level),
                 ControlCommand::Admission { open } => self.core.is_open = open,
                 ControlCommand::PinLadder(step) => self.core.ladder.pin(step),
+                ControlCommand::Rates(rates) => self.core.set_rates(rates),
                 ControlCommand::ListPlayers => self.list_players = true,
                 ControlCommand::ShowCuts => self.show_cuts = true,
                 ControlCommand::AutoCuts(auto) => self.coordinator.iter_mut().for_each(|it| it.set_auto(auto)),

@@ -1,9 +1,11 @@
-//! The short commands: tokens, ready frames, a look into a data folder, the simulator, replays, cuts.
+//! The short commands: tokens, ready frames, a look into a data folder, the simulator, replays, cuts, tuning.
 //!
 //! Owns nothing. Promises: what a person reads has a `--json` twin; a wrong argument is one clear sentence.
 
 mod cuts;
+pub mod probe;
 mod seeds;
+pub mod tune;
 
 pub use cuts::cuts;
 pub use seeds::sim;
@@ -16,9 +18,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
-use crate::cli::{FrameArgs, FrameKind, InspectArgs, InspectWhat, ReplayArgs, TokenArgs};
+use crate::cli::{FrameArgs, FrameKind, InspectArgs, InspectWhat, ReplayArgs, StatusArgs, TokenArgs};
 use crate::clock::unix_s;
 use crate::config;
+use crate::control::client;
 use crate::exit::{Code, Failure, say};
 use crate::flight::folder;
 use crate::flight::replay::{Moment, Request};
@@ -39,6 +42,15 @@ pub const TIMEOUT_S: i32 = 10;
 const DEV_SERVER: ([u8; 4], u16) = ([127, 0, 0, 1], 7_777);
 /// Seconds for which the token inside `frame hello` is good: a year, so that a script's frames last.
 const FRAME_TTL_S: u64 = 365 * 86_400;
+
+/// The control HTTP address of the node that is meant.
+pub fn control_of(args: &StatusArgs) -> Result<SocketAddr, Failure> {
+    match (&args.control, &args.data) {
+        (Some(control), _) => Ok(*control),
+        (None, Some(data)) => Ok(client::NodeFile::read(data)?.control),
+        (None, None) => Ok(config::parse(None, &[], true, &[])?.net.control),
+    }
+}
 
 /// A development token: good for a server on this machine that runs with `--dev`.
 pub fn dev_token(servers: &[SocketAddr], client_id: u64, ttl_s: u64, user_data: UserData) -> Result<Vec<u8>, Failure> {

@@ -108,3 +108,21 @@ fn a_reader_that_goes_away_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
+
+#[test]
+fn the_probe_measures_and_recommends_within_seconds() {
+    let began = std::time::Instant::now();
+    let output = ringshard(&["tune", "probe", "--json", "--players", "2000"]);
+    assert_eq!(code(&output), 0, "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    let object = json(&output);
+    for field in ["echo_pps", "echo_ns", "edge_late_us_p99", "sync_us_p50", "sync_us_p99"] {
+        assert!(object["measured"][field].as_u64() > Some(0), "{field}: {object}");
+    }
+    let advice = object["recommended"].as_array().expect("a list");
+    let keys: Vec<_> = advice.iter().map(|advice| advice["key"].as_str().expect("a key")).collect();
+    for key in ["node.shards", "net.send_hz", "net.session_bytes_per_s", "net.core.rmem_max", "keeper.commit_ms"] {
+        assert!(keys.contains(&key), "{key}: {object}");
+    }
+    assert!(advice.iter().all(|advice| advice["reason"].as_str().is_some_and(|reason| reason.len() > 20)));
+}

@@ -25,10 +25,25 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Hosts' parts.
     ("keeper", &["ids", "limits", "goods", "planted", "exit", "clock", "sys", "net", "world::random"]),
     ("io", &["ids", "limits", "exit", "clock", "sys", "net"]),
-    ("config", BASE),
+    ("config", &["ids", "limits", "exit", "ladder"]),
     ("preflight", &["ids", "limits", "exit", "sys", "io"]),
     ("cli", &["ids", "limits", "exit", "config", "sim", "control::admin"]),
-    ("control", &["ids", "limits", "exit", "clock", "sys", "flight", "keeper", "ladder", "world::land"]),
+    (
+        "control",
+        &[
+            "ids",
+            "limits",
+            "exit",
+            "clock",
+            "sys",
+            "flight",
+            "keeper",
+            "ladder",
+            "config",
+            "net::session",
+            "world::land",
+        ],
+    ),
     // Pure but for its folder.
     ("flight", &["ids", "limits", "goods", "world", "exit"]),
     ("flight::folder", &["ids", "limits", "exit", "clock", "flight"]),

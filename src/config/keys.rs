@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::{Config, Draft, Raw};
+use crate::ladder::Step;
 use crate::limits::{
     NPCS_MAX, RECORD_MEGABYTES_MAX, SERVER_ADDRESSES_MAX, SESSION_BYTES_PER_S_MAX, SESSION_BYTES_PER_S_MIN, SHARDS_MAX,
     TICK_HZ,
@@ -39,7 +40,7 @@ impl Key {
     }
 }
 
-pub(super) const KEYS: [Key; 17] = [
+pub(super) const KEYS: [Key; 18] = [
     Key {
         section: "node",
         name: "shards",
@@ -182,6 +183,21 @@ pub(super) const KEYS: [Key; 17] = [
         show: |config| Some(config.world.leave_radius_m.to_string()),
     },
     Key {
+        section: "load",
+        name: "step",
+        expected: "\"auto\" or a whole number from 0 to 8",
+        default: "\"auto\"",
+        shown: "",
+        about: "What is left out when cores do not keep up. \"auto\": each shard follows its own load. A number holds it: 0\n\
+                nothing, 1 far things less often, 2 middling ones too, 3 and 4 snapshots at 30 and 20 Hz at the most, 5 to 7\n\
+                wildlife acts half, a quarter, an eighth as often, 8 nobody more is admitted; each with all before it.",
+        set: |draft, raw| put(&mut draft.config.load.step, ladder_step(raw)),
+        show: |config| {
+            let step = config.load.step.map(|step| step.number().to_string());
+            Some(step.unwrap_or_else(|| "\"auto\"".to_owned()))
+        },
+    },
+    Key {
         section: "keeper",
         name: "commit_ms",
         expected: "a whole number of milliseconds from 1 to 1000",
@@ -225,6 +241,9 @@ pub(super) const KEYS: [Key; 17] = [
         show: |config| Some(config.record.megabytes.to_string()),
     },
 ];
+
+/// Keys that can be set while the node runs.
+pub(super) const LIVE: [&str; 3] = ["net.send_hz", "net.session_bytes_per_s", "load.step"];
 
 /// Place of a key in the table, by `section.name`.
 pub(super) fn index(path: &str) -> Option<usize> {
@@ -317,6 +336,13 @@ fn switch(raw: &Raw) -> Option<bool> {
         Raw::Text(text) if text == "on" => Some(true),
         Raw::Text(text) if text == "off" => Some(false),
         _ => None,
+    }
+}
+
+fn ladder_step(raw: &Raw) -> Option<Option<Step>> {
+    match raw {
+        Raw::Text(text) if text == "auto" => Some(None),
+        _ => integer(raw, 0..=u8::MAX).and_then(Step::new).map(Some),
     }
 }
 

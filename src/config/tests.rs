@@ -81,7 +81,7 @@ fn all_errors_come_at_once_with_their_places() {
         "a.toml:2:10: node.shards: expected a whole number from 1 to 32, found 99",
         "a.toml:5:10: net.bind: expected an address with a port, as \"127.0.0.1:7777\", found \"localhost\"",
         "a.toml:6:1: net.sendhz: expected a key of [net], found no such key; did you mean net.send_hz?",
-        "a.toml:7:2: wrld: expected one of [node] [net] [world] [keeper] [record], found [wrld]; did you mean [world]?",
+        "a.toml:7:2: wrld: expected one of [node] [net] [world] [load] [keeper] [record], found [wrld]; did you mean [world]?",
     ];
     assert_eq!(errors, expected);
 }
@@ -166,4 +166,44 @@ fn a_private_key_is_hexadecimal_or_raw_and_not_for_everybody() {
     assert_eq!(write(b"short", 0o600).unwrap_err().code, Code::Config);
     std::fs::remove_file(&path).unwrap();
     assert_eq!(read_private_key(&path).unwrap_err().code, Code::Io);
+}
+
+#[test]
+fn a_live_key_is_tuned_by_the_rules_of_the_file_and_says_by_whom() {
+    let mut config = parse(None, &[], true, &[0, 1]).unwrap();
+    let by = "uid 0 pid 7";
+    assert_eq!(config.tune("net.send_hz", "20", by), Ok(("30".to_string(), "20".to_string())));
+    assert_eq!(config.tune("load.step", "3", by), Ok(("\"auto\"".to_string(), "3".to_string())));
+    assert_eq!(config.tune("load.step", "auto", by), Ok(("3".to_string(), "\"auto\"".to_string())));
+    assert_eq!((config.net.send_hz, config.load.step), (20, None));
+    let shown = config.tunables();
+    let row = |key: &str| shown.iter().find(|row| row.key == key).expect("every key is shown");
+    assert_eq!((row("net.send_hz").origin.as_str(), row("net.send_hz").live), ("tuned by uid 0 pid 7", true));
+    assert_eq!((row("node.shards").origin.as_str(), row("node.shards").live), ("default", false));
+}
+
+#[test]
+fn what_cannot_be_tuned_says_what_can_and_changes_nothing() {
+    let mut config = parse(None, &[], true, &[0, 1]).unwrap();
+    let before = config.clone();
+    for (key, words, said) in [
+        ("net.send_hz", "0", "net.send_hz: expected a whole number from 1 to 60, found 0"),
+        ("net.send_hz", "fast", "expected a whole number from 1 to 60, found fast"),
+        ("net.session_bytes_per_s", "11999", "from 12000 to 72000"),
+        ("load.step", "9", "\"auto\" or a whole number from 0 to 8, found 9"),
+        ("load.step", "", "found "),
+        ("net.send_hertz", "20", "there is no key net.send_hertz"),
+        (
+            "net.sendhz",
+            "20",
+            "did you mean net.send_hz?; live keys are net.send_hz, net.session_bytes_per_s, load.step",
+        ),
+        ("nonsense", "20", "there is no key nonsense"),
+        ("node.shards", "1", "node.shards is read at start alone"),
+        ("world.npcs", "1", "live keys are"),
+    ] {
+        let error = config.tune(key, words, "uid 0").expect_err(key);
+        assert!(error.contains(said), "{key}: {error}");
+    }
+    assert_eq!(config, before);
 }

@@ -15,8 +15,9 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::status::Board;
+use super::status::{Asker, Board, Change};
 use super::{CutsReport, CutsView, PlayerRow};
+use crate::config::Tunable;
 use crate::exit::{Code, Failure};
 use crate::limits::{
     ADMIN_ANSWER_MS_MAX, ADMIN_CLIENTS_MAX, ADMIN_LINE_BYTES_MAX, ADMIN_SILENT_MS_MAX, CONTROL_POLL_MS,
@@ -28,11 +29,17 @@ pub const SOCKET_NAME: &str = "admin.sock";
 /// One question.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Request {
-    /// `drain`, `players`, `record`, `checkpoint` or `cuts`.
+    /// `drain`, `players`, `record`, `checkpoint`, `cuts`, `show` or `set`.
     pub verb: String,
     /// Where a checkpoint goes, an absolute path; without it, into the data folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<PathBuf>,
+    /// The key that `set` sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// What `set` sets it to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
     /// Cells that get another owner, for the verb `cuts`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moves: Vec<CellMove>,
@@ -72,6 +79,12 @@ pub struct Answer {
     /// The cuts as they are, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub view: Option<CutsView>,
+    /// Every key, for the verb `show`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<Tunable>>,
+    /// What was set, for the verb `set`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
 }
 
 impl Answer {
@@ -145,6 +158,8 @@ pub(super) async fn serve(listener: UnixListener, board: Arc<Board>) {
 
 /// Answers one connection line by line until it ends, is silent for too long or sends too long a line.
 async fn converse(stream: UnixStream, board: &Board) -> std::io::Result<()> {
+    let peer = stream.peer_cred()?;
+    let asker = Asker { uid: peer.uid(), pid: peer.pid() };
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut asked = Vec::new();
@@ -160,14 +175,14 @@ async fn converse(stream: UnixStream, board: &Board) -> std::io::Result<()> {
             return writer.write_all(line(&refused).as_bytes()).await;
         }
         let answer = match serde_json::from_slice::<Request>(&asked) {
-            Ok(request) => answer(&request, board).await,
+            Ok(request) => answer(&request, asker, board).await,
             Err(error) => Answer::refused(format!("expected one line such as {{\"verb\":\"players\"}}: {error}")),
         };
         writer.write_all(line(&answer).as_bytes()).await?;
     }
 }
 
-async fn answer(request: &Request, board: &Board) -> Answer {
+async fn answer(request: &Request, asker: Asker, board: &Board) -> Answer {
     match request.verb.as_str() {
         "drain" => {
             board.drain();
@@ -186,9 +201,21 @@ async fn answer(request: &Request, board: &Board) -> Answer {
             }
         }
         "cuts" => cuts(request, board).await,
-        other => {
-            Answer::refused(format!("unknown verb {other:?}; there are drain, players, record, checkpoint and cuts"))
-        }
+        "show" => Answer { ok: true, values: Some(board.tunables()), ..Answer::default() },
+        "set" => set(request, asker, board),
+        other => Answer::refused(format!(
+            "unknown verb {other:?}; there are drain, players, record, checkpoint, cuts, show and set"
+        )),
+    }
+}
+
+fn set(request: &Request, asker: Asker, board: &Board) -> Answer {
+    let (Some(key), Some(value)) = (&request.key, &request.value) else {
+        return Answer::refused("set needs a key and a value".to_owned());
+    };
+    match board.tune(key, value, asker) {
+        Ok(change) => Answer { ok: true, change: Some(change), ..Answer::default() },
+        Err(error) => Answer::refused(error),
     }
 }
 

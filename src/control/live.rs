@@ -143,6 +143,7 @@ mod tests {
             conserved: true,
             keeper: None,
             cuts: None,
+            tuned: Vec::new(),
             shards: [0, 1].iter().map(|&id| ShardStatus::from(&report(id))).collect(),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Promises: field names stay; a shard that has not reported yet is absent. Never asks a shard for anything but players.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,11 +16,14 @@ use super::{
     ShardReport,
 };
 use crate::clock::unix_s;
+use crate::config::{Config, Tunable};
 use crate::exit::{Code, Failure};
 use crate::flight::folder::{FlightFolder, Reason};
 use crate::ids::{CellKey, ShardId};
 use crate::keeper::KeeperView;
 use crate::ladder::{self, Common, Step};
+use crate::limits::TUNED_KEPT_MAX;
+use crate::net::session::Rates;
 use crate::sys;
 use crate::world::land::LAND_CELLS;
 
@@ -43,8 +46,43 @@ pub struct StatusPage {
     pub keeper: Option<KeeperStatus>,
     /// What the coordinator of the cuts did; none before it reported.
     pub cuts: Option<CutsReport>,
+    /// What was tuned while it runs, the newest changes.
+    pub tuned: Vec<Change>,
     /// Each shard that has reported, by number.
     pub shards: Vec<ShardStatus>,
+}
+
+/// One key that somebody set while the node ran.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// When, seconds since 1970.
+    pub unix_s: u64,
+    /// When, the newest tick known.
+    pub tick: u64,
+    /// Who: the user of the process that asked over the admin socket.
+    pub uid: u32,
+    /// Which process; none where the kernel does not say.
+    pub pid: Option<i32>,
+    /// What.
+    pub key: String,
+    /// The value before, as TOML.
+    pub from: String,
+    /// The value since.
+    pub to: String,
+}
+
+/// Who asks over the admin socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Asker {
+    pub uid: u32,
+    pub pid: Option<i32>,
+}
+
+impl std::fmt::Display for Asker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "uid {}", self.uid)?;
+        self.pid.map_or(Ok(()), |pid| write!(f, " pid {pid}"))
+    }
 }
 
 /// The state of the keeper.
@@ -241,6 +279,9 @@ pub(super) struct Board {
     commands: Vec<Arc<ArrayQueue<ControlCommand>>>,
     flight: Option<Arc<FlightFolder>>,
     keeper: Option<KeeperView>,
+    /// As it is now.
+    config: Mutex<Config>,
+    tuned: Mutex<VecDeque<Change>>,
     shards: Mutex<Vec<Place>>,
     cuts: Mutex<Cuts>,
 }
@@ -275,6 +316,8 @@ impl Board {
             commands: config.commands.clone(),
             flight: config.flight.clone(),
             keeper: config.keeper.clone(),
+            config: Mutex::new(config.config.clone()),
+            tuned: Mutex::default(),
             shards: Mutex::new(config.commands.iter().map(|_| Place::default()).collect()),
             cuts: Mutex::default(),
         }
@@ -328,6 +371,7 @@ impl Board {
             conserved: self.keeper.as_ref().is_none_or(|keeper| keeper.counters().breaks.load(Ordering::Relaxed) == 0),
             keeper: self.keeper.as_ref().map(keeper_status),
             cuts: self.cuts().report,
+            tuned: self.tuned.lock().expect("no holder panics").iter().cloned().collect(),
             shards: shards.iter().filter_map(|place| place.status.clone()).collect(),
         }
     }
@@ -412,6 +456,39 @@ impl Board {
     pub fn cuts_since(&self, before: u64) -> Option<(CutsReport, CutsView)> {
         let cuts = self.cuts();
         (cuts.shown > before).then(|| (cuts.report.unwrap_or_default(), cuts.view.clone()))
+    }
+
+    /// Every key with its value and where that came from.
+    pub fn tunables(&self) -> Vec<Tunable> {
+        self.config.lock().expect("no holder panics").tunables()
+    }
+
+    /// Sets a key on all shards, and keeps who did it. What is refused changes nothing.
+    pub fn tune(&self, key: &str, words: &str, by: Asker) -> Result<Change, String> {
+        let mut config = self.config.lock().expect("no holder panics");
+        let mut wanted = config.clone();
+        let (from, to) = wanted.tune(key, words, &by.to_string())?;
+        // Two commands, and room for what the host says meanwhile.
+        if let Some(full) = self.commands.iter().position(|queue| queue.capacity() - queue.len() < 6) {
+            return Err(format!("shard {full} does not keep up with what it is told; ask again"));
+        }
+        let rates = Rates { send_hz: wanted.net.send_hz, bytes_per_s: wanted.net.session_bytes_per_s };
+        for queue in &self.commands {
+            let told = queue.push(ControlCommand::Rates(rates)).is_ok()
+                && queue.push(ControlCommand::PinLadder(wanted.load.step)).is_ok();
+            assert!(told, "room was asked for");
+        }
+        *config = wanted;
+        let tick = self.shards().iter().map(|place| place.tick).max().unwrap_or(0);
+        let Asker { uid, pid } = by;
+        let change = Change { unix_s: unix_s(), tick, uid, pid, key: key.to_owned(), from, to };
+        eprintln!("ringshard: tuned {key} from {} to {} by {by}", change.from, change.to);
+        let mut tuned = self.tuned.lock().expect("no holder panics");
+        if tuned.len() == TUNED_KEPT_MAX {
+            tuned.pop_front();
+        }
+        tuned.push_back(change.clone());
+        Ok(change)
     }
 
     /// Asks every shard for its players. Gives how often each had listed them before, for [`Board::players_since`].

@@ -184,7 +184,7 @@ fn nonsense_is_answered_in_words_and_the_connection_lives() {
     };
     assert!(
         ask("{\"verb\":\"dance\"}")
-            .contains("unknown verb \\\"dance\\\"; there are drain, players, record, checkpoint and cuts")
+            .contains("unknown verb \\\"dance\\\"; there are drain, players, record, checkpoint, cuts, show and set")
     );
     assert!(ask("hello").contains("expected one line such as"));
     assert!(ask("{\"verb\":\"drain\"}").contains("\"ok\":true"));
@@ -226,4 +226,37 @@ fn the_data_folder_says_how_to_reach_the_node_while_it_runs() {
     handle.stop().unwrap();
     assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 0, "it leaves nothing");
     assert_eq!(client::admin(&folder.0, "drain", None).unwrap_err().code, Code::Unavailable);
+}
+
+#[test]
+fn what_is_tuned_reaches_every_shard_and_is_kept_with_who_did_it() {
+    let folder = Folder::new();
+    let (config, handle) = spawn(&folder);
+    let set = |key: &str, value: &str| {
+        let (key, value) = (Some(key.to_owned()), Some(value.to_owned()));
+        client::ask(&folder.0, &admin::Request { verb: "set".to_owned(), key, value, ..Default::default() })
+    };
+    let change = set("net.send_hz", "15").unwrap().change.unwrap();
+    assert_eq!((change.from.as_str(), change.to.as_str()), ("30", "15"));
+    assert_eq!((change.uid, change.pid), (rustix::process::getuid().as_raw(), Some(std::process::id() as i32)));
+    for queue in &config.commands {
+        assert!(matches!(queue.pop(), Some(ControlCommand::Rates(Rates { send_hz: 15, .. }))));
+        assert_eq!(queue.pop(), Some(ControlCommand::PinLadder(None)));
+    }
+    let refused = set("net.send_hz", "61").unwrap_err();
+    assert!(refused.text.contains("from 1 to 60, found 61"), "{refused}");
+    assert!(config.commands[0].is_empty(), "what is refused reaches nobody");
+    for number in 0..2 * crate::limits::TUNED_KEPT_MAX {
+        set("load.step", &(number % 9).to_string()).unwrap();
+        config.commands.iter().for_each(|queue| while queue.pop().is_some() {});
+    }
+    let tuned = client::status(handle.address()).unwrap().tuned;
+    assert_eq!((tuned.len(), tuned[0].key.as_str()), (crate::limits::TUNED_KEPT_MAX, "load.step"));
+    let values = client::ask(&folder.0, &admin::Request { verb: "show".to_owned(), ..Default::default() });
+    let values = values.unwrap().values.unwrap();
+    let row = values.iter().find(|row| row.key == "net.send_hz").expect("every key is shown");
+    assert!(row.value.as_deref() == Some("15") && row.origin.starts_with("tuned by uid "), "{row:?}");
+    let behind = (0..).find_map(|_| set("load.step", "auto").err()).expect("nobody reads the queues");
+    assert!(behind.text.contains("ask again"), "{behind}");
+    handle.stop().unwrap();
 }

@@ -214,6 +214,11 @@ impl Core {
         })
     }
 
+    /// Lets each session send so much from now on.
+    pub fn set_rates(&mut self, rates: Rates) {
+        self.rules.rates = rates;
+    }
+
     /// Where the ladder stands, and what is in force of what it asks for.
     pub fn ladder_report(&self) -> LadderReport {
         let Ladder { entered, .. } = self.ladder;
