@@ -55,10 +55,19 @@ impl Provenance {
 ///
 /// Seconds; 0 where the kernel does not tell.
 pub fn threads_cpu_s(pid: u32, name: &str) -> f64 {
+    cpu_s(pid, |comm| comm == name)
+}
+
+/// The same of all its threads.
+pub fn process_cpu_s(pid: u32) -> f64 {
+    cpu_s(pid, |_| true)
+}
+
+fn cpu_s(pid: u32, wanted: impl Fn(&str) -> bool) -> f64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let spent_ns = |task: std::fs::DirEntry| {
         let read = |file: &str| std::fs::read_to_string(task.path().join(file)).ok();
-        read("comm").filter(|comm| comm.trim_end() == name)?;
+        read("comm").filter(|comm| wanted(comm.trim_end()))?;
         read("schedstat")?.split_whitespace().next()?.parse::<u64>().ok()
     };
     tasks.filter_map(spent_ns).sum::<u64>() as f64 / 1e9

@@ -6,6 +6,7 @@ mod heap;
 mod ledger;
 mod machine;
 mod node;
+mod peers;
 mod pps;
 mod swarm;
 mod table;
@@ -50,6 +51,8 @@ enum Command {
     Wire(wire::WireArgs),
     /// Trades that the keeper makes durable, in groups and one by one.
     Ledger(ledger::LedgerArgs),
+    /// The same game on what one would take instead: a tokio UDP server, and renet.
+    Peers(peers::PeersArgs),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Ok(Cli { command: Command::Table(args), .. }) => table::run(&args, json),
         Ok(Cli { command: Command::Wire(args), .. }) => wire::run(&args, json),
         Ok(Cli { command: Command::Ledger(args), .. }) => ledger::run(&args, json),
+        Ok(Cli { command: Command::Peers(args), .. }) => peers::run(&args, json),
         Err(error) if error.use_stderr() => Err(usage_failure(&error, json)),
         Err(text) => {
             let text = text.to_string();

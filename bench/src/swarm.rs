@@ -10,7 +10,7 @@ pub mod place;
 pub mod player;
 mod probe;
 mod report;
-mod schedule;
+pub mod schedule;
 mod tally;
 pub mod truth;
 

@@ -4,7 +4,7 @@
 //! the clients do is not in the figures, which are CPU time of this thread; a body that a client must drop is an error.
 //! Never opens a socket.
 
-mod realm;
+pub mod realm;
 
 use std::process::ExitCode;
 

@@ -90,6 +90,7 @@ pub const MEASUREMENTS: &[Measurement] = &[
     },
     Measurement { name: "wire", runs: 3, quick: true, source: Source::Command(&["wire"]) },
     Measurement { name: "join", runs: 1, quick: true, source: Source::Command(&["join"]) },
+    Measurement { name: "peers", runs: 1, quick: false, source: Source::Command(&["peers"]) },
     Measurement { name: "ledger", runs: 3, quick: false, source: Source::Command(&["ledger"]) },
 ];
 
@@ -281,6 +282,28 @@ pub const ROWS: &[Row] = &[
         floor: 32_768.0,
         aim: 12_288.0,
         command: "ringshard-bench join",
+    },
+    Row {
+        name: "renet",
+        what: "messages a second and core at 1,000 clients ÷ the same game on renet 2.0",
+        measurement: "peers",
+        field: "/renet_ratio/median",
+        void: "/void",
+        less: false,
+        floor: 5.0,
+        aim: 9.0,
+        command: "ringshard-bench peers",
+    },
+    Row {
+        name: "tokio",
+        what: "the same ÷ a tokio UDP server doing the same work",
+        measurement: "peers",
+        field: "/tokio_ratio/median",
+        void: "/void",
+        less: false,
+        floor: 1.2,
+        aim: 1.5,
+        command: "ringshard-bench peers",
     },
     Row {
         name: "trades",

@@ -166,6 +166,23 @@ fn cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// The character of a client that nobody knows yet.
+pub fn newcomer(client_id: u64) -> CharacterRow {
+    CharacterRow {
+        client_id,
+        character: client_id,
+        owner: ShardId(0),
+        epoch: 0,
+        tick: 0,
+        x: (LAND_M / 2 * GRID_PER_M) << FINE_SHIFT,
+        y: (LAND_M / 2 * GRID_PER_M) << FINE_SHIFT,
+        z: 0,
+        yaw: 0,
+        saved: false,
+        deeds: u64::MAX,
+    }
+}
+
 impl Realm {
     /// Everybody will join in the first ticks. An error says what the land lacks.
     pub fn new(setting: Setting) -> Result<Realm, String> {
@@ -342,19 +359,7 @@ impl Realm {
             self.commands.append(&mut core.keeper);
             for command in self.commands.drain(..) {
                 let KeeperCommand::Claim { session, client_id, .. } = command else { continue };
-                let row = CharacterRow {
-                    client_id,
-                    character: client_id,
-                    owner: ShardId(0),
-                    epoch: 0,
-                    tick: 0,
-                    x: (LAND_M / 2 * GRID_PER_M) << FINE_SHIFT,
-                    y: (LAND_M / 2 * GRID_PER_M) << FINE_SHIFT,
-                    z: 0,
-                    yaw: 0,
-                    saved: false,
-                    deeds: u64::MAX,
-                };
+                let row = newcomer(client_id);
                 core.hear_keeper(KeeperAnswer::Claimed { session, row, new: false, operation: 0 });
             }
         }
