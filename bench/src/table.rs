@@ -138,7 +138,7 @@ fn ratio(above: &[&str], below: &[&str], field: &str) -> Result<Value, Failure> 
 fn swarm(program: &Path, players: u32, input_hz: u32, send_hz: u32, stopped: &AtomicBool) -> Result<Value, Failure> {
     let work = Work::make("table", None)?;
     let config = work.path().join("config.toml");
-    std::fs::write(&config, format!("[net]\nsend_hz = {send_hz}\n"))
+    std::fs::write(&config, format!("[net]\nsend_hz = {send_hz}\n[load]\nstep = 0\n"))
         .map_err(|error| Failure::of_file("write", &config, &error))?;
     let data = work.path().join("data");
     let arguments = ["--shards".as_ref(), "1".as_ref(), "--config".as_ref(), config.as_os_str()];

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use ringshard::ids::{GRID_PER_M, SessionRef, ShardId};
 use ringshard::keeper::{KeeperAnswer, KeeperCommand};
-use ringshard::limits::NPC_LIFE_TICKS;
+use ringshard::limits::{NPC_LIFE_TICKS, SESSION_BYTES_PER_S_MAX};
 use ringshard::mesh::{self, MeshEnd};
 use ringshard::net::interest::Radii;
+use ringshard::net::session::Rates;
 use ringshard::shard::core::{Core, Rules, Whom};
 use ringshard::world::cut::CutMap;
 use ringshard::world::frame::Frame;
@@ -42,7 +43,8 @@ impl Game {
             things: Arc::new([]),
         };
         let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
-        let rules = Rules { radii, send_hz, dev: true, seam: None };
+        let rates = Rates { send_hz, bytes_per_s: SESSION_BYTES_PER_S_MAX };
+        let rules = Rules { radii, rates, dev: true, seam: None };
         Game {
             core: Core::new(World::new(config, ShardId(0)), 1, rules),
             mesh: mesh::connect(1).remove(0),

@@ -73,7 +73,7 @@ fn handshakes(address: SocketAddr) -> Vec<HandshakeConfig> {
 impl Server {
     fn receive(&mut self, from: SocketAddr, datagram: &mut [u8]) {
         let lane = (usize::from(from.port()) % LANES) as u8;
-        let has_room = self.links.has_room(&self.game.core, lane);
+        let has_room = self.game.core.no_admission(lane).is_none();
         let arrival = Arrival { now_unix_s: unix_s(), now_tick: self.tick, from, has_room };
         self.links.handle_datagram(&mut self.game.core, lane, arrival, datagram);
     }

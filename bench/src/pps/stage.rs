@@ -88,7 +88,10 @@ impl Stage {
         let Setting { send_hz, npcs, sessions } = setting;
         let work = Work::make("stage", None)?;
         let config = work.path().join("config.toml");
-        let text = format!("[net]\nsend_hz = {send_hz}\n[world]\nnpcs = {npcs}\n[record]\nflight = \"off\"\n");
+        // Nothing is left out however busy the core is: what it does is to be one thing in all measurements.
+        let text = format!(
+            "[net]\nsend_hz = {send_hz}\n[world]\nnpcs = {npcs}\n[load]\nstep = 0\n[record]\nflight = \"off\"\n"
+        );
         std::fs::write(&config, text).map_err(|error| Failure::of_file("write", &config, &error))?;
         let (data, pinned) = (work.path().join("data"), cpu.to_string());
         let arguments = [
