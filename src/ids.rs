@@ -15,6 +15,10 @@ pub const FINE_PER_M: i32 = 65_536;
 pub const FINE_SHIFT: u32 = 8;
 /// Wire grid steps along the side of a cell.
 pub const CELL_GRID: i32 = CELL_M * GRID_PER_M;
+/// Cells along the side of a plot, as a power of two.
+const PLOT_SHIFT: u32 = 1;
+/// Wire grid steps along the side of a plot: what slices are cut from.
+pub const PLOT_GRID: i32 = CELL_GRID << PLOT_SHIFT;
 
 /// A u64 made of a class (top 8 bits), a source and an ordinal that the source keeps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
@@ -133,6 +137,12 @@ impl CellKey {
     pub fn of_fine(x: i32, y: i32) -> CellKey {
         let cell = |v: i32| (v >> FINE_SHIFT).div_euclid(CELL_GRID) as i16;
         CellKey { space: 0, y: cell(y), x: cell(x) }
+    }
+
+    /// The first cell, in the south-west, of this cell's plot: 2 x 2 cells, which share slices. It names the plot.
+    pub fn plot(self) -> CellKey {
+        let first = |v: i16| v >> PLOT_SHIFT << PLOT_SHIFT;
+        CellKey { space: self.space, y: first(self.y), x: first(self.x) }
     }
 }
 

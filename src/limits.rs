@@ -161,8 +161,8 @@ pub const POSTAGE_COINS: u64 = 1;
 pub const THINGS_MAX: usize = 20_000;
 /// Things on the ground of one cell. More are refused, `Full`.
 pub const CELL_THINGS_MAX: u32 = 512;
-/// Entities in a cell from which on nothing is dropped there: `Full`. A cell has room for 256 slices.
-pub const CELL_DROP_ENTITIES_MAX: usize = 6_000;
+/// Entities in a plot from which on nothing is dropped there: `Full`. A plot has room for 256 slices.
+pub const PLOT_DROP_ENTITIES_MAX: usize = 6_000;
 /// Ticks that a thing lies on the ground before it is swept: 10 minutes.
 pub const THING_TICKS: u64 = 600 * TICK_HZ;
 /// Answers that the ledger remembers of each source. An older order gets `TooOld`.

@@ -226,7 +226,7 @@ impl Shard {
     fn tick(&mut self, tick: u64) {
         self.receive(tick);
         self.hear_keeper_and_control(tick);
-        self.core.give_actions(tick);
+        self.core.give_actions();
         self.recorder.iter_mut().for_each(|recorder| recorder.given(&self.core));
         self.mesh.give_inputs(tick, &mut self.core.inputs);
         self.costs.begin();

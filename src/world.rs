@@ -714,8 +714,9 @@ impl World {
         let coming = self.decrees.iter().any(|decree| decree.tick <= tick + 2);
         let decreed = std::mem::take(&mut self.recut) || coming;
         let settle = |body: &mut Body, slices: &mut Slices, owner: &dyn Fn(CellKey) -> ShardId| {
+            let before = body.home.plot();
             let fresh = body.settle() || body.place.is_none();
-            if fresh {
+            if body.place.is_none() || body.home.plot() != before {
                 body.place.take().into_iter().for_each(|place| slices.leave(place));
                 slices.join(body, tick);
             }

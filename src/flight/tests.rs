@@ -130,7 +130,7 @@ impl Realm {
                 core.inputs[owner].inputs.push(Input { entity, session: told.session, kind });
             }
         }
-        core.give_actions(tick);
+        core.give_actions();
         encoder.given(&core.outside, &core.inputs);
         let given: Vec<InputParcel> = core.inputs.iter_mut().map(std::mem::take).collect();
         for (to, parcel) in given.into_iter().enumerate() {

@@ -8,7 +8,6 @@ use crate::ids::{CELL_GRID, CellKey, GRID_PER_M};
 use crate::limits::{EVENTS_PER_BODY_MAX, KEYFRAME_TICKS, LEAVES_HELD_MAX, LEAVES_PER_BODY_MAX};
 use crate::net::body::{BodyWriter, kind};
 use crate::net::wire;
-use crate::world::entity::WIRE_MARGIN;
 use crate::world::frame::{Frame, SliceHead, distance, distance_to_box};
 
 /// Ticks between two looks around: what comes into the inner radius may be shown as much later.
@@ -87,18 +86,18 @@ const FAR_WEIGHT: u32 = weight((FAR_M as i64 * GRID_PER_M as i64).pow(2));
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Key {
     owner: u8,
-    cell: CellKey,
+    plot: CellKey,
     number: u8,
 }
 
 impl Key {
     fn of(slice: &SliceHead) -> Key {
-        Key { owner: (slice.part >> 8) as u8, cell: slice.cell, number: slice.part as u8 }
+        Key { owner: (slice.part >> 8) as u8, plot: slice.plot, number: slice.part as u8 }
     }
 
     fn wire(self) -> wire::SliceKey {
         let part = u16::from(self.owner) << 8 | u16::from(self.number);
-        wire::SliceKey::new(self.cell.space, self.cell.x, self.cell.y, part, 0)
+        wire::SliceKey::new(self.plot.space, self.plot.x, self.plot.y, part, 0)
     }
 }
 
@@ -193,25 +192,31 @@ impl Carried {
 }
 
 /// A walk along the list of what is followed.
-struct Merge {
+struct Merge<'a> {
     /// Entries of the list that were passed.
     at: usize,
     /// The list as it will be is another one, in `next`.
     changed: bool,
+    next: &'a mut Vec<Followed>,
 }
 
 /// The slices of one client.
 #[derive(Clone, Debug, Default)]
 pub struct Interest {
     followed: Vec<Followed>,
-    /// Scratch: the list as it will be.
-    next: Vec<Followed>,
     left: Vec<Left>,
-    /// Scratch: (urgency, place in `followed`).
-    order: Vec<(u64, u32)>,
     ticket: u16,
     /// When and where it looked around last; none: it must.
     looked: Option<Looked>,
+}
+
+/// What looking around and writing need for a moment; one for all clients of a shard.
+#[derive(Clone, Debug, Default)]
+pub struct Scratch {
+    /// The list of a client as it will be.
+    next: Vec<Followed>,
+    /// Urgency and place in that list.
+    order: Vec<(u64, u32)>,
 }
 
 /// A look around.
@@ -241,22 +246,25 @@ impl Interest {
         self.followed.is_empty()
     }
 
-    /// Looks around from a wire grid position in the frames of one tick, given in order of their shards; not again as long
+    /// Looks around from a wire grid position of a space in the frames of one tick, given in order of their shards; not again as long
     /// as what was seen is there, the viewer is about where it was and it was not long ago.
-    pub fn look(&mut self, shown: &[&Frame], tick: u64, from: (i32, i32), space: u32, radii: Radii) {
+    pub fn look(
+        &mut self,
+        shown: &[&Frame],
+        tick: u64,
+        (from, space): ((i32, i32), u32),
+        radii: Radii,
+        scratch: &mut Scratch,
+    ) {
         let looked = Looked { tick, from, space };
         if self.looked.is_some_and(|before| looked.is_soon_after(before)) {
             return;
         }
         self.looked = Some(looked);
-        let reach = radii.leave + WIRE_MARGIN;
-        let low = |v: i32| (v - reach).div_euclid(CELL_GRID) as i16;
-        let high = |v: i32| (v + reach).div_euclid(CELL_GRID) as i16;
         let squares = (i64::from(radii.enter).pow(2), i64::from(radii.leave).pow(2));
-        let mut merge = Merge { at: 0, changed: false };
+        let mut merge = Merge { at: 0, changed: false, next: &mut scratch.next };
         for (number, frame) in shown.iter().enumerate() {
-            let rows = frame.rows(space, (low(from.1), high(from.1)), (low(from.0), high(from.0)));
-            for slice in rows.flat_map(|row| &frame.slices[row]) {
+            for slice in frame.rows(space, from, radii.leave).flat_map(|row| &frame.slices[row]) {
                 let squared = distance_to_box(from, slice.low, slice.high);
                 if squared <= squares.1 {
                     self.meet(&mut merge, number, slice, squared, squared <= squares.0);
@@ -267,12 +275,13 @@ impl Interest {
             self.lose(&mut merge);
         }
         if merge.changed {
-            std::mem::swap(&mut self.followed, &mut self.next);
+            // The list keeps no more memory than it needs: there is one for each client.
+            self.followed.clone_from(merge.next);
         }
     }
 
     /// A slice within the outer radius: goes on being followed, or begins to be if it is inside the inner one.
-    fn meet(&mut self, merge: &mut Merge, frame: usize, slice: &SliceHead, squared: i64, near: bool) {
+    fn meet(&mut self, merge: &mut Merge<'_>, frame: usize, slice: &SliceHead, squared: i64, near: bool) {
         let key = Key::of(slice);
         while self.followed.get(merge.at).is_some_and(|followed| followed.key < key) {
             self.lose(merge);
@@ -280,28 +289,28 @@ impl Interest {
         let known = self.followed.get(merge.at).is_some_and(|followed| followed.key == key);
         if known {
             if merge.changed {
-                self.next.push(self.followed[merge.at]);
+                merge.next.push(self.followed[merge.at]);
             }
             merge.at += 1;
         } else if near {
             self.part(merge);
             let begun = self.begin(key);
-            self.next.push(begun);
+            merge.next.push(begun);
         } else {
             return;
         }
-        let list = if merge.changed { &mut self.next[..] } else { &mut self.followed[..merge.at] };
+        let list = if merge.changed { &mut merge.next[..] } else { &mut self.followed[..merge.at] };
         let followed = list.last_mut().expect("it was just put there");
         (followed.frame, followed.slab) = (frame as u8, slice.slab);
         followed.weight = weight(squared);
     }
 
     /// The list will differ: from here on it is made anew. Mostly it does not, and nothing is copied.
-    fn part(&mut self, merge: &mut Merge) {
+    fn part(&self, merge: &mut Merge<'_>) {
         if !merge.changed {
             merge.changed = true;
-            self.next.clear();
-            self.next.extend_from_slice(&self.followed[..merge.at]);
+            merge.next.clear();
+            merge.next.extend_from_slice(&self.followed[..merge.at]);
         }
     }
 
@@ -312,7 +321,7 @@ impl Interest {
         Followed { key, ticket, epoch, known, sent, sent_tick, shown_tick, frame: 0, slab: 0, weight: 0 }
     }
 
-    fn lose(&mut self, merge: &mut Merge) {
+    fn lose(&mut self, merge: &mut Merge<'_>) {
         self.part(merge);
         let Followed { key, ticket, shown_tick, sent_tick, .. } = self.followed[merge.at];
         merge.at += 1;
@@ -343,13 +352,14 @@ impl Interest {
     pub fn write(
         &mut self,
         shown: &[&Frame],
-        (tick, pace): (u64, Pace),
-        packed: bool,
+        (tick, pace, packed): (u64, Pace, bool),
+        scratch: &mut Scratch,
         body: &mut BodyWriter<'_>,
         note: &mut impl FnMut(Carried) -> bool,
     ) {
         self.write_leaves(tick, body, note);
-        self.order.clear();
+        let order = &mut scratch.order;
+        order.clear();
         let (mut bytes, mut misses) = (0, 0);
         let mut late = [(LATE_TICKS, 0); LATE_PER_BODY];
         for (at, followed) in self.followed.iter_mut().enumerate() {
@@ -368,27 +378,27 @@ impl Interest {
             }
             bytes += bytes_max(followed, slice, packed);
             // The square of the wait: rates follow the root of the weight, so that far slices are slower, not starved.
-            let place = self.order.len();
-            self.order.push((waited * waited * u64::from(followed.weight), at as u32));
+            let place = order.len();
+            order.push((waited * waited * u64::from(followed.weight), at as u32));
             if waited > late[LATE_PER_BODY - 1].0 {
                 late[LATE_PER_BODY - 1] = (waited, place);
                 late.sort_unstable_by(|a, b| b.cmp(a));
             }
         }
         for (waited, place) in late.into_iter().filter(|(waited, _)| *waited > LATE_TICKS) {
-            self.order[place].0 = u64::MAX - WAIT_TICKS_MAX + waited;
+            order[place].0 = u64::MAX - WAIT_TICKS_MAX + waited;
         }
         // Where all of it fits, no order is better than another.
         let is_crowded = bytes > body.remaining();
-        let mut sorted = if is_crowded { 0 } else { self.order.len() };
-        for at in 0..self.order.len() {
+        let mut sorted = if is_crowded { 0 } else { order.len() };
+        for at in 0..order.len() {
             if at == sorted {
-                sorted = self.sort_further(at);
+                sorted = sort_further(order, at);
             }
             if body.remaining() < HEAD_BYTES + ENTITY_BYTES || misses == MISSES_MAX {
                 break;
             }
-            let followed = &mut self.followed[self.order[at].1 as usize];
+            let followed = &mut self.followed[order[at].1 as usize];
             let (frame, slice) = followed.find(shown).expect("what is in the order was found");
             // What is shown so rarely that its keyframe would serve one delta or none costs less as it is.
             let rare = !slice.steady && followed.sent < slice.slots && followed.waited(tick) > RARE_TICKS;
@@ -402,17 +412,6 @@ impl Interest {
                 false => misses += 1,
             }
         }
-    }
-
-    /// Sorts some more of the order from a place on, the most urgent first; gives back how far it is sorted.
-    fn sort_further(&mut self, from: usize) -> usize {
-        let rest = &mut self.order[from..];
-        let count = rest.len().min(FIRST_SLICES);
-        if count < rest.len() {
-            rest.select_nth_unstable_by(count, |a, b| b.cmp(a));
-        }
-        rest[..count].sort_unstable_by(|a, b| b.cmp(a));
-        from + count
     }
 
     fn write_leaves(&mut self, tick: u64, body: &mut BodyWriter<'_>, note: &mut impl FnMut(Carried) -> bool) {
@@ -435,6 +434,17 @@ impl Interest {
             });
         }
     }
+}
+
+/// Sorts some more of the order from a place on, the most urgent first; gives back how far it is sorted.
+fn sort_further(order: &mut [(u64, u32)], from: usize) -> usize {
+    let rest = &mut order[from..];
+    let count = rest.len().min(FIRST_SLICES);
+    if count < rest.len() {
+        rest.select_nth_unstable_by(count, |a, b| b.cmp(a));
+    }
+    rest[..count].sort_unstable_by(|a, b| b.cmp(a));
+    from + count
 }
 
 /// Bytes that one slice takes at the most.
@@ -480,7 +490,7 @@ fn write_packed(
 }
 
 fn head(slice: &SliceHead, first: u8, count: u8) -> wire::SliceHeader {
-    let CellKey { space, x, y } = slice.cell;
+    let CellKey { space, x, y } = slice.plot;
     wire::SliceHeader::new(space, x, y, slice.part, slice.epoch, first, count, 0, 0)
 }
 

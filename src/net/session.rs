@@ -13,7 +13,7 @@ use crate::net::acks::{Arrival, Fate, SentPacket};
 use crate::net::body::{BodyError, BodyReader, BodyWriter, Commands, FLAG_PACKED, PONG_MARKER, Section, kind};
 use crate::net::channel::{ChannelKind, Receipt};
 use crate::net::flow::Flow;
-use crate::net::interest::{Carried, Interest, Pace, Radii, write_events};
+use crate::net::interest::{Carried, Interest, Pace, Radii, Scratch, write_events};
 use crate::net::message::{ClientMessage, ServerMessage};
 use crate::net::messages::Close;
 use crate::net::reliable::Reliable;
@@ -27,8 +27,8 @@ use crate::world::parcel::{Input, InputKind, InputParcel, Told, TradeWish};
 const LOST_TICKS: u32 = 60;
 /// One whole send, in the units of the send budget.
 const SEND_COST: u32 = 60;
-/// Sends that a session can save.
-const SENDS_SAVED: u32 = 2;
+/// The send budget that a session can save: two sends.
+const BUDGET_MAX: u32 = 2 * SEND_COST;
 
 /// Why a body was dropped; a label of a counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,6 +91,8 @@ pub struct Sight<'a> {
     pub radii: Radii,
     /// How often far things are shown.
     pub pace: Pace,
+    /// How much each session may send.
+    pub rates: Rates,
 }
 
 /// A client's reliable message that its entity did not name yet.
@@ -121,7 +123,11 @@ pub struct Session {
     /// Number of the newest action that came.
     action: u16,
     pings: usize,
+    /// The send budget as it was at the tick `budget_tick`.
     budget: u32,
+    budget_tick: u64,
+    /// When it looked last for packets that nobody acknowledged.
+    expired_tick: u64,
     /// Its byte budget.
     pub flow: Flow,
     applied_sent: u32,
@@ -148,7 +154,9 @@ impl Session {
             actions: VecDeque::new(),
             action: 0,
             pings: 0,
-            budget: SENDS_SAVED * SEND_COST,
+            budget: BUDGET_MAX,
+            budget_tick: 0,
+            expired_tick: 0,
             flow: Flow::new(SESSION_BYTES_PER_S_MAX),
             applied_sent: 0,
             shown_tick: 0,
@@ -182,19 +190,21 @@ impl Session {
                 interest.arrived(Carried::from_bits(bits));
             }
         });
-        self.flow.hear(self.reliable.take_fates());
         if !self.greeted {
             self.packed = header.flags() & FLAG_PACKED != 0;
         }
-        let mut full = false;
+        let (mut full, mut fragments) = (false, false);
         for section in sections {
+            fragments |= matches!(section.kind, kind::RELIABLE_ORDERED | kind::RELIABLE_UNORDERED);
             full |= self.handle_section(&section, inputs)? == Receipt::Full;
         }
         if full {
             return Err(BodyDrop::ChannelFull);
         }
         self.reliable.accept(header.sequence());
-        self.take_messages()?;
+        if fragments {
+            self.take_messages()?;
+        }
         if known { Ok(()) } else { Err(BodyDrop::BadAck) }
     }
 
@@ -253,7 +263,12 @@ impl Session {
         Ok(())
     }
 
-    /// Once a tick, before the input parcels leave: actions that the entity did not name yet.
+    /// Whether actions wait for its entity to name them.
+    pub fn is_acting(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
+    /// Before the input parcels of a tick leave, while it is acting: actions that the entity did not name yet.
     pub fn give_actions(&mut self, inputs: &mut [InputParcel]) {
         let Some(told) = self.told.filter(|_| self.closing.is_none()) else { return };
         let done = told.state.action();
@@ -273,10 +288,8 @@ impl Session {
             let entity = EntityId(told.state.entity());
             inputs[told.next_owner.index()].inputs.push(Input { entity, session: self.reference, kind });
         }
-        if !self.actions.is_empty() {
-            // A full channel may go on now.
-            let _ = self.take_messages();
-        }
+        // What found no place among them may have one now.
+        let _ = self.take_messages();
     }
 
     /// Hears from its entity's owner; true for the first time.
@@ -345,28 +358,36 @@ impl Session {
         self.closing
     }
 
-    /// Lets a tick pass: the budgets grow.
-    pub fn pass_tick(&mut self, tick: u64, rates: Rates) {
+    fn budget_at(&self, tick: u64, send_hz: u32) -> u32 {
+        // More ticks than these fill it at any rate.
+        let ticks = tick.saturating_sub(self.budget_tick).min(u64::from(BUDGET_MAX)) as u32;
+        (self.budget + ticks * (send_hz * SEND_COST / TICK_HZ as u32)).min(BUDGET_MAX)
+    }
+
+    /// Lets the time up to a tick pass: the budgets grow, what was not acknowledged for long is lost, news waits for room.
+    fn pass_to(&mut self, tick: u64, rates: Rates) {
         self.give_goods();
-        self.budget = (self.budget + rates.send_hz * SEND_COST / TICK_HZ as u32).min(SENDS_SAVED * SEND_COST);
-        if !self.reliable_transport && tick.is_multiple_of(u64::from(LOST_TICKS)) {
+        (self.budget, self.budget_tick) = (self.budget_at(tick, rates.send_hz), tick);
+        if !self.reliable_transport && tick >= self.expired_tick + u64::from(LOST_TICKS) {
+            self.expired_tick = tick;
             self.reliable.expire(tick as u32, LOST_TICKS, |_, _| ());
-            self.flow.hear(self.reliable.take_fates());
         }
         self.flow.pass_to(tick, rates.bytes_per_s);
+        self.flow.hear(self.reliable.take_fates());
     }
 
     /// Whether a body leaves now: an answer to a ping or a farewell at once; a snapshot when there is news of the
     /// client's commands and budget for it, or when the budget is full.
-    pub fn is_due(&self) -> bool {
+    pub fn is_due(&self, tick: u64, send_hz: u32) -> bool {
         let news = self.told.is_some_and(|told| told.state.applied() != self.applied_sent);
         self.pings > 0
             || (self.closing.is_some() && !self.reliable.is_idle())
-            || (self.told.is_some() && self.budget >= if news { SEND_COST } else { SENDS_SAVED * SEND_COST })
+            || (self.told.is_some() && self.budget_at(tick, send_hz) >= if news { SEND_COST } else { BUDGET_MAX })
     }
 
     /// Writes the next body into `out`; gives back its length.
-    pub fn write_body(&mut self, now_tick: u64, sight: &Sight<'_>, out: &mut [u8]) -> usize {
+    pub fn write_body(&mut self, now_tick: u64, sight: &Sight<'_>, scratch: &mut Scratch, out: &mut [u8]) -> usize {
+        self.pass_to(now_tick, sight.rates);
         let stamp = self.reliable.stamp();
         let header =
             wire::ServerHeader::new(sight.tick as u32, stamp.ack_bits, stamp.sequence, stamp.ack, stamp.flags, 0);
@@ -378,7 +399,7 @@ impl Session {
         self.reliable.write(now_tick as u32, &mut body, &mut packet);
         if let Some(told) = self.told.filter(|_| self.closing.is_none() && self.budget >= SEND_COST) {
             self.budget -= SEND_COST;
-            self.write_snapshot(&told, sight, &mut body, &mut packet);
+            self.write_snapshot(&told, sight, scratch, &mut body, &mut packet);
         }
         let (length, interest) = (body.finish(), &mut self.interest);
         let tell = |fate, bits| {
@@ -391,7 +412,14 @@ impl Session {
         length
     }
 
-    fn write_snapshot(&mut self, told: &Told, sight: &Sight<'_>, body: &mut BodyWriter<'_>, packet: &mut SentPacket) {
+    fn write_snapshot(
+        &mut self,
+        told: &Told,
+        sight: &Sight<'_>,
+        scratch: &mut Scratch,
+        body: &mut BodyWriter<'_>,
+        packet: &mut SentPacket,
+    ) {
         body.section(kind::OWN_STATE, &told.state.0);
         self.applied_sent = told.state.applied();
         let from = (told.state.x() >> FINE_SHIFT, told.state.y() >> FINE_SHIFT);
@@ -401,7 +429,7 @@ impl Session {
         if !self.flow.holds_a_body() {
             return;
         }
-        self.interest.look(sight.shown, sight.tick, from, told.home.space, sight.radii);
+        self.interest.look(sight.shown, sight.tick, (from, told.home.space), sight.radii, scratch);
         let reliable = self.reliable_transport;
         let mut at_once = Vec::new();
         let mut note = |carried: Carried| {
@@ -410,7 +438,7 @@ impl Session {
             }
             reliable || packet.note(carried.to_bits())
         };
-        self.interest.write(sight.shown, (sight.tick, sight.pace), self.packed, body, &mut note);
+        self.interest.write(sight.shown, (sight.tick, sight.pace, self.packed), scratch, body, &mut note);
         at_once.into_iter().for_each(|carried| self.interest.arrived(carried));
     }
 }

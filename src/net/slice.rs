@@ -61,8 +61,9 @@ fn encode_changed(now: EntityPlain, key: EntityPlain, bits: &mut BitWriter) {
 fn classed(now: u16, key: u16, bits: &[u32; 4]) -> (u64, u32) {
     let difference = i32::from(now.wrapping_sub(key) as i16);
     // Bits of the difference in two's complement; none for zero.
-    let needed = if difference == 0 { 0 } else { 33 - (difference ^ difference >> 31).leading_zeros() };
-    let class = (0..3).find(|&class| needed <= bits[class]).unwrap_or(3);
+    let needed = 32 - (difference << 1 ^ difference >> 31).leading_zeros();
+    // Without a branch: which class it is cannot be foretold.
+    let class: usize = bits[..3].iter().map(|&most| usize::from(needed > most)).sum();
     let value = if class == 3 { u64::from(now) } else { difference as u64 & ((1 << bits[class]) - 1) };
     (class as u64 | value << 2, 2 + bits[class])
 }

@@ -5,7 +5,7 @@
 //! once the buffers grew, allocates nothing. Ticks are the low 32 bits; positions are absolute, in 1/256 m. Never judges
 //! what a slice does not show.
 
-use crate::ids::{CELL_GRID, EntityId, GRID_PER_M};
+use crate::ids::{CELL_GRID, EntityId, GRID_PER_M, PLOT_GRID};
 use crate::limits::{ORPHAN_TICKS_MAX, SLICE_SLOTS_MAX, TICK_HZ, VIEW_ENTITIES_MAX, VIEW_SLICES_MAX};
 use crate::net::body::{entities, kind};
 use crate::net::fast_hash::FastHash;
@@ -16,7 +16,7 @@ use std::collections::HashMap;
 #[cfg(test)]
 mod tests;
 
-/// Grid steps that a slice's positions reach beyond its cell on each side.
+/// Grid steps that a slice's positions reach beyond its plot on each side.
 const MARGIN_GRID: i32 = 8 * GRID_PER_M;
 /// Ticks after which an entity in reach counts as never updated.
 const STALE_TICKS: u32 = 180;
@@ -24,8 +24,8 @@ const STALE_TICKS: u32 = 180;
 const SHOWN_TICKS: u32 = 60;
 /// Metres inside the enter radius where an entity must be updated: it may stand that far off the middle of its slice.
 const INSIDE_M: i64 = 24;
-/// Metres outside the leave radius where an entity must not be shown.
-const OUTSIDE_M: i64 = 100;
+/// Metres outside the leave radius where an entity must not be shown: a slice is as long as its plot with its margins.
+const OUTSIDE_M: i64 = 204;
 /// No member, in a list of members by slot.
 const NOBODY: u32 = u32::MAX;
 
@@ -38,7 +38,7 @@ pub struct Errors {
     pub twice: u64,
     /// An entity was not updated and did not leave for 3 s while well in reach, or was shown well out of reach.
     pub never_leaves: u64,
-    /// Malformed slices, ids that change within an epoch, an id twice in a slice, positions outside the cell's margin.
+    /// Malformed slices, ids that change within an epoch, an id twice in a slice, positions outside the plot's margin.
     pub other: u64,
 }
 
@@ -373,7 +373,7 @@ impl View {
             return index;
         }
         if elapsed as i32 >= 0 {
-            let outside = |v: u16| i32::from(v) > CELL_GRID + 2 * MARGIN_GRID;
+            let outside = |v: u16| i32::from(v) > PLOT_GRID + 2 * MARGIN_GRID;
             self.errors.other += u64::from(outside(entity.x()) || outside(entity.y()));
             self.errors.jump += u64::from(!is_new && jumped(distance_squared(x, y, seen.x, seen.y), elapsed));
             let (z, yaw, look) = (i32::from(entity.z()), entity.yaw(), entity.look());

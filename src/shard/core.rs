@@ -18,7 +18,7 @@ use crate::limits::{
 };
 use crate::net::flow::Flow;
 use crate::net::handshake::Identity;
-use crate::net::interest::Radii;
+use crate::net::interest::{Radii, Scratch};
 use crate::net::message::{Seam, ServerMessage, Welcome};
 use crate::net::messages::Close;
 use crate::net::session::{BodyDrop, Rates, Session, Sight};
@@ -152,6 +152,9 @@ pub struct Core {
     cuts_before: u64,
     lanes: Vec<Lane>,
     active: Vec<SessionRef>,
+    /// Sessions with actions that their entity did not name yet.
+    acting: Vec<SessionRef>,
+    scratch: Scratch,
     /// Sessions that say farewell.
     closing: Vec<SessionRef>,
     joins: Vec<Joining>,
@@ -188,6 +191,8 @@ impl Core {
             cuts_before: 0,
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
             active: Vec::new(),
+            acting: Vec::new(),
+            scratch: Scratch::default(),
             closing: Vec::new(),
             joins: Vec::new(),
             settled: Vec::new(),
@@ -393,14 +398,18 @@ impl Core {
 
     /// A body of a session came.
     pub fn handle_body(&mut self, reference: SessionRef, body: &[u8]) {
-        let Core { lanes, inputs, drops, .. } = self;
+        let Core { lanes, inputs, drops, acting, .. } = self;
         let entry = lanes
             .get_mut(usize::from(reference.lane))
             .and_then(|lane| lane.entries.get_mut(usize::from(reference.slot)));
         let Some(entry) = entry.and_then(Option::as_deref_mut) else { return };
         assert_eq!(entry.session.reference, reference, "a transport knows its session's end");
+        let was_acting = entry.session.is_acting();
         if let Err(reason) = entry.session.handle_body(body, inputs) {
             drops[reason.index()] += 1;
+        }
+        if entry.session.is_acting() && !was_acting {
+            acting.push(reference);
         }
     }
 
@@ -468,18 +477,20 @@ impl Core {
 
     /// Before the input parcels leave: what sessions repeat until their entity named it, and who joins. From here on all
     /// that enters the world in this tick is in `inputs` and `outside`.
-    pub fn give_actions(&mut self, tick: u64) {
+    pub fn give_actions(&mut self) {
         for decree in std::mem::take(&mut self.decrees) {
             self.hear_decree(decree);
         }
-        let Core { lanes, inputs, active, rules, ladder, .. } = self;
-        let rates = Rates { send_hz: ladder.step().send_hz(rules.rates.send_hz), ..rules.rates };
-        for reference in active.iter() {
-            let entry = lanes[usize::from(reference.lane)].entries[usize::from(reference.slot)].as_deref_mut();
-            let session = &mut entry.expect("active sessions are in their lanes").session;
-            session.pass_tick(tick, rates);
-            session.give_actions(inputs);
-        }
+        let mut acting = std::mem::take(&mut self.acting);
+        let mut inputs = std::mem::take(&mut self.inputs);
+        acting.retain(|&reference| {
+            // One that hung up meanwhile is gone.
+            self.entry_mut(reference).is_some_and(|entry| {
+                entry.session.give_actions(&mut inputs);
+                entry.session.is_acting()
+            })
+        });
+        (self.acting, self.inputs) = (acting, inputs);
         self.outside.extend(self.joins.iter().copied().map(Outside::Join));
         self.outside.extend(self.settled.iter().copied().map(Outside::Settled));
     }
@@ -597,7 +608,7 @@ impl Core {
     pub fn send_due(&mut self, whom: Whom, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
         let Some(tick) = self.frames.complete_tick() else { return };
         let (now_tick, shard) = (self.world.tick, self.world.shard);
-        let Core { frames, lanes, active, rules, ladder, .. } = self;
+        let Core { frames, lanes, active, rules, ladder, scratch, .. } = self;
         let none = Frame::default();
         let mut shown = [&none; SHARDS_MAX];
         let mut count = 0;
@@ -605,13 +616,15 @@ impl Core {
             *place = frame;
             count += 1;
         }
-        let sight = Sight { frames, shown: &shown[..count], tick, radii: rules.radii, pace: ladder.step().pace() };
+        let (send_hz, pace) = (ladder.step().send_hz(rules.rates.send_hz), ladder.step().pace());
+        let rates = Rates { send_hz, ..rules.rates };
+        let sight = Sight { frames, shown: &shown[..count], tick, radii: rules.radii, pace, rates };
         for &reference in active.iter() {
             let entry = lanes[usize::from(reference.lane)].entries[usize::from(reference.slot)].as_deref_mut();
             let session = &mut entry.expect("active sessions are in their lanes").session;
             let here = session.told_by == shard && session.told_tick == now_tick;
-            if (whom == Whom::Rest || here) && session.is_due() {
-                send(reference, &mut |out| session.write_body(now_tick, &sight, out));
+            if (whom == Whom::Rest || here) && session.is_due(now_tick, send_hz) {
+                send(reference, &mut |out| session.write_body(now_tick, &sight, scratch, out));
             }
         }
     }

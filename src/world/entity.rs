@@ -18,7 +18,7 @@ use crate::world::table::Named;
 
 /// Wire grid steps that an entity may stand inside another cell before that becomes its home cell.
 pub const HOME_MARGIN: i32 = 4 * GRID_PER_M;
-/// Wire grid steps that the wire's coordinates begin outside their cell.
+/// Wire grid steps that the wire's coordinates begin outside their plot.
 pub const WIRE_MARGIN: i32 = 8 * GRID_PER_M;
 
 /// Kinds of bodies.
@@ -118,13 +118,13 @@ impl Body {
 
     /// What everybody sees of it in this tick.
     pub fn plain(&self, tick: u64) -> wire::EntityPlain {
-        let (x, y) = self.grid();
+        let ((x, y), plot) = (self.grid(), self.home.plot());
         let offset = |v: i32, cell: i16| (v - i32::from(cell) * CELL_GRID + WIRE_MARGIN).clamp(0, 65_535) as u16;
         let z = (self.motion.z >> FINE_SHIFT).clamp(0, 65_535) as u16;
         let yaw = if tick < self.attention_until { self.attention } else { self.motion.yaw };
         let state = u8::from(!self.motion.grounded) | u8::from(tick < self.attention_until) << 1;
         let look = self.archetype as u8 | state << 4;
-        wire::EntityPlain::new(self.id.0, offset(x, self.home.x), offset(y, self.home.y), z, (yaw >> 8) as u8, look)
+        wire::EntityPlain::new(self.id.0, offset(x, plot.x), offset(y, plot.y), z, (yaw >> 8) as u8, look)
     }
 
     fn digest(&self, digest: &mut Digest) {

@@ -17,9 +17,9 @@ use crate::world::entity::WIRE_MARGIN;
 /// One slice in a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SliceHead {
-    /// Home cell of its entities.
-    pub cell: CellKey,
-    /// Which slice of the cell, unique in the realm: owner and number.
+    /// Plot of its entities' home cells.
+    pub plot: CellKey,
+    /// Which slice of the plot, unique in the realm: owner and number.
     pub part: u16,
     /// Keyframe epoch, wrapping.
     pub epoch: u8,
@@ -66,11 +66,11 @@ pub struct Frame {
     pub shard: ShardId,
     /// When.
     pub tick: u64,
-    /// Slices, sorted by cell; change them with [`Frame::index_rows`] after it.
+    /// Slices, sorted by plot; change them with [`Frame::index_rows`] after it.
     pub slices: Vec<SliceHead>,
-    /// Rows of cells that have slices, in order, each with the place of its first one.
+    /// Rows of plots that have slices, in order, each with the place of its first one.
     rows: Vec<(u32, i16, u32)>,
-    /// Columns of the slices' cells, beside each other for the search.
+    /// Columns of the slices' plots, beside each other for the search.
     columns: Vec<i16>,
     /// Place in `slices` of each slice by its slab number; beyond the end for those that are not shown.
     places: Vec<u32>,
@@ -111,13 +111,13 @@ pub struct Seen {
 }
 
 impl Frame {
-    /// Notes where the rows of cells begin, so that [`Frame::rows`] finds them, and where each slice is.
+    /// Notes where the rows of plots begin, so that [`Frame::rows`] finds them, and where each slice is.
     pub fn index_rows(&mut self) {
         self.rows.clear();
         self.columns.clear();
         self.places.fill(u32::MAX);
         for (place, slice) in (0..).zip(&self.slices) {
-            let CellKey { space, y, x } = slice.cell;
+            let CellKey { space, y, x } = slice.plot;
             if self.rows.last().is_none_or(|&(last_space, last_y, _)| (last_space, last_y) != (space, y)) {
                 self.rows.push((space, y, place));
             }
@@ -130,15 +130,22 @@ impl Frame {
         }
     }
 
-    /// Places in `slices` of the cells with columns `x` and rows `y` (each first to last) of a space, row by row.
-    pub fn rows(&self, space: u32, y: (i16, i16), x: (i16, i16)) -> impl Iterator<Item = Range<usize>> {
-        let first = self.rows.partition_point(|&(other, row, _)| (other, row) < (space, y.0));
-        let wanted = move |&at: &usize| self.rows.get(at).is_some_and(|&(other, row, _)| (other, row) <= (space, y.1));
+    /// Places in `slices` of the plots of a space that a square reaches, row by row: all that stands within `reach` wire
+    /// grid steps of a position is in them.
+    pub fn rows(&self, space: u32, from: (i32, i32), reach: i32) -> impl Iterator<Item = Range<usize>> {
+        let cell = |v: i32| v.div_euclid(CELL_GRID) as i16;
+        // Who stands outside its plot stands in its margin.
+        let reach = reach + WIRE_MARGIN;
+        let low = CellKey { space, y: cell(from.1 - reach), x: cell(from.0 - reach) }.plot();
+        let high = CellKey { space, y: cell(from.1 + reach), x: cell(from.0 + reach) };
+        let first = self.rows.partition_point(|&(other, row, _)| (other, row) < (space, low.y));
+        let wanted =
+            move |&at: &usize| self.rows.get(at).is_some_and(|&(other, row, _)| (other, row) <= (space, high.y));
         (first..).take_while(wanted).map(move |at| {
             let end = self.rows.get(at + 1).map_or(self.slices.len(), |&(.., first)| first as usize);
             let first = self.rows[at].2 as usize;
-            let begin = first + self.columns[first..end].partition_point(|&column| column < x.0);
-            let count = self.columns[begin..end].iter().take_while(|&&column| column <= x.1).count();
+            let begin = first + self.columns[first..end].partition_point(|&column| column < low.x);
+            let count = self.columns[begin..end].iter().take_while(|&&column| column <= high.x).count();
             begin..begin + count
         })
     }
@@ -168,11 +175,12 @@ impl Frame {
     /// A frame that shows these entities, sorted by id: `find` and `near` answer as on the frame that they were seen in.
     /// It is for the step alone: nothing in it is encoded for clients.
     pub fn of_seen(shard: ShardId, tick: u64, seen: &[Seen]) -> Frame {
-        let cell_of = |seen: &Seen| CellKey::of_fine(seen.position.0 << FINE_SHIFT, seen.position.1 << FINE_SHIFT);
-        let mut sorted: Vec<(CellKey, Seen)> = seen.iter().map(|seen| (cell_of(seen), *seen)).collect();
-        sorted.sort_unstable_by_key(|&(cell, seen)| (cell, seen.id));
+        let plot_of =
+            |seen: &Seen| CellKey::of_fine(seen.position.0 << FINE_SHIFT, seen.position.1 << FINE_SHIFT).plot();
+        let mut sorted: Vec<(CellKey, Seen)> = seen.iter().map(|seen| (plot_of(seen), *seen)).collect();
+        sorted.sort_unstable_by_key(|&(plot, seen)| (plot, seen.id));
         let mut frame = Frame { shard, tick, ..Frame::default() };
-        for group in sorted.chunk_by(|a, b| a.0 == b.0).flat_map(|cell| cell.chunks(SLICE_SLOTS_MAX)) {
+        for group in sorted.chunk_by(|a, b| a.0 == b.0).flat_map(|plot| plot.chunks(SLICE_SLOTS_MAX)) {
             frame.add_seen(group);
         }
         frame.index_rows();
@@ -180,15 +188,15 @@ impl Frame {
         frame
     }
 
-    /// One more slice, of at most [`SLICE_SLOTS_MAX`] entities of one cell.
+    /// One more slice, of at most [`SLICE_SLOTS_MAX`] entities of one plot.
     fn add_seen(&mut self, group: &[(CellKey, Seen)]) {
-        let (cell, first, slice) = (group[0].0, self.now.len() as u32, self.slices.len() as u32);
+        let (plot, first, slice) = (group[0].0, self.now.len() as u32, self.slices.len() as u32);
         let (xs, ys) = (group.iter().map(|(_, seen)| seen.position.0), group.iter().map(|(_, seen)| seen.position.1));
         let low = (xs.clone().min().expect("not empty"), ys.clone().min().expect("not empty"));
         let high = (xs.max().expect("not empty"), ys.max().expect("not empty"));
         let (slots, live) = (group.len() as u8, group.len() as u8);
         self.slices.push(SliceHead {
-            cell,
+            plot,
             part: 0,
             epoch: 0,
             slots,
@@ -203,7 +211,7 @@ impl Frame {
         });
         for &(_, Seen { id, position, next_owner }) in group {
             let offset = |v: i32, cell: i16| (v - i32::from(cell) * CELL_GRID + WIRE_MARGIN) as u16;
-            let (x, y) = (offset(position.0, cell.x), offset(position.1, cell.y));
+            let (x, y) = (offset(position.0, plot.x), offset(position.1, plot.y));
             self.index.push(Indexed { id, slot: self.now.len() as u32, slice });
             self.now.push(wire::EntityPlain::new(id.0, x, y, 0, 0, 0));
             self.next_owner.push(next_owner);
@@ -212,15 +220,15 @@ impl Frame {
 
     fn seen(&self, slice: &SliceHead, slot: usize) -> Seen {
         let plain = &self.now[slot];
-        let position = position(slice.cell, plain);
+        let position = position(slice.plot, plain);
         Seen { id: EntityId(plain.id()), position, next_owner: self.next_owner[slot] }
     }
 }
 
-/// Wire grid position of an entity in a slice of a cell.
-pub fn position(cell: CellKey, plain: &wire::EntityPlain) -> (i32, i32) {
+/// Wire grid position of an entity in a slice of a plot.
+pub fn position(plot: CellKey, plain: &wire::EntityPlain) -> (i32, i32) {
     let absolute = |offset: u16, cell: i16| i32::from(cell) * CELL_GRID + i32::from(offset) - WIRE_MARGIN;
-    (absolute(plain.x(), cell.x), absolute(plain.y(), cell.y))
+    (absolute(plain.x(), plot.x), absolute(plain.y(), plot.y))
 }
 
 /// The newest frames of all shards, as one shard holds them.
@@ -281,29 +289,23 @@ impl Frames {
         shown.max_by_key(|&(tick, _)| tick).map(|(_, seen)| seen)
     }
 
-    /// Entities whose home cell this is, as the newest frames show it.
-    pub fn count_in(&self, cell: CellKey) -> usize {
-        let places = |frame: &Frame| frame.rows(cell.space, (cell.y, cell.y), (cell.x, cell.x)).next().unwrap_or(0..0);
-        let slices = self.newest().flat_map(|frame| &frame.slices[places(frame)]);
-        slices.map(|slice| usize::from(slice.live)).sum()
+    /// Entities of a plot, as the newest frames show it.
+    pub fn count_in(&self, plot: CellKey) -> usize {
+        let south_west = (i32::from(plot.x) * CELL_GRID, i32::from(plot.y) * CELL_GRID);
+        let slices =
+            self.newest().flat_map(|frame| frame.rows(plot.space, south_west, 0).flat_map(|row| &frame.slices[row]));
+        slices.filter(|slice| slice.plot == plot).map(|slice| usize::from(slice.live)).sum()
     }
 
     /// Calls `see` for each entity within `radius` (wire grid steps) of a position on the land.
     pub fn near(&self, centre: (i32, i32), radius: i32, mut see: impl FnMut(Seen, i64)) {
-        let reach = radius + HOME_REACH;
-        let low = |v: i32| (v - reach).div_euclid(CELL_GRID) as i16;
-        let high = |v: i32| (v + reach).div_euclid(CELL_GRID) as i16;
         for frame in self.newest() {
-            let rows = frame.rows(0, (low(centre.1), high(centre.1)), (low(centre.0), high(centre.0)));
-            for slice in rows.flat_map(|row| &frame.slices[row]) {
+            for slice in frame.rows(0, centre, radius).flat_map(|row| &frame.slices[row]) {
                 frame.near_in(slice, centre, radius, &mut see);
             }
         }
     }
 }
-
-/// Wire grid steps that an entity may stand outside its home cell.
-const HOME_REACH: i32 = WIRE_MARGIN;
 
 impl Frame {
     fn near_in(&self, slice: &SliceHead, centre: (i32, i32), radius: i32, see: &mut impl FnMut(Seen, i64)) {

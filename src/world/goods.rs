@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::goods::{Offer, Order, OrderId, OrderKind, Refusal};
 use crate::ids::{CellKey, EntityId, GRID_PER_M, IdClass};
-use crate::limits::{CELL_DROP_ENTITIES_MAX, TICK_HZ};
+use crate::limits::{PLOT_DROP_ENTITIES_MAX, TICK_HZ};
 use crate::net::message::{GoodsWish, TradeNews, TradeStep};
 use crate::planted::{Bug, planted};
 use crate::world::effect::{Effect, EffectKind, Target, TradeEffect, Word};
@@ -160,7 +160,7 @@ impl Player {
         let kind = match wish {
             GoodsWish::Move { item, from, to } => OrderKind::Move { item, from, to },
             GoodsWish::MoveCoins { currency, amount, from, to } => OrderKind::MoveCoins { currency, amount, from, to },
-            GoodsWish::Drop { .. } if frames.count_in(CellKey::of_fine(x, y)) >= CELL_DROP_ENTITIES_MAX => {
+            GoodsWish::Drop { .. } if frames.count_in(CellKey::of_fine(x, y).plot()) >= PLOT_DROP_ENTITIES_MAX => {
                 return Err(Refusal::Full);
             }
             GoodsWish::Drop { what } => OrderKind::Drop { what, x, y },

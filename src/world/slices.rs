@@ -1,7 +1,7 @@
-//! Slices: how the entities of a cell are grouped, shown and encoded.
+//! Slices: how the entities of a plot are grouped, shown and encoded.
 //!
 //! Owns, per slice, who stands in which slot and what the keyframe showed. Promises: within a keyframe epoch members and
-//! slots stay; who joins is appended, who leaves leaves a hole; a crowded cell is cut along a Morton curve, so that its
+//! slots stay; who joins is appended, who leaves leaves a hole; a crowded plot is cut along a Morton curve, so that its
 //! slices are small in space, those who stand still apart from those who move; a slice in which nobody moved goes on as
 //! it is, since its keyframe is still true.
 
@@ -14,20 +14,18 @@ use crate::world::table::Table;
 
 /// Members that a slice begins an epoch with at the most: the rest of the slots is for those who join.
 const SLICE_FILL: usize = 48;
-/// Members that a slice of a crowded cell has at least to go on as it is.
+/// Members that a slice of a crowded plot has at least to go on as it is.
 const STEADY_FILL_MIN: usize = 24;
-/// Slices of a cell that go on as they are at the most, so that there is room for the others.
+/// Slices of a plot that go on as they are at the most, so that there is room for the others.
 const STEADY_MAX: usize = 128;
-/// Slices that a cell can have. Full: who comes is not shown until somebody leaves, counted `entities_hidden`.
-const CELL_SLICES_MAX: usize = 256;
+/// Slices that a plot can have. Full: who comes is not shown until somebody leaves, counted `entities_hidden`.
+const PLOT_SLICES_MAX: usize = 256;
 
-/// One group of entities of one cell.
+/// One group of entities of one plot.
 #[derive(Clone, Debug)]
 struct Slice {
     number: u8,
     epoch: u8,
-    /// Number of its cell's turn that it has been through.
-    turned: u8,
     /// It outlived a turn, because nobody in it moved.
     steady: bool,
     live: u8,
@@ -35,11 +33,13 @@ struct Slice {
     keyframe: Vec<wire::EntityPlain>,
 }
 
-/// A slice in the order of cells.
+/// A slice in the order of plots.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Ordered {
-    cell: CellKey,
+    plot: CellKey,
     number: u8,
+    /// Number of its plot's turn that it has been through: here, where all are looked at in each tick.
+    turned: u8,
     slice: u32,
 }
 
@@ -51,9 +51,9 @@ pub struct Slices {
     order: Vec<Ordered>,
     /// Entities without a slot in the newest frame: nobody sees them.
     pub hidden: usize,
-    /// Scratch: members of the cell that turns: whether they move, their places on the Morton curve, who.
+    /// Scratch: members of the plot that turns: whether they move, their places on the Morton curve, who.
     members: Vec<(bool, u32, EntityId)>,
-    /// Scratch: slices of that cell that get other members.
+    /// Scratch: slices of that plot that get other members.
     open: Vec<u32>,
     /// Scratch: where wildlife, players and things stand in the frame, in the order of their tables.
     placed: [Vec<Option<Indexed>>; 3],
@@ -81,9 +81,9 @@ impl Bodies<'_> {
     }
 }
 
-/// Number of a cell's turn at a tick, wrapping; cells take turns.
-fn turn_of(cell: CellKey, tick: u64) -> u8 {
-    let stagger = (i64::from(cell.x) * 7 + i64::from(cell.y) * 13).rem_euclid(KEYFRAME_TICKS as i64) as u64;
+/// Number of a plot's turn at a tick, wrapping; plots take turns.
+fn turn_of(plot: CellKey, tick: u64) -> u8 {
+    let stagger = (i64::from(plot.x >> 1) * 7 + i64::from(plot.y >> 1) * 13).rem_euclid(KEYFRAME_TICKS as i64) as u64;
     ((tick + stagger) / KEYFRAME_TICKS) as u8
 }
 
@@ -96,9 +96,9 @@ impl Slices {
         slice.live -= 1;
     }
 
-    /// Gives an entity a slot in its home cell, if there is one.
+    /// Gives an entity a slot in its plot, if there is one.
     pub fn join(&mut self, body: &mut Body, tick: u64) {
-        let Some(slice) = self.with_room(body.home, tick) else { return };
+        let Some(slice) = self.with_room(body.home.plot(), tick) else { return };
         let target = &mut self.slab[slice as usize];
         body.place = Some(Place { slice, slot: target.ids.len() as u8 });
         target.ids.push(body.id);
@@ -106,15 +106,15 @@ impl Slices {
         target.live += 1;
     }
 
-    /// Places of a cell's slices in the order.
-    fn range(&self, cell: CellKey) -> std::ops::Range<usize> {
-        let from = self.order.partition_point(|ordered| ordered.cell < cell);
-        let count = self.order[from..].iter().take_while(|ordered| ordered.cell == cell).count();
+    /// Places of a plot's slices in the order.
+    fn range(&self, plot: CellKey) -> std::ops::Range<usize> {
+        let from = self.order.partition_point(|ordered| ordered.plot < plot);
+        let count = self.order[from..].iter().take_while(|ordered| ordered.plot == plot).count();
         from..from + count
     }
 
-    fn with_room(&mut self, cell: CellKey, tick: u64) -> Option<u32> {
-        let range = self.range(cell);
+    fn with_room(&mut self, plot: CellKey, tick: u64) -> Option<u32> {
+        let range = self.range(plot);
         let slices = &self.order[range];
         let room = |steady: bool| {
             slices.iter().find(|ordered| {
@@ -123,56 +123,56 @@ impl Slices {
             })
         };
         // Who comes mostly moves, and would end what is steady.
-        match room(false).or_else(|| if slices.len() == CELL_SLICES_MAX { room(true) } else { None }) {
+        match room(false).or_else(|| if slices.len() == PLOT_SLICES_MAX { room(true) } else { None }) {
             Some(ordered) => Some(ordered.slice),
-            None if slices.len() == CELL_SLICES_MAX => None,
-            None => Some(self.add(cell, tick)),
+            None if slices.len() == PLOT_SLICES_MAX => None,
+            None => Some(self.add(plot, tick)),
         }
     }
 
-    /// One more slice of a cell, with the lowest number that is free.
-    fn add(&mut self, cell: CellKey, tick: u64) -> u32 {
-        let range = self.range(cell);
+    /// One more slice of a plot, with the lowest number that is free.
+    fn add(&mut self, plot: CellKey, tick: u64) -> u32 {
+        let range = self.range(plot);
         let taken = self.order[range.clone()].iter().zip(0..).take_while(|&(ordered, number)| ordered.number == number);
         let number = taken.count();
-        assert!(number < CELL_SLICES_MAX, "{number} slices are in a cell already");
+        assert!(number < PLOT_SLICES_MAX, "{number} slices are in a plot already");
         let at = range.start + number;
         let slice = self.free.pop().unwrap_or_else(|| {
             let ids = Vec::with_capacity(SLICE_SLOTS_MAX);
             let keyframe = Vec::with_capacity(SLICE_SLOTS_MAX);
-            self.slab.push(Slice { number: 0, epoch: 0, turned: 0, steady: false, live: 0, ids, keyframe });
+            self.slab.push(Slice { number: 0, epoch: 0, steady: false, live: 0, ids, keyframe });
             self.slab.len() as u32 - 1
         });
         let number = number as u8;
         let fresh = &mut self.slab[slice as usize];
-        let turned = turn_of(cell, tick);
-        (fresh.number, fresh.epoch, fresh.turned, fresh.live) = (number, turned, turned, 0);
+        let turned = turn_of(plot, tick);
+        (fresh.number, fresh.epoch, fresh.live) = (number, turned, 0);
         fresh.steady = false;
         fresh.ids.clear();
         fresh.keyframe.clear();
-        self.order.insert(at, Ordered { cell, number, slice });
+        self.order.insert(at, Ordered { plot, number, turned, slice });
         slice
     }
 
-    /// Begins a new keyframe epoch for the cells whose turn it is.
+    /// Begins a new keyframe epoch for the plots whose turn it is.
     pub fn turn(&mut self, tick: u64, bodies: &mut Bodies<'_>) {
         let mut at = 0;
         while at < self.order.len() {
-            let cell = self.order[at].cell;
-            let count = self.order[at..].iter().take_while(|ordered| ordered.cell == cell).count();
+            let plot = self.order[at].plot;
+            let count = self.order[at..].iter().take_while(|ordered| ordered.plot == plot).count();
             let range = at..at + count;
             at = range.end;
             // A shard that was late skips ticks: the epoch counts, not the tick on which it changes.
-            if self.slab[self.order[range.start].slice as usize].turned != turn_of(cell, tick) {
-                at = self.turn_cell(cell, range, tick, bodies);
+            if self.order[range.start].turned != turn_of(plot, tick) {
+                at = self.turn_plot(plot, range, tick, bodies);
             }
         }
     }
 
-    /// Groups a cell's members anew, but for those of slices in which nobody moved; gives back where the next cell begins
+    /// Groups a plot's members anew, but for those of slices in which nobody moved; gives back where the next plot begins
     /// in the order.
-    fn turn_cell(&mut self, cell: CellKey, range: std::ops::Range<usize>, tick: u64, bodies: &mut Bodies<'_>) -> usize {
-        let turned = turn_of(cell, tick);
+    fn turn_plot(&mut self, plot: CellKey, range: std::ops::Range<usize>, tick: u64, bodies: &mut Bodies<'_>) -> usize {
+        let turned = turn_of(plot, tick);
         let (alone, mut staying) = (range.len() == 1, 0);
         let (mut members, mut open) = (std::mem::take(&mut self.members), std::mem::take(&mut self.open));
         members.clear();
@@ -189,7 +189,8 @@ impl Slices {
             let stays = staying < STEADY_MAX && is_full && members[from..].iter().all(|(moves, ..)| !moves);
             staying += usize::from(stays);
             let slice = &mut self.slab[slice as usize];
-            (slice.turned, slice.steady) = (turned, stays);
+            slice.steady = stays;
+            self.order[at].turned = turned;
             match stays {
                 true => members.truncate(from),
                 false => open.push(self.order[at].slice),
@@ -201,7 +202,7 @@ impl Slices {
         }
         let movers = if crowded { members.partition_point(|(moves, ..)| !moves) } else { members.len() };
         let (still, moving) = members.split_at(movers);
-        let room = CELL_SLICES_MAX - (self.range(cell).len() - open.len());
+        let room = PLOT_SLICES_MAX - (self.range(plot).len() - open.len());
         let wanted = [still, moving].map(|group| group.len().div_ceil(SLICE_FILL));
         let parted = wanted.iter().sum::<usize>() <= room;
         let (groups, wanted) = match parted {
@@ -215,7 +216,7 @@ impl Slices {
             for done in 0..wanted {
                 let (mine, others) = rest.split_at(rest.len().div_ceil(wanted - done));
                 rest = others;
-                let slice = free.next().unwrap_or_else(|| self.add(cell, tick));
+                let slice = free.next().unwrap_or_else(|| self.add(plot, tick));
                 self.begin_epoch(slice, mine, tick, bodies);
                 let slice = &mut self.slab[slice as usize];
                 // Never the number of the epoch before it, which somebody may still hold.
@@ -229,7 +230,7 @@ impl Slices {
         }
         self.open = open;
         self.members = members;
-        self.range(cell).end
+        self.range(plot).end
     }
 
     fn begin_epoch(&mut self, slice: u32, members: &[(bool, u32, EntityId)], tick: u64, bodies: &mut Bodies<'_>) {
@@ -256,7 +257,7 @@ impl Slices {
             }
             let (first, slots) = (frame.keyframe.len() as u32, slice.ids.len() as u8);
             frame.slices.push(SliceHead {
-                cell: ordered.cell,
+                plot: ordered.plot,
                 part: u16::from(shard.0) << 8 | u16::from(slice.number),
                 epoch: slice.epoch,
                 slots,
@@ -300,7 +301,7 @@ fn show_body(frame: &mut Frame, body: &Body, tick: u64) -> Option<Indexed> {
     let head = &mut frame.slices[slice];
     let slot = head.first as usize + usize::from(place.slot);
     let plain = body.plain(tick);
-    let (x, y) = position(head.cell, &plain);
+    let (x, y) = position(head.plot, &plain);
     head.low = (head.low.0.min(x), head.low.1.min(y));
     head.high = (head.high.0.max(x), head.high.1.max(y));
     frame.now[slot] = plain;

@@ -56,7 +56,7 @@ impl Game {
     pub fn step(&mut self, tick: u64) {
         self.answer_claims();
         let Game { core, mesh, frames } = self;
-        core.give_actions(tick);
+        core.give_actions();
         mesh.give_inputs(tick, &mut core.inputs);
         core.begin(tick);
         let mut mine = std::mem::take(&mut core.inputs[0]);

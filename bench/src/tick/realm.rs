@@ -297,7 +297,7 @@ impl Realm {
         }
         phase(0);
         for Shard { core, mesh, .. } in shards.iter_mut() {
-            core.give_actions(tick);
+            core.give_actions();
             mesh.give_inputs(tick, &mut core.inputs);
             core.begin(tick);
         }

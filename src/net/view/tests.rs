@@ -10,10 +10,10 @@ use crate::net::slice::encode_delta;
 use crate::net::wire::{FragmentHeader, OwnState, ServerHeader};
 use std::collections::BTreeMap;
 
-const SIDE_CELLS: i32 = 6;
+const SIDE_CELLS: i32 = 8;
 const ENTER_M: u32 = 100;
 const LEAVE_M: u32 = 130;
-const TICKS: u32 = 2_400;
+const TICKS: u32 = 4_200;
 const SNAPSHOT_TICKS: u32 = 3;
 
 #[derive(Clone)]
@@ -200,7 +200,7 @@ fn welcome() -> (u8, Vec<u8>) {
         tick_hz: 60,
         send_hz: 20,
         land_seed: 0,
-        land_size_m: 384,
+        land_size_m: 512,
         cell_size_m: 64,
         enter_radius_m: ENTER_M,
         leave_radius_m: LEAVE_M,
