@@ -5,6 +5,7 @@
 //! its owner. Never does I/O, reads a clock, takes a lock, or iterates anything whose order could differ.
 
 pub mod balance;
+pub mod boxes;
 pub mod cut;
 pub mod effect;
 pub mod entity;

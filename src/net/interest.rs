@@ -8,14 +8,20 @@ use crate::ids::{CELL_GRID, CellKey, GRID_PER_M};
 use crate::limits::{EVENTS_PER_BODY_MAX, KEYFRAME_TICKS, LEAVES_HELD_MAX, LEAVES_PER_BODY_MAX};
 use crate::net::body::{BodyWriter, kind};
 use crate::net::wire;
-use crate::world::frame::{Frame, SliceHead, distance, distance_to_box};
+use crate::world::boxes::square;
+use crate::world::frame::{Frame, SliceHead, SliceName, distance};
 
 /// Ticks between two looks around: what comes into the inner radius may be shown as much later.
 const LOOK_TICKS: u64 = 8;
 /// Ticks after which a keyframe or a leave that was not acknowledged is sent again.
 const RESEND_TICKS: u64 = 20;
-/// Slices that a client can follow, or be leaving, at a time: as many as have different tickets.
-const TICKETS: u16 = 4_096;
+/// Different tickets. A client follows half as many slices at the most, so that those it is leaving have theirs as well;
+/// more are not shown to it.
+const TICKETS: u16 = 1 << PLACE_BITS;
+/// Bits of a ticket, and of a place in the list.
+const PLACE_BITS: u32 = 12;
+/// Urgency of what is late: more than all that is not.
+const LATE: u64 = 1 << 63;
 /// Ticks without an update after which a slice goes before all that are not late.
 const LATE_TICKS: u64 = 60;
 /// Metres from which on a slice is middling far.
@@ -30,14 +36,14 @@ const RARE_TICKS: u64 = KEYFRAME_TICKS / 2;
 const MISSES_MAX: u32 = 24;
 /// Longest wait that counts.
 const WAIT_TICKS_MAX: u64 = 1 << 12;
+/// Slices by which the room of a list grows.
+const LIST_STEP: usize = 16;
 /// Slices that are looked for first among those that wait: more rarely fit in one body.
 const FIRST_SLICES: usize = 16;
 /// Slots that a partial keyframe is worth sending for.
 const KEYFRAME_SLOTS_MIN: usize = 8;
 /// Bytes of a slice section's header.
 const HEAD_BYTES: usize = 16;
-/// Bytes that a section takes besides what it carries: its header, and up to three to the next multiple of four.
-const SECTION_BYTES: usize = 8;
 /// Bytes of one entity in plain slices and keyframes.
 const ENTITY_BYTES: usize = 16;
 
@@ -72,15 +78,15 @@ impl Pace {
 }
 
 /// Updates come as often as the root of the weight says: half as often at 7 m, a tenth at 40 m. Far ones are due when
-/// they are late.
-const fn weight(squared: i64) -> u32 {
-    let quarters_squared = (squared >> 12) as u64;
+/// they are late. Below 2^22.
+const fn weight(squared: u32) -> u32 {
+    let quarters_squared = squared >> 8;
     let shown = if quarters_squared < 1 << 19 { quarters_squared } else { 1 << 19 };
-    ((1 << 30) / (256 + shown)) as u32
+    (1 << 30) / (256 + shown)
 }
 
-const MID_WEIGHT: u32 = weight((MID_M as i64 * GRID_PER_M as i64).pow(2));
-const FAR_WEIGHT: u32 = weight((FAR_M as i64 * GRID_PER_M as i64).pow(2));
+const MID_WEIGHT: u32 = weight(square(MID_M * GRID_PER_M));
+const FAR_WEIGHT: u32 = weight(square(FAR_M * GRID_PER_M));
 
 /// Which slice, unique in the realm and in the order of [`Frame::slices`] shard by shard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -101,10 +107,13 @@ impl Key {
     }
 }
 
-/// What the client holds of one slice.
+/// What the client holds of one slice, as far as each body asks for it.
 #[derive(Clone, Copy, Debug)]
 struct Followed {
-    key: Key,
+    name: SliceName,
+    weight: u32,
+    /// Low 16 bits of the tick of the newest update sent; 0 for none.
+    shown: u16,
     /// Names it in acknowledgements.
     ticket: u16,
     epoch: u8,
@@ -112,14 +121,53 @@ struct Followed {
     known: u8,
     /// Slots of the keyframe that were sent.
     sent: u8,
-    /// Low 32 bits of the tick in which it was.
-    sent_tick: u32,
-    /// Likewise, of the newest update sent; 0 for none.
-    shown_tick: u32,
-    /// Which frame shows it, of those given in order of their shards, and its number there.
+    /// Which frame shows it, of those given in order of their shards.
     frame: u8,
-    slab: u32,
-    weight: u32,
+}
+
+/// The rest of it, at the same place of a list of its own.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    key: Key,
+    /// Low 32 bits of the tick in which its keyframe was sent; 0 for none.
+    sent_tick: u32,
+}
+
+/// The slices that one client follows, in the order of their keys.
+#[derive(Clone, Debug, Default)]
+struct List {
+    followed: Vec<Followed>,
+    origins: Vec<Origin>,
+}
+
+impl List {
+    fn len(&self) -> usize {
+        self.followed.len()
+    }
+
+    fn clear(&mut self) {
+        self.followed.clear();
+        self.origins.clear();
+    }
+
+    /// Takes over what another one holds, with little more memory than that needs: there is a list for each client.
+    fn copy_from(&mut self, other: &List) {
+        self.clear();
+        let count = other.len().next_multiple_of(LIST_STEP);
+        self.followed.reserve_exact(count);
+        self.origins.reserve_exact(count);
+        self.followed.extend_from_slice(&other.followed);
+        self.origins.extend_from_slice(&other.origins);
+    }
+
+    fn push(&mut self, (followed, origin): (Followed, Origin)) {
+        self.followed.push(followed);
+        self.origins.push(origin);
+    }
+
+    fn at(&self, place: usize) -> (Followed, Origin) {
+        (self.followed[place], self.origins[place])
+    }
 }
 
 /// A slice that the client shall forget.
@@ -134,14 +182,14 @@ impl Followed {
     /// The slice, and the frame that shows it.
     fn find<'a>(&self, shown: &[&'a Frame]) -> Option<(&'a Frame, &'a SliceHead)> {
         let frame: &Frame = shown.get(usize::from(self.frame))?;
-        frame.head(self.slab).filter(|slice| Key::of(slice) == self.key).map(|slice| (frame, slice))
+        frame.head(self.name).map(|slice| (frame, slice))
     }
 
     /// Ticks since the newest update was sent.
     fn waited(&self, tick: u64) -> u64 {
-        match self.shown_tick {
+        match self.shown {
             0 => WAIT_TICKS_MAX,
-            shown => u64::from((tick as u32).wrapping_sub(shown)).min(WAIT_TICKS_MAX),
+            shown => u64::from((tick as u16).wrapping_sub(shown)).min(WAIT_TICKS_MAX),
         }
     }
 }
@@ -197,13 +245,13 @@ struct Merge<'a> {
     at: usize,
     /// The list as it will be is another one, in `next`.
     changed: bool,
-    next: &'a mut Vec<Followed>,
+    next: &'a mut List,
 }
 
 /// The slices of one client.
 #[derive(Clone, Debug, Default)]
 pub struct Interest {
-    followed: Vec<Followed>,
+    list: List,
     left: Vec<Left>,
     ticket: u16,
     /// When and where it looked around last; none: it must.
@@ -214,9 +262,11 @@ pub struct Interest {
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
     /// The list of a client as it will be.
-    next: Vec<Followed>,
-    /// Urgency and place in that list.
-    order: Vec<(u64, u32)>,
+    next: List,
+    /// Squared distances of slices.
+    squares: Vec<u32>,
+    /// Urgency, and in the lowest bits the place in the list.
+    order: Vec<u64>,
 }
 
 /// A look around.
@@ -238,12 +288,12 @@ impl Looked {
 impl Interest {
     /// Number of slices followed.
     pub fn len(&self) -> usize {
-        self.followed.len()
+        self.list.len()
     }
 
     /// Whether none is followed.
     pub fn is_empty(&self) -> bool {
-        self.followed.is_empty()
+        self.list.followed.is_empty()
     }
 
     /// Looks around from a wire grid position of a space in the frames of one tick, given in order of their shards; not again as long
@@ -261,48 +311,56 @@ impl Interest {
             return;
         }
         self.looked = Some(looked);
-        let squares = (i64::from(radii.enter).pow(2), i64::from(radii.leave).pow(2));
-        let mut merge = Merge { at: 0, changed: false, next: &mut scratch.next };
+        let (enter, leave) = (square(radii.enter), square(radii.leave));
+        let Scratch { next, squares, .. } = scratch;
+        let mut merge = Merge { at: 0, changed: false, next };
         for (number, frame) in shown.iter().enumerate() {
-            for slice in frame.rows(space, from, radii.leave).flat_map(|row| &frame.slices[row]) {
-                let squared = distance_to_box(from, slice.low, slice.high);
-                if squared <= squares.1 {
-                    self.meet(&mut merge, number, slice, squared, squared <= squares.0);
+            for row in frame.rows(space, from, radii.leave) {
+                let squares = frame.boxes.squares(row.clone(), from, squares);
+                for (slice, &squared) in frame.slices[row].iter().zip(squares) {
+                    if squared <= leave {
+                        self.meet(&mut merge, number, slice, squared, squared <= enter);
+                    }
                 }
             }
         }
-        while merge.at < self.followed.len() {
+        while merge.at < self.list.len() {
             self.lose(&mut merge);
         }
         if merge.changed {
-            // The list keeps no more memory than it needs: there is one for each client.
-            self.followed.clone_from(merge.next);
+            self.list.copy_from(merge.next);
         }
     }
 
     /// A slice within the outer radius: goes on being followed, or begins to be if it is inside the inner one.
-    fn meet(&mut self, merge: &mut Merge<'_>, frame: usize, slice: &SliceHead, squared: i64, near: bool) {
-        let key = Key::of(slice);
-        while self.followed.get(merge.at).is_some_and(|followed| followed.key < key) {
-            self.lose(merge);
+    fn meet(&mut self, merge: &mut Merge<'_>, frame: usize, slice: &SliceHead, squared: u32, near: bool) {
+        let (name, frame) = (slice.name, frame as u8);
+        let is_next =
+            |list: &List, at: usize| list.followed.get(at).is_some_and(|f| f.name == name && f.frame == frame);
+        if !is_next(&self.list, merge.at) {
+            let key = Key::of(slice);
+            while self.list.origins.get(merge.at).is_some_and(|origin| origin.key < key) {
+                self.lose(merge);
+            }
+            // One with this key and another name is gone: another slice has its number.
+            if self.list.origins.get(merge.at).is_some_and(|origin| origin.key == key) && !is_next(&self.list, merge.at)
+            {
+                self.lose(merge);
+            }
         }
-        let known = self.followed.get(merge.at).is_some_and(|followed| followed.key == key);
-        if known {
+        if is_next(&self.list, merge.at) {
             if merge.changed {
-                merge.next.push(self.followed[merge.at]);
+                merge.next.push(self.list.at(merge.at));
             }
             merge.at += 1;
-        } else if near {
+        } else if near && self.list.len() < usize::from(TICKETS) / 2 {
             self.part(merge);
-            let begun = self.begin(key);
-            merge.next.push(begun);
+            merge.next.push(self.begin(slice, frame));
         } else {
             return;
         }
-        let list = if merge.changed { &mut merge.next[..] } else { &mut self.followed[..merge.at] };
-        let followed = list.last_mut().expect("it was just put there");
-        (followed.frame, followed.slab) = (frame as u8, slice.slab);
-        followed.weight = weight(squared);
+        let list = if merge.changed { &mut merge.next.followed[..] } else { &mut self.list.followed[..merge.at] };
+        list.last_mut().expect("it was just put there").weight = weight(squared);
     }
 
     /// The list will differ: from here on it is made anew. Mostly it does not, and nothing is copied.
@@ -310,22 +368,24 @@ impl Interest {
         if !merge.changed {
             merge.changed = true;
             merge.next.clear();
-            merge.next.extend_from_slice(&self.followed[..merge.at]);
+            merge.next.followed.extend_from_slice(&self.list.followed[..merge.at]);
+            merge.next.origins.extend_from_slice(&self.list.origins[..merge.at]);
         }
     }
 
-    fn begin(&mut self, key: Key) -> Followed {
+    fn begin(&mut self, slice: &SliceHead, frame: u8) -> (Followed, Origin) {
+        let key = Key::of(slice);
         self.left.retain(|left| left.key != key);
         self.ticket = (self.ticket + 1) % TICKETS;
-        let (ticket, epoch, known, sent, sent_tick, shown_tick) = (self.ticket, 0, 0, 0, 0, 0);
-        Followed { key, ticket, epoch, known, sent, sent_tick, shown_tick, frame: 0, slab: 0, weight: 0 }
+        let (name, ticket, epoch) = (slice.name, self.ticket, slice.epoch);
+        (Followed { name, weight: 0, shown: 0, ticket, epoch, known: 0, sent: 0, frame }, Origin { key, sent_tick: 0 })
     }
 
     fn lose(&mut self, merge: &mut Merge<'_>) {
         self.part(merge);
-        let Followed { key, ticket, shown_tick, sent_tick, .. } = self.followed[merge.at];
+        let (Followed { ticket, shown, .. }, Origin { key, sent_tick }) = self.list.at(merge.at);
         merge.at += 1;
-        if shown_tick > 0 || sent_tick > 0 {
+        if shown > 0 || sent_tick > 0 {
             if self.left.len() == LEAVES_HELD_MAX {
                 self.left.remove(0);
             }
@@ -338,7 +398,7 @@ impl Interest {
         match carried {
             Carried::Leave { ticket } => self.left.retain(|left| left.ticket != ticket),
             Carried::Keyframe { ticket, epoch, first, slots } => {
-                let followed = self.followed.iter_mut().find(|followed| followed.ticket == ticket);
+                let followed = self.list.followed.iter_mut().find(|followed| followed.ticket == ticket);
                 if let Some(followed) = followed.filter(|f| f.epoch % 64 == epoch && f.known >= first) {
                     followed.known = followed.known.max(slots);
                     followed.sent = followed.sent.max(slots);
@@ -360,37 +420,23 @@ impl Interest {
         self.write_leaves(tick, body, note);
         let order = &mut scratch.order;
         order.clear();
-        let (mut bytes, mut misses) = (0, 0);
         let mut late = [(LATE_TICKS, 0); LATE_PER_BODY];
-        for (at, followed) in self.followed.iter_mut().enumerate() {
-            let Some((_, slice)) = followed.find(shown) else {
-                // It is gone, or its members are in others now: those are looked for next time.
-                self.looked = None;
-                continue;
-            };
-            if followed.epoch != slice.epoch {
-                (followed.epoch, followed.known, followed.sent) = (slice.epoch, 0, 0);
-                self.looked = None;
-            }
+        for (at, followed) in (0u64..).zip(&self.list.followed) {
             let waited = followed.waited(tick);
             if waited < pace.ticks(followed.weight) {
                 continue;
             }
-            bytes += bytes_max(followed, slice, packed);
-            // The square of the wait: rates follow the root of the weight, so that far slices are slower, not starved.
-            let place = order.len();
-            order.push((waited * waited * u64::from(followed.weight), at as u32));
             if waited > late[LATE_PER_BODY - 1].0 {
-                late[LATE_PER_BODY - 1] = (waited, place);
+                late[LATE_PER_BODY - 1] = (waited, order.len());
                 late.sort_unstable_by(|a, b| b.cmp(a));
             }
+            // The square of the wait: rates follow the root of the weight, so that far slices are slower, not starved.
+            order.push((waited * waited * u64::from(followed.weight)) << PLACE_BITS | at);
         }
         for (waited, place) in late.into_iter().filter(|(waited, _)| *waited > LATE_TICKS) {
-            order[place].0 = u64::MAX - WAIT_TICKS_MAX + waited;
+            order[place] = LATE | waited << PLACE_BITS | order[place] & (u64::from(TICKETS) - 1);
         }
-        // Where all of it fits, no order is better than another.
-        let is_crowded = bytes > body.remaining();
-        let mut sorted = if is_crowded { 0 } else { order.len() };
+        let (mut sorted, mut misses) = (0, 0);
         for at in 0..order.len() {
             if at == sorted {
                 sorted = sort_further(order, at);
@@ -398,17 +444,28 @@ impl Interest {
             if body.remaining() < HEAD_BYTES + ENTITY_BYTES || misses == MISSES_MAX {
                 break;
             }
-            let followed = &mut self.followed[order[at].1 as usize];
-            let (frame, slice) = followed.find(shown).expect("what is in the order was found");
+            let place = (order[at] & (u64::from(TICKETS) - 1)) as usize;
+            let (followed, origin) = (&mut self.list.followed[place], &mut self.list.origins[place]);
+            let Some((frame, slice)) = followed.find(shown) else {
+                // It is gone, or its members are in others now: those are looked for next time.
+                self.looked = None;
+                continue;
+            };
+            if followed.epoch != slice.epoch {
+                (followed.epoch, followed.known, followed.sent) = (slice.epoch, 0, 0);
+                if slice.reshaped {
+                    self.looked = None;
+                }
+            }
             // What is shown so rarely that its keyframe would serve one delta or none costs less as it is.
             let rare = !slice.steady && followed.sent < slice.slots && followed.waited(tick) > RARE_TICKS;
             let written = if packed && !rare {
-                write_packed(followed, frame, slice, tick, body, note)
+                write_packed((followed, &mut origin.sent_tick), frame, slice, tick, body, note)
             } else {
                 write_entities(body, kind::PLAIN, head(slice, 0, slice.slots), &frame.now[slice.slots()])
             };
             match written {
-                true => followed.shown_tick = tick as u32,
+                true => followed.shown = (tick as u16).max(1),
                 false => misses += 1,
             }
         }
@@ -437,7 +494,7 @@ impl Interest {
 }
 
 /// Sorts some more of the order from a place on, the most urgent first; gives back how far it is sorted.
-fn sort_further(order: &mut [(u64, u32)], from: usize) -> usize {
+fn sort_further(order: &mut [u64], from: usize) -> usize {
     let rest = &mut order[from..];
     let count = rest.len().min(FIRST_SLICES);
     if count < rest.len() {
@@ -447,23 +504,16 @@ fn sort_further(order: &mut [(u64, u32)], from: usize) -> usize {
     from + count
 }
 
-/// Bytes that one slice takes at the most.
-fn bytes_max(followed: &Followed, slice: &SliceHead, packed: bool) -> usize {
-    let plain = HEAD_BYTES + ENTITY_BYTES * usize::from(slice.slots) + SECTION_BYTES;
-    let delta = HEAD_BYTES + usize::from(slice.packed_bytes) + SECTION_BYTES;
-    if packed && followed.known == slice.slots { delta } else { plain + delta }
-}
-
 /// Writes what the client lacks of the keyframe, and the slice against it; false when it got nothing of now.
 fn write_packed(
-    followed: &mut Followed,
+    (followed, sent_tick): (&mut Followed, &mut u32),
     frame: &Frame,
     slice: &SliceHead,
     tick: u64,
     body: &mut BodyWriter<'_>,
     note: &mut impl FnMut(Carried) -> bool,
 ) -> bool {
-    if followed.known < followed.sent && (tick as u32).wrapping_sub(followed.sent_tick) >= RESEND_TICKS as u32 {
+    if followed.known < followed.sent && (tick as u32).wrapping_sub(*sent_tick) >= RESEND_TICKS as u32 {
         followed.sent = followed.known;
     }
     if followed.sent < slice.slots {
@@ -480,7 +530,7 @@ fn write_packed(
         let written = write_entities(body, kind::KEYFRAME, head, &frame.keyframe[first..first + count]);
         assert!(written, "the room was measured");
         followed.sent += count as u8;
-        followed.sent_tick = tick as u32;
+        *sent_tick = tick as u32;
         if count < missing {
             return false;
         }

@@ -102,39 +102,41 @@ struct Action {
     message: ClientMessage,
 }
 
-/// One connected client.
+/// One connected client. What every tick asks of every session stands together at the beginning: all sessions together
+/// are larger than a core's caches.
+#[repr(C, align(64))]
 pub struct Session {
-    /// Its name.
-    pub reference: SessionRef,
-    /// Who connected.
-    pub client_id: u64,
     /// The last that was heard of its entity.
     pub told: Option<Told>,
     /// Tick of `told`; 0 before the first.
     pub told_tick: u64,
+    /// The send budget as it was at the tick `budget_tick`.
+    budget: u32,
+    applied_sent: u32,
+    budget_tick: u64,
+    pings: usize,
+    closing: Option<Close>,
     /// Which shard told it.
     pub told_by: ShardId,
     reliable_transport: bool,
     packed: bool,
     greeted: bool,
-    reliable: Reliable,
-    interest: Interest,
+    /// Its name.
+    pub reference: SessionRef,
+    /// Who connected.
+    pub client_id: u64,
     actions: VecDeque<Action>,
     /// Number of the newest action that came.
     action: u16,
-    pings: usize,
-    /// The send budget as it was at the tick `budget_tick`.
-    budget: u32,
-    budget_tick: u64,
+    reliable: Reliable,
+    interest: Interest,
     /// When it looked last for packets that nobody acknowledged.
     expired_tick: u64,
     /// Its byte budget.
     pub flow: Flow,
-    applied_sent: u32,
     shown_tick: u64,
     /// What its client must still hear of its goods.
     goods: GoodsNews,
-    closing: Option<Close>,
 }
 
 impl Session {

@@ -40,7 +40,9 @@ enum Stage {
     Closing { until: u64 },
 }
 
+#[repr(C)]
 struct Entry {
+    /// First, because it is asked most.
     session: Session,
     identity: Identity,
     stage: Stage,

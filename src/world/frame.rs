@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, ShardId};
 use crate::limits::{FRAMES_KEPT, SLICE_SLOTS_MAX};
 use crate::net::wire;
+use crate::world::boxes::Boxes;
 use crate::world::entity::WIRE_MARGIN;
 
 /// One slice in a frame.
@@ -29,18 +30,35 @@ pub struct SliceHead {
     pub live: u8,
     /// Its keyframe outlived an epoch because nobody in it moved, and will be good for long.
     pub steady: bool,
+    /// Its plot got other slices when the epoch began.
+    pub reshaped: bool,
     /// First slot in the frame's columns.
     pub first: u32,
-    /// Smallest box around its entities, wire grid: low corner.
-    pub low: (i32, i32),
-    /// High corner.
-    pub high: (i32, i32),
     /// Names it in [`Frame::head`] for as long as it lasts.
-    pub slab: u32,
+    pub name: SliceName,
     /// Where its packed bytes begin.
     pub packed: u32,
     /// How many there are.
     pub packed_bytes: u16,
+}
+
+/// Names a slice of one shard for as long as it lasts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SliceName(u32);
+
+impl SliceName {
+    /// Bits of the place; the rest says which tenant of it.
+    const PLACE_BITS: u32 = 20;
+
+    /// Of a place in the shard's slab, below 2^20, and how often that had another tenant before; that wraps at 4,096.
+    pub fn new(place: u32, tenant: u32) -> SliceName {
+        assert!(place < 1 << SliceName::PLACE_BITS, "slice {place}");
+        SliceName(tenant << SliceName::PLACE_BITS | place)
+    }
+
+    fn place(self) -> usize {
+        (self.0 & ((1 << SliceName::PLACE_BITS) - 1)) as usize
+    }
 }
 
 impl SliceHead {
@@ -68,11 +86,13 @@ pub struct Frame {
     pub tick: u64,
     /// Slices, sorted by plot; change them with [`Frame::index_rows`] after it.
     pub slices: Vec<SliceHead>,
+    /// Smallest boxes around their entities.
+    pub boxes: Boxes,
     /// Rows of plots that have slices, in order, each with the place of its first one.
     rows: Vec<(u32, i16, u32)>,
     /// Columns of the slices' plots, beside each other for the search.
     columns: Vec<i16>,
-    /// Place in `slices` of each slice by its slab number; beyond the end for those that are not shown.
+    /// Place in `slices` of each slice by its place in the shard's slab; beyond the end for those that are not shown.
     places: Vec<u32>,
     /// Per slot: as it is now; id 0 is a hole.
     pub now: Vec<wire::EntityPlain>,
@@ -122,11 +142,26 @@ impl Frame {
                 self.rows.push((space, y, place));
             }
             self.columns.push(x);
-            let slab = slice.slab as usize;
+            let slab = slice.name.place();
             if self.places.len() <= slab {
                 self.places.resize(slab + 1, u32::MAX);
             }
             self.places[slab] = place;
+        }
+    }
+
+    /// Measures the boxes of all slices, which are not empty.
+    pub fn measure_boxes(&mut self) {
+        self.boxes.clear();
+        for slice in &self.slices {
+            let (mut low, mut high) = ((u16::MAX, u16::MAX), (0, 0));
+            for plain in &self.now[slice.slots()] {
+                // A hole counts for nothing; without a branch, since holes cannot be foretold.
+                let (least, most) = if plain.id() == 0 { (u16::MAX, 0) } else { (0, u16::MAX) };
+                low = (low.0.min(plain.x() | least), low.1.min(plain.y() | least));
+                high = (high.0.max(plain.x() & most), high.1.max(plain.y() & most));
+            }
+            self.boxes.push(absolute(slice.plot, low), absolute(slice.plot, high));
         }
     }
 
@@ -150,14 +185,14 @@ impl Frame {
         })
     }
 
-    /// Place in `slices` of a slice by its slab number; beyond the end when it is not shown.
+    /// Place in `slices` of the slice at a place in the shard's slab; beyond the end when it is not shown.
     pub fn place(&self, slab: u32) -> usize {
         self.places.get(slab as usize).map_or(usize::MAX, |&place| place as usize)
     }
 
-    /// A slice by its slab number, if it is shown.
-    pub fn head(&self, slab: u32) -> Option<&SliceHead> {
-        self.slices.get(self.place(slab))
+    /// A slice by its name, if it is shown.
+    pub fn head(&self, name: SliceName) -> Option<&SliceHead> {
+        self.slices.get(self.place(name.place() as u32)).filter(|slice| slice.name == name)
     }
 
     /// What this frame shows of an entity.
@@ -184,6 +219,7 @@ impl Frame {
             frame.add_seen(group);
         }
         frame.index_rows();
+        frame.measure_boxes();
         frame.index.sort_unstable_by_key(|indexed| indexed.id);
         frame
     }
@@ -191,9 +227,6 @@ impl Frame {
     /// One more slice, of at most [`SLICE_SLOTS_MAX`] entities of one plot.
     fn add_seen(&mut self, group: &[(CellKey, Seen)]) {
         let (plot, first, slice) = (group[0].0, self.now.len() as u32, self.slices.len() as u32);
-        let (xs, ys) = (group.iter().map(|(_, seen)| seen.position.0), group.iter().map(|(_, seen)| seen.position.1));
-        let low = (xs.clone().min().expect("not empty"), ys.clone().min().expect("not empty"));
-        let high = (xs.max().expect("not empty"), ys.max().expect("not empty"));
         let (slots, live) = (group.len() as u8, group.len() as u8);
         self.slices.push(SliceHead {
             plot,
@@ -202,10 +235,9 @@ impl Frame {
             slots,
             live,
             steady: false,
+            reshaped: false,
             first,
-            low,
-            high,
-            slab: slice,
+            name: SliceName::new(slice, 0),
             packed: 0,
             packed_bytes: 0,
         });
@@ -227,8 +259,12 @@ impl Frame {
 
 /// Wire grid position of an entity in a slice of a plot.
 pub fn position(plot: CellKey, plain: &wire::EntityPlain) -> (i32, i32) {
-    let absolute = |offset: u16, cell: i16| i32::from(cell) * CELL_GRID + i32::from(offset) - WIRE_MARGIN;
-    (absolute(plain.x(), plot.x), absolute(plain.y(), plot.y))
+    absolute(plot, (plain.x(), plain.y()))
+}
+
+fn absolute(plot: CellKey, (x, y): (u16, u16)) -> (i32, i32) {
+    let along = |offset: u16, cell: i16| i32::from(cell) * CELL_GRID + i32::from(offset) - WIRE_MARGIN;
+    (along(x, plot.x), along(y, plot.y))
 }
 
 /// The newest frames of all shards, as one shard holds them.
@@ -300,16 +336,17 @@ impl Frames {
     /// Calls `see` for each entity within `radius` (wire grid steps) of a position on the land.
     pub fn near(&self, centre: (i32, i32), radius: i32, mut see: impl FnMut(Seen, i64)) {
         for frame in self.newest() {
-            for slice in frame.rows(0, centre, radius).flat_map(|row| &frame.slices[row]) {
-                frame.near_in(slice, centre, radius, &mut see);
+            for place in frame.rows(0, centre, radius).flatten() {
+                frame.near_in(place, centre, radius, &mut see);
             }
         }
     }
 }
 
 impl Frame {
-    fn near_in(&self, slice: &SliceHead, centre: (i32, i32), radius: i32, see: &mut impl FnMut(Seen, i64)) {
-        if slice.live == 0 || distance_to_box(centre, slice.low, slice.high) > i64::from(radius) * i64::from(radius) {
+    fn near_in(&self, place: usize, centre: (i32, i32), radius: i32, see: &mut impl FnMut(Seen, i64)) {
+        let (slice, (low, high)) = (&self.slices[place], self.boxes.at(place));
+        if slice.live == 0 || distance_to_box(centre, low, high) > i64::from(radius) * i64::from(radius) {
             return;
         }
         for slot in slice.slots().filter(|&slot| self.now[slot].id() != 0) {

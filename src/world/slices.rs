@@ -9,7 +9,7 @@ use crate::ids::{CellKey, EntityId, ShardId};
 use crate::limits::{KEYFRAME_TICKS, SLICE_SLOTS_MAX};
 use crate::net::{slice::encode_delta, wire};
 use crate::world::entity::{Body, Npc, Place, Player, Thing};
-use crate::world::frame::{Frame, Indexed, SliceHead, position};
+use crate::world::frame::{Frame, Indexed, SliceHead, SliceName};
 use crate::world::table::Table;
 
 /// Members that a slice begins an epoch with at the most: the rest of the slots is for those who join.
@@ -25,9 +25,13 @@ const PLOT_SLICES_MAX: usize = 256;
 #[derive(Clone, Debug)]
 struct Slice {
     number: u8,
+    /// Slices that had its place before.
+    tenant: u32,
     epoch: u8,
     /// It outlived a turn, because nobody in it moved.
     steady: bool,
+    /// Its plot got other slices when its epoch began.
+    reshaped: bool,
     live: u8,
     ids: Vec<EntityId>,
     keyframe: Vec<wire::EntityPlain>,
@@ -43,6 +47,22 @@ struct Ordered {
     slice: u32,
 }
 
+/// Slot and slice of a body in the frame, in one word, so that it stays in a register; all ones when it has none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Shown(u64);
+
+impl Shown {
+    const NOWHERE: Shown = Shown(u64::MAX);
+
+    fn new(slot: usize, slice: usize) -> Shown {
+        Shown((slice as u64) << 32 | slot as u64)
+    }
+
+    fn indexed(self, id: EntityId) -> Indexed {
+        Indexed { id, slot: self.0 as u32, slice: (self.0 >> 32) as u32 }
+    }
+}
+
 /// All slices of a shard.
 #[derive(Clone, Debug, Default)]
 pub struct Slices {
@@ -56,7 +76,7 @@ pub struct Slices {
     /// Scratch: slices of that plot that get other members.
     open: Vec<u32>,
     /// Scratch: where wildlife, players and things stand in the frame, in the order of their tables.
-    placed: [Vec<Option<Indexed>>; 3],
+    placed: [Vec<Shown>; 3],
 }
 
 /// The bodies of a shard, players and wildlife.
@@ -140,14 +160,24 @@ impl Slices {
         let slice = self.free.pop().unwrap_or_else(|| {
             let ids = Vec::with_capacity(SLICE_SLOTS_MAX);
             let keyframe = Vec::with_capacity(SLICE_SLOTS_MAX);
-            self.slab.push(Slice { number: 0, epoch: 0, steady: false, live: 0, ids, keyframe });
+            self.slab.push(Slice {
+                number: 0,
+                tenant: 0,
+                epoch: 0,
+                steady: false,
+                reshaped: false,
+                live: 0,
+                ids,
+                keyframe,
+            });
             self.slab.len() as u32 - 1
         });
         let number = number as u8;
         let fresh = &mut self.slab[slice as usize];
         let turned = turn_of(plot, tick);
         (fresh.number, fresh.epoch, fresh.live) = (number, turned, 0);
-        fresh.steady = false;
+        fresh.tenant = fresh.tenant.wrapping_add(1);
+        (fresh.steady, fresh.reshaped) = (false, true);
         fresh.ids.clear();
         fresh.keyframe.clear();
         self.order.insert(at, Ordered { plot, number, turned, slice });
@@ -210,6 +240,7 @@ impl Slices {
             // More than fit well: as many as there are places take all.
             false => ([&members[..], &[]], [room, 0]),
         };
+        let reshaped = wanted.iter().sum::<usize>() != open.len();
         let mut free = open.drain(..);
         for (group, wanted) in groups.into_iter().zip(wanted) {
             let mut rest = group;
@@ -221,6 +252,7 @@ impl Slices {
                 let slice = &mut self.slab[slice as usize];
                 // Never the number of the epoch before it, which somebody may still hold.
                 slice.epoch = if slice.epoch == turned { turned.wrapping_add(1) } else { turned };
+                slice.reshaped = reshaped;
             }
         }
         for slice in free {
@@ -263,10 +295,9 @@ impl Slices {
                 slots,
                 live: slice.live,
                 steady: slice.steady,
+                reshaped: slice.reshaped,
                 first,
-                low: (i32::MAX, i32::MAX),
-                high: (i32::MIN, i32::MIN),
-                slab: ordered.slice,
+                name: SliceName::new(ordered.slice, slice.tenant),
                 packed: 0,
                 packed_bytes: 0,
             });
@@ -286,29 +317,29 @@ impl Slices {
         // Wildlife has the lowest ids and things the highest, so that sorted lists behind each other are one.
         frame.index.clear();
         for (order, placed) in [npcs.order(), players.order(), things.order()].into_iter().zip(&placed) {
-            frame.index.extend(order.iter().filter_map(|&(_, at)| placed[at as usize]));
+            let shown = order.iter().map(|&(id, at)| (id, placed[at as usize]));
+            frame
+                .index
+                .extend(shown.filter(|(_, shown)| *shown != Shown::NOWHERE).map(|(id, shown)| shown.indexed(id)));
         }
         self.hidden = placed.iter().map(Vec::len).sum::<usize>() - frame.index.len();
         self.placed = placed;
+        frame.measure_boxes();
         encode(frame);
     }
 }
 
 /// Shows a body in the frame, if it has a slot; gives where.
-fn show_body(frame: &mut Frame, body: &Body, tick: u64) -> Option<Indexed> {
-    let place = body.place?;
+fn show_body(frame: &mut Frame, body: &Body, tick: u64) -> Shown {
+    let Some(place) = body.place else { return Shown::NOWHERE };
     let slice = frame.place(place.slice);
-    let head = &mut frame.slices[slice];
+    let head = &frame.slices[slice];
     let slot = head.first as usize + usize::from(place.slot);
-    let plain = body.plain(tick);
-    let (x, y) = position(head.plot, &plain);
-    head.low = (head.low.0.min(x), head.low.1.min(y));
-    head.high = (head.high.0.max(x), head.high.1.max(y));
-    frame.now[slot] = plain;
+    frame.now[slot] = body.plain(tick);
     if let Some(leaving) = body.leaving {
         frame.next_owner[slot] = leaving.to;
     }
-    Some(Indexed { id: body.id, slot: slot as u32, slice: slice as u32 })
+    Shown::new(slot, slice)
 }
 
 fn encode(frame: &mut Frame) {
