@@ -43,6 +43,8 @@ pub struct ShardReport {
     pub tick_us_p50: u64,
     /// 99th percentile of the same, microseconds.
     pub tick_us_p99: u64,
+    /// Mean of each phase of its ticks since the report before, microseconds, in the order of [`PHASE_NAMES`].
+    pub phase_us: [f64; PHASES],
     /// Share of its core that it used since the report before, 0 to 1.
     pub busy: f64,
     /// Connected sessions of its lanes.
@@ -80,6 +82,12 @@ pub struct ShardReport {
     /// Who plays here, only after [`ControlCommand::ListPlayers`].
     pub players: Option<Vec<PlayerRow>>,
 }
+
+/// Phases of a tick.
+pub const PHASES: usize = 7;
+/// Their names: what arrived is opened and read; the step; the two meetings, parcels and the wait for them; the frame;
+/// snapshots are filled and sealed; the kernel sends them; everything else.
+pub const PHASE_NAMES: [&str; PHASES] = ["receive", "step", "meet", "show", "fill", "submit", "rest"];
 
 /// What is measured of a tick, microseconds; median ticks, smoothed over about a second.
 #[derive(Clone, Copy, PartialEq, Debug, Default, serde::Serialize, serde::Deserialize)]

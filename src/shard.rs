@@ -23,7 +23,7 @@ use self::costs::{Costs, Part};
 use self::links::{Links, Outgoing, frame, keep_alive, seal};
 use self::recorder::{Recorder, RecorderSetup};
 use crate::clock::{Clock, unix_s};
-use crate::control::{ControlCommand, CostUs, PlayerRow, ShardReport};
+use crate::control::{ControlCommand, CostUs, PHASES, PlayerRow, ShardReport};
 use crate::executor;
 use crate::flight::folder::Progress;
 use crate::ids::{FINE_PER_M, ShardId};
@@ -124,10 +124,25 @@ struct Shard {
     gauge: Gauge,
 }
 
+/// A phase of the tick, as [`crate::control::PHASE_NAMES`] has them.
+#[derive(Clone, Copy)]
+enum Phase {
+    Receive,
+    Step,
+    Meet,
+    Show,
+    Fill,
+    Submit,
+    Rest,
+}
+
 /// What is measured between two reports.
 struct Gauge {
     tick_us: Histogram<u64>,
     busy_ns: u64,
+    phase_ns: [u64; PHASES],
+    /// When the present phase began.
+    lap_ns: u64,
     ticks: u64,
     since_ns: u64,
     enters: u64,
@@ -187,6 +202,8 @@ impl Shard {
             gauge: Gauge {
                 tick_us: Histogram::new_with_bounds(1, 10_000_000, 2).expect("the bounds are in order"),
                 busy_ns: 0,
+                phase_ns: [0; PHASES],
+                lap_ns: 0,
                 ticks: 0,
                 since_ns: 0,
                 enters: 0,
@@ -224,25 +241,42 @@ impl Shard {
 
     /// One tick, in order.
     fn tick(&mut self, tick: u64) {
+        self.gauge.lap_ns = self.clock.now_ns();
         self.receive(tick);
         self.hear_keeper_and_control(tick);
+        self.lap(Phase::Receive);
         self.core.give_actions();
         self.recorder.iter_mut().for_each(|recorder| recorder.given(&self.core));
         self.mesh.give_inputs(tick, &mut self.core.inputs);
         self.costs.begin();
         self.core.begin(tick);
         self.costs.end(Part::Act);
+        self.lap(Phase::Step);
         self.meet_inputs(tick);
+        self.lap(Phase::Meet);
         self.costs.begin();
         self.core.play();
         self.costs.end(Part::Play);
+        self.lap(Phase::Step);
         self.publish(tick);
         self.costs.end(Part::Show);
+        self.lap(Phase::Show);
         self.send(tick, Whom::Here);
+        self.lap(Phase::Fill);
         self.meet_outcomes(tick);
+        self.lap(Phase::Meet);
         self.send(tick, Whom::Rest);
+        self.lap(Phase::Fill);
         self.recorder.iter_mut().for_each(|recorder| recorder.tick(&self.core));
         self.finish(tick);
+        self.lap(Phase::Rest);
+    }
+
+    /// A phase of the tick ends now, and the next one begins.
+    fn lap(&mut self, phase: Phase) {
+        let now_ns = self.clock.now_ns();
+        self.gauge.phase_ns[phase as usize] += now_ns - self.gauge.lap_ns;
+        self.gauge.lap_ns = now_ns;
     }
 
     /// Everything that arrived since the last tick.
@@ -409,9 +443,11 @@ impl Shard {
         for connection in self.links.closes.drain(..) {
             self.ring.tcp_close(connection);
         }
+        self.lap(Phase::Rest);
         self.costs.begin();
         self.ring.submit();
         self.costs.end(Part::Serve);
+        self.lap(Phase::Submit);
         self.costs.tick();
         self.give_keeper();
         let Shard { coordinator, core, .. } = self;
@@ -444,6 +480,7 @@ impl Shard {
             tick,
             tick_us_p50: gauge.tick_us.value_at_quantile(0.5),
             tick_us_p99: gauge.tick_us.value_at_quantile(0.99),
+            phase_us: std::mem::take(&mut gauge.phase_ns).map(|ns| ns as f64 / 1_000.0 / ticks),
             busy: gauge.busy_ns as f64 / (now_ns - gauge.since_ns).max(1) as f64,
             sessions: self.core.sessions() as u64,
             entities: (players + npcs + spawners) as u64,

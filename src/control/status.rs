@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::CellMove;
 use super::{
-    BudgetReport, ControlCommand, ControlConfig, CostUs, CutsReport, CutsView, LadderReport, PlayerRow, RecordReport,
-    ShardReport,
+    BudgetReport, ControlCommand, ControlConfig, CostUs, CutsReport, CutsView, LadderReport, PHASE_NAMES, PlayerRow,
+    RecordReport, ShardReport,
 };
 use crate::clock::unix_s;
 use crate::config::{Config, Tunable};
@@ -111,6 +111,8 @@ pub struct ShardStatus {
     pub cpu: usize,
     /// Durations of recent ticks.
     pub tick_us: TickUs,
+    /// Mean of each phase of its recent ticks, microseconds.
+    pub phase_us: BTreeMap<String, f64>,
     /// Share of its core, 0 to 1.
     pub busy: f64,
     /// Connected sessions.
@@ -192,6 +194,7 @@ impl From<&ShardReport> for ShardStatus {
             id: report.id,
             cpu: report.cpu,
             tick_us: TickUs { p50: report.tick_us_p50, p99: report.tick_us_p99 },
+            phase_us: PHASE_NAMES.iter().map(|name| name.to_string()).zip(report.phase_us).collect(),
             busy: report.busy,
             sessions: report.sessions,
             entities: report.entities,

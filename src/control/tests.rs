@@ -88,8 +88,18 @@ fn the_page_has_the_fields_that_scripts_read() {
         assert!(body.get(field).is_some(), "{field}: {body}");
     }
     let shard = &body["shards"][1];
-    for field in ["id", "cpu", "busy", "sessions", "entities", "handoffs", "late_parcels", "syscalls_per_tick", "drops"]
-    {
+    for field in [
+        "id",
+        "cpu",
+        "busy",
+        "sessions",
+        "entities",
+        "handoffs",
+        "late_parcels",
+        "syscalls_per_tick",
+        "phase_us",
+        "drops",
+    ] {
         assert!(shard.get(field).is_some(), "{field}: {shard}");
     }
     assert!(shard["tick_us"]["p50"].is_u64() && shard["tick_us"]["p99"].is_u64(), "{shard}");
