@@ -100,3 +100,27 @@ set_up() {
     fi
     mkdir -p "$CARGO_TARGET_DIR"
 }
+
+# find_rocksdb: the RocksDB that was built for release, a quarter of an hour, for builds with other flags; builds it where
+# there is none.
+find_rocksdb() {
+    local library
+    library="$(find "$CARGO_TARGET_DIR/release/build" -name librocksdb.a 2>/dev/null | head -n 1)"
+    if [[ -z "$library" ]]; then
+        cargo build --release --lib
+        library="$(find "$CARGO_TARGET_DIR/release/build" -name librocksdb.a | head -n 1)"
+    fi
+    ROCKSDB_LIB_DIR="$(dirname "$library")"
+    export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
+}
+
+# install_with_cargo PROGRAM CRATE@VERSION [FLAG]...: builds a program once, into the cache beside the target folder.
+install_with_cargo() {
+    local program="$1" crate="$2"
+    shift 2
+    command -v "$program" >/dev/null && return 0
+    say "building $crate, once"
+    CARGO_TARGET_DIR="$RINGSHARD_CACHE/tools/target" \
+        cargo install --locked --quiet "$crate" --root "$RINGSHARD_CACHE/tools" "$@" || return 1
+    rm -rf "$RINGSHARD_CACHE/tools/target"
+}
