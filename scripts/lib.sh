@@ -114,6 +114,55 @@ find_rocksdb() {
     export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
 }
 
+# llvm_tools: the folder of rustc's own llvm-profdata and llvm-cov; fails where rustup's llvm-tools is not installed.
+llvm_tools() {
+    local folder
+    folder="$(rustc --print sysroot)/lib/rustlib/$(rust_host)/bin"
+    [[ -x "$folder/llvm-profdata" ]] && printf '%s\n' "$folder"
+}
+
+# rust_host: the target triple of this machine.
+rust_host() {
+    rustc -vV | sed -n 's/^host: //p'
+}
+
+# start_node FOLDER COMMAND...: a node in the background, its log in FOLDER; sets server_pid, and address once it is ready.
+start_node() {
+    local folder="$1" tries
+    shift
+    "$@" 2>"$folder/server.log" >/dev/null &
+    server_pid=$!
+    address=""
+    for ((tries = 0; tries < 150; tries++)); do
+        address="$(sed -n 's/.*: ready game=\([^ ]*\).*/\1/p' "$folder/server.log")"
+        [[ -z "$address" ]] || return 0
+        running "$server_pid" || fail 1 "the server ended: $(tail -n 1 "$folder/server.log")"
+        sleep 0.2
+    done
+    fail 1 "the server was not ready within 30 s"
+}
+
+# running PID: the process is ours and has not ended.
+running() {
+    (($1 > 0)) && kill -0 "$1" 2>/dev/null
+}
+
+# stop NAME PID: TERM, at most 10 s of patience, then KILL.
+stop() {
+    local name="$1" pid="$2" tries=0
+    running "$pid" || return 0
+    kill -TERM "$pid" 2>/dev/null || true
+    while running "$pid" && ((tries < 100)); do
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+    if running "$pid"; then
+        say "$name did not end within 10 s: killed"
+        kill -KILL "$pid" 2>/dev/null || true
+    fi
+    wait "$pid" 2>/dev/null || true
+}
+
 # install_with_cargo PROGRAM CRATE@VERSION [FLAG]...: builds a program once, into the cache beside the target folder.
 install_with_cargo() {
     local program="$1" crate="$2"
