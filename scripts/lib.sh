@@ -53,6 +53,7 @@ packages_missing() {
     if [[ "${1:-}" == with-test-tools ]]; then
         command -v shellcheck >/dev/null || echo shellcheck
         command -v strace >/dev/null || echo strace
+        command -v valgrind >/dev/null || echo valgrind
     fi
 }
 

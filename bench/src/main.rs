@@ -1,83 +1,9 @@
-//! `ringshard-bench`: load tools and baselines; never installed with the daemon.
-
-mod crash;
-mod drive;
-mod heap;
-mod ledger;
-mod machine;
-mod node;
-mod peers;
-mod pps;
-mod swarm;
-mod table;
-mod tick;
-mod wire;
-
-use std::process::ExitCode;
-
-use clap::{Parser, Subcommand};
-use ringshard::exit::{Code, Failure, say};
+//! `ringshard-bench`: see its library.
 
 /// The heap of the product, counted where a bench asks for it.
 #[global_allocator]
-static HEAP: heap::CountingHeap = heap::CountingHeap;
+static HEAP: ringshard_bench::CountingHeap = ringshard_bench::CountingHeap;
 
-/// Load tools and baselines for a ringshard server. Every result is also one JSON object, with --json.
-#[derive(Parser)]
-#[command(name = "ringshard-bench", version)]
-struct Cli {
-    /// One JSON object on standard output, nothing else there.
-    #[arg(long, global = true)]
-    json: bool,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Players over real sockets against a running server: an open loop, every snapshot checked.
-    Swarm(swarm::SwarmArgs),
-    /// A server that is killed, or loses power, again and again while players trade: nobody may lose what he was told.
-    Crash(crash::CrashArgs),
-    /// What a tick costs a shard, without kernel and cipher.
-    Tick(tick::TickArgs),
-    /// Datagrams a second of one shard core, taken and answered, beside a bare echo.
-    Pps(pps::PpsArgs),
-    /// How long it takes until thousands play who come at once, and their memory.
-    Join(pps::join::JoinArgs),
-    /// Every published figure beside its floor and its aim: runs the other commands.
-    Table(table::TableArgs),
-    /// What verifying, sealing, opening and encoding cost, without a system call.
-    Wire(wire::WireArgs),
-    /// Trades that the keeper makes durable, in groups and one by one.
-    Ledger(ledger::LedgerArgs),
-    /// The same game on what one would take instead: a tokio UDP server, and renet.
-    Peers(peers::PeersArgs),
-}
-
-fn main() -> ExitCode {
-    let json = std::env::args_os().any(|argument| argument == "--json");
-    let done = match Cli::try_parse() {
-        Ok(Cli { command: Command::Swarm(args), .. }) => swarm::run(&args, json),
-        Ok(Cli { command: Command::Crash(args), .. }) => crash::run(&args, json),
-        Ok(Cli { command: Command::Tick(args), .. }) => tick::run(&args, json),
-        Ok(Cli { command: Command::Pps(args), .. }) => pps::run(&args, json),
-        Ok(Cli { command: Command::Join(args), .. }) => pps::join::run(&args, json),
-        Ok(Cli { command: Command::Table(args), .. }) => table::run(&args, json),
-        Ok(Cli { command: Command::Wire(args), .. }) => wire::run(&args, json),
-        Ok(Cli { command: Command::Ledger(args), .. }) => ledger::run(&args, json),
-        Ok(Cli { command: Command::Peers(args), .. }) => peers::run(&args, json),
-        Err(error) if error.use_stderr() => Err(usage_failure(&error, json)),
-        Err(text) => {
-            let text = text.to_string();
-            say(json, &text, || serde_json::json!({ "text": text })).map(|()| ExitCode::SUCCESS)
-        }
-    };
-    done.unwrap_or_else(|failure| failure.report(json))
-}
-
-fn usage_failure(error: &clap::Error, json: bool) -> Failure {
-    let text = error.to_string();
-    let text = text.trim_start_matches("error: ").trim_end();
-    Failure::new(Code::Usage, if json { text.replace('\n', " ") } else { text.to_owned() })
+fn main() -> std::process::ExitCode {
+    ringshard_bench::main()
 }

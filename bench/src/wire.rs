@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use clap::Args;
 use ringshard::exit::{Failure, say};
+use ringshard::limits::BODY_BYTES_MAX;
 use ringshard::net::body::{BodyReader, Commands, kind};
 use ringshard::net::client::{ClientOptions, ClientSession};
 use ringshard::net::packet::{Envelope, PacketKind, Side};
@@ -24,8 +25,8 @@ const COMMANDS: u32 = 4;
 const ENTITIES: u64 = 48;
 /// Runs of each measurement.
 const RUNS: usize = 9;
-/// Room for a sealed packet.
-const SPACE_BYTES: usize = 512;
+/// Room for a packet of [`Packets`].
+pub const PACKET_BYTES_MAX: usize = 128;
 
 /// Arguments of `wire`.
 #[derive(Args, Clone, Debug)]
@@ -62,24 +63,17 @@ impl Cost {
 
 /// Runs the bench and prints its figures.
 pub fn run(args: &WireArgs, json: bool) -> Result<ExitCode, Failure> {
-    let mut body = [0; SPACE_BYTES];
-    let body = {
-        let mut session = ClientSession::new(ClientOptions { packed: true, decode: true, reliable_transport: false });
-        for tick in 0..COMMANDS {
-            session.push_command(Command::new(tick as u16, 127, 0, 0, 0, 0), 0);
-        }
-        let length = session.poll_body(0, 0, &mut body);
-        &body[..length]
-    };
+    let mut packets = Packets::new();
     let costs = [
-        ("parse_ns", "verify and parse", Cost::of(args.packets, || parse(black_box(body)))),
-        ("seal_ns", "seal", seal(args.packets, body)),
-        ("open_ns", "open", open(args.packets, body)),
+        ("parse_ns", "verify and parse", Cost::of(args.packets, || packets.parse())),
+        ("seal_ns", "seal", seal(&mut packets, args.packets)),
+        ("open_ns", "open", open(&mut packets, args.packets)),
         ("encode_ns", "encode an entity", encode(args.packets / 10).of_each(ENTITIES as f64)),
         ("decode_ns", "decode an entity", decode(args.packets / 10).of_each(ENTITIES as f64)),
     ];
-    let mut text = format!("a packet of {} bytes with {COMMANDS} commands\n", body.len());
-    let mut value = json!({ "body_bytes": body.len(), "runs": RUNS, "provenance": Provenance::here() });
+    let body_bytes = packets.body.len();
+    let mut text = format!("a packet of {body_bytes} bytes with {COMMANDS} commands\n");
+    let mut value = json!({ "body_bytes": body_bytes, "runs": RUNS, "provenance": Provenance::here() });
     for (name, what, Cost { ns, least_ns, most_ns }) in costs {
         text.push_str(&format!("{what:<18} {ns:>6.1} ns ({least_ns:.1} to {most_ns:.1})\n"));
         value[name] = ns.into();
@@ -89,49 +83,82 @@ pub fn run(args: &WireArgs, json: bool) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a server does with a body until its commands can be used.
-fn parse(body: &[u8]) {
-    let (header, sections) = BodyReader::client(body).expect("our own body is well formed");
-    black_box(header.sequence());
-    for section in sections {
-        assert_eq!(section.kind, kind::COMMANDS);
-        let commands = Commands::read(section.bytes).expect("our own commands are well formed");
-        for command in commands.iter() {
-            black_box(command);
-        }
+/// A connection's two ends, and a body as a player sends it.
+pub struct Packets {
+    client: Envelope,
+    server: Envelope,
+    body: Vec<u8>,
+}
+
+impl Default for Packets {
+    fn default() -> Packets {
+        Packets::new()
     }
 }
 
-fn ends() -> [Envelope; 2] {
-    [Side::Client, Side::Server].map(|side| Envelope::new(side, &[1; 32], &[2; 32]))
+impl Packets {
+    /// Nothing is sent yet.
+    pub fn new() -> Packets {
+        let mut session = ClientSession::new(ClientOptions { packed: true, decode: true, reliable_transport: false });
+        for tick in 0..COMMANDS {
+            session.push_command(Command::new(tick as u16, 127, 0, 0, 0, 0), 0);
+        }
+        let mut body = vec![0; BODY_BYTES_MAX];
+        let length = session.poll_body(0, 0, &mut body);
+        body.truncate(length);
+        let [client, server] = [Side::Client, Side::Server].map(|side| Envelope::new(side, &[1; 32], &[2; 32]));
+        Packets { client, server, body }
+    }
+
+    #[inline(never)]
+    /// What a server does with a body until its commands can be used.
+    pub fn parse(&self) {
+        let (header, sections) = BodyReader::client(black_box(&self.body)).expect("our own body is well formed");
+        black_box(header.sequence());
+        for section in sections {
+            assert_eq!(section.kind, kind::COMMANDS);
+            let commands = Commands::read(section.bytes).expect("our own commands are well formed");
+            for command in commands.iter() {
+                black_box(command);
+            }
+        }
+    }
+
+    #[inline(never)]
+    /// The client's next packet, at the beginning of a space; its length.
+    pub fn seal(&mut self, space: &mut [u8; PACKET_BYTES_MAX]) -> usize {
+        let at = self.client.text_offset();
+        space[at..at + self.body.len()].copy_from_slice(&self.body);
+        self.client.seal(PacketKind::Body, space, self.body.len())
+    }
+
+    #[inline(never)]
+    /// The server opens it.
+    pub fn open(&mut self, packet: &mut [u8]) {
+        black_box(self.server.open(packet).expect("it is ours, and new").text.len());
+    }
 }
 
-fn seal(packets: u32, body: &[u8]) -> Cost {
-    let [mut client, _] = ends();
-    let mut space = [0; SPACE_BYTES];
-    Cost::of(packets, || {
-        let at = client.text_offset();
-        space[at..at + body.len()].copy_from_slice(body);
-        black_box(client.seal(PacketKind::Body, &mut space, body.len()));
+fn seal(packets: &mut Packets, times: u32) -> Cost {
+    let mut space = [0; PACKET_BYTES_MAX];
+    Cost::of(times, || {
+        black_box(packets.seal(&mut space));
     })
 }
 
-fn open(packets: u32, body: &[u8]) -> Cost {
-    let [mut client, mut server] = ends();
-    let total = packets as usize * RUNS;
-    let sealed: Vec<([u8; 128], usize)> = (0..total)
+fn open(packets: &mut Packets, times: u32) -> Cost {
+    let total = times as usize * RUNS;
+    let sealed: Vec<_> = (0..total)
         .map(|_| {
-            let mut space = [0; 128];
-            let at = client.text_offset();
-            space[at..at + body.len()].copy_from_slice(body);
-            let length = client.seal(PacketKind::Body, &mut space, body.len());
+            let mut space = [0; PACKET_BYTES_MAX];
+            let length = packets.seal(&mut space);
             (space, length)
         })
         .collect();
     let mut sealed = sealed.into_iter();
-    Cost::of(packets, || {
+    Cost::of(times, || {
         let (mut space, length) = sealed.next().expect("there is one for each");
-        black_box(server.open(&mut space[..length]).expect("it is ours, and new").text.len());
+        packets.open(&mut space[..length]);
     })
 }
 
