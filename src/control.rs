@@ -43,6 +43,8 @@ pub struct ShardReport {
     pub tick_us_p50: u64,
     /// 99th percentile of the same, microseconds.
     pub tick_us_p99: u64,
+    /// How late its ticks began since the start: microseconds, rising, and how many ticks.
+    pub edge_late_us: Vec<(u64, u64)>,
     /// Mean of each phase of its ticks since the report before, microseconds, in the order of [`PHASE_NAMES`].
     pub phase_us: [f64; PHASES],
     /// Share of its core that it used since the report before, 0 to 1.

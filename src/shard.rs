@@ -43,6 +43,10 @@ use crate::world::{Decree, DecreeKind, World};
 
 /// Nice level that shards ask for.
 pub const SHARD_NICE: i32 = -10;
+/// Before an edge the executor is left for a timer of the thread's own, which wakes it more exactly.
+const NAP: Duration = Duration::from_micros(800);
+/// Before an edge the thread stays awake for as long.
+const AWAKE: Duration = Duration::from_micros(100);
 /// The shard that balances the cuts.
 const BALANCING: ShardId = ShardId(0);
 /// A tick that takes longer than this is counted: players see it as a pause.
@@ -139,6 +143,8 @@ enum Phase {
 /// What is measured between two reports.
 struct Gauge {
     tick_us: Histogram<u64>,
+    /// How late ticks began, since the start.
+    edge_late_us: Histogram<u64>,
     busy_ns: u64,
     phase_ns: [u64; PHASES],
     /// When the present phase began.
@@ -159,6 +165,7 @@ pub fn run(setup: ShardSetup, ready: impl FnOnce()) -> Result<(), String> {
     executor::run_pinned(cpu, &name, async move {
         // Without the right to it the shard runs all the same; doctor says what that costs.
         let _ = sys::set_thread_nice(SHARD_NICE);
+        let _ = sys::set_timer_slack_ns(1);
         executor::warm_up().await;
         let start = setup.start_tick;
         let mut shard = Shard::new(setup)?;
@@ -201,6 +208,7 @@ impl Shard {
             frames_out: 0,
             gauge: Gauge {
                 tick_us: Histogram::new_with_bounds(1, 10_000_000, 2).expect("the bounds are in order"),
+                edge_late_us: Histogram::new_with_bounds(1, 10_000_000, 1).expect("the bounds are in order"),
                 busy_ns: 0,
                 phase_ns: [0; PHASES],
                 lap_ns: 0,
@@ -217,8 +225,11 @@ impl Shard {
         let mut tick = start;
         while self.stop_tick.is_none_or(|stop| tick <= stop + STOP_TICKS) {
             tick += 1;
-            executor::sleep(self.clock.until_edge(tick).unwrap_or(Duration::ZERO)).await;
+            let until_nap = self.clock.until_edge(tick).and_then(|left| left.checked_sub(NAP));
+            executor::sleep(until_nap.unwrap_or(Duration::ZERO)).await;
+            self.gauge.busy_ns += self.await_edge(tick);
             let begin_ns = self.clock.now_ns();
+            self.gauge.edge_late_us.saturating_record(begin_ns.saturating_sub(self.clock.edge_ns(tick)) / 1_000);
             let present = self.clock.tick_at(begin_ns);
             self.late_edges += present.saturating_sub(tick);
             if present >= tick + RECORD_OVERRUN_TICKS {
@@ -237,6 +248,20 @@ impl Shard {
         if let Some(recorder) = &mut self.recorder {
             recorder.end().await;
         }
+    }
+
+    /// Waits for the edge of a tick on the spot, the last of it awake: a wake-up takes the kernel tens of microseconds. Gives
+    /// back how long it was awake, nanoseconds.
+    fn await_edge(&self, tick: u64) -> u64 {
+        let Some(left) = self.clock.until_edge(tick) else { return 0 };
+        if let Some(nap) = left.checked_sub(AWAKE) {
+            std::thread::sleep(nap);
+        }
+        let woke_ns = self.clock.now_ns();
+        while self.clock.now_ns() < self.clock.edge_ns(tick) {
+            std::hint::spin_loop();
+        }
+        self.clock.now_ns() - woke_ns
     }
 
     /// One tick, in order.
@@ -480,6 +505,11 @@ impl Shard {
             tick,
             tick_us_p50: gauge.tick_us.value_at_quantile(0.5),
             tick_us_p99: gauge.tick_us.value_at_quantile(0.99),
+            edge_late_us: gauge
+                .edge_late_us
+                .iter_recorded()
+                .map(|late| (late.value_iterated_to(), late.count_at_value()))
+                .collect(),
             phase_us: std::mem::take(&mut gauge.phase_ns).map(|ns| ns as f64 / 1_000.0 / ticks),
             busy: gauge.busy_ns as f64 / (now_ns - gauge.since_ns).max(1) as f64,
             sessions: self.core.sessions() as u64,

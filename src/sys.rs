@@ -42,6 +42,13 @@ pub fn set_thread_nice(level: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets timers of the calling thread be late by this much at the most, so that the kernel may let several expire together.
+pub fn set_timer_slack_ns(slack_ns: u64) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    let result = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, slack_ns as libc::c_ulong, 0, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The kernel's sched_attr, first version.
 #[repr(C)]
 struct SchedulerAttributes {

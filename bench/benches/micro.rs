@@ -6,16 +6,16 @@
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use ringshard_bench::{PACKET_BYTES_MAX, PHASES, Packets, Realm, Setting};
+use ringshard_bench::{Haunts, PACKET_BYTES_MAX, PHASES, Packets, Realm, Setting};
 
 /// Ticks until everybody plays and every view is filled.
 const WARM_UP_TICKS: u64 = 240;
 
 /// Each phase of a tick of 1,000 players: CPU time of the shard alone.
 fn phases(criterion: &mut Criterion) {
-    for (name, crowd) in [("spread", false), ("crowd", true)] {
-        let setting = Setting { players: 1_000, npcs: 4_000, crowd, shards: 1, send_hz: 20 };
-        let mut realm = Realm::new(setting).expect("the land has room for a crowd");
+    for (name, haunts) in [("spread", Haunts::Land), ("crowd", Haunts::Crowd)] {
+        let setting = Setting { players: 1_000, npcs: 4_000, haunts, shards: 1, send_hz: 20 };
+        let mut realm = Realm::alone(setting).expect("the land has room for a crowd");
         let mut tick = 0;
         let mut ticks = |realm: &mut Realm, count: u64| {
             (0..count).for_each(|_| {

@@ -15,7 +15,7 @@ use ringshard::exit::{Code, Failure, say};
 use serde_json::json;
 
 use crate::machine::Provenance;
-use crate::tick::realm::{Realm, Setting};
+use crate::tick::realm::{Haunts, Realm, Setting};
 use crate::wire::{PACKET_BYTES_MAX, Packets};
 
 /// How much more than its reference a row may take.
@@ -56,12 +56,12 @@ struct Row {
 
 #[derive(Clone, Copy)]
 enum Work {
-    Ticks { crowd: bool },
+    Ticks(Haunts),
     Packets,
 }
 
-const SPREAD: Work = Work::Ticks { crowd: false };
-const CROWD: Work = Work::Ticks { crowd: true };
+const SPREAD: Work = Work::Ticks(Haunts::Land);
+const CROWD: Work = Work::Ticks(Haunts::Crowd);
 /// Inputs, effects, wildlife, players.
 const STEP: &[&str] = &["Realm::step"];
 /// The frame: grouping, showing, encoding each slice.
@@ -202,9 +202,9 @@ fn collected(output: &Output) -> Option<u64> {
 impl Work {
     fn done(self) -> Result<(), Failure> {
         match self {
-            Work::Ticks { crowd } => {
-                let setting = Setting { players: 300, npcs: 1_000, crowd, shards: 1, send_hz: 20 };
-                let mut realm = Realm::new(setting).map_err(|text| Failure::new(Code::Failed, text))?;
+            Work::Ticks(haunts) => {
+                let setting = Setting { players: 300, npcs: 1_000, haunts, shards: 1, send_hz: 20 };
+                let mut realm = Realm::alone(setting).map_err(|text| Failure::new(Code::Failed, text))?;
                 (1..=TICKS).for_each(|tick| realm.tick(tick));
             }
             Work::Packets => {

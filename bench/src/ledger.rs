@@ -20,6 +20,7 @@ use ringshard::keeper::{
 use serde::Serialize;
 
 use crate::machine::Provenance;
+use crate::spread::Spread;
 
 /// Orders under way at a time: at 100,000 a second as many as arrive in 15 ms.
 const UNDER_WAY_MAX: usize = 1_536;
@@ -146,6 +147,7 @@ fn measure(folder: &Path, accounts: u64, round: Duration) -> Result<Row, Failure
     }
     let report = check(folder).map_err(|error| failed(&error))?;
     let ms = |quantile: f64| latency_us.value_at_quantile(quantile) as f64 / 1_000.0;
+    let median = |values: &[f64]| Spread::of(values.iter().copied()).expect("there are rounds").median;
     let (transfers_per_s, single_sync_per_s) = (median(&grouped), median(&single));
     Ok(Row {
         accounts,
@@ -160,12 +162,6 @@ fn measure(folder: &Path, accounts: u64, round: Duration) -> Result<Row, Failure
         start_ms,
         conserved: report.breaks.is_empty() && report.ledger.conserved,
     })
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
 }
 
 fn failed(error: &StoreError) -> Failure {

@@ -10,13 +10,14 @@ mod machine;
 mod node;
 mod peers;
 mod pps;
+mod spread;
 mod swarm;
 mod table;
 mod tick;
 mod wire;
 
 pub use heap::CountingHeap;
-pub use tick::realm::{PHASES, Realm, Setting};
+pub use tick::realm::{Haunts, Measured, PHASES, Realm, Setting};
 pub use wire::{PACKET_BYTES_MAX, Packets};
 
 use std::process::ExitCode;
@@ -43,8 +44,14 @@ enum Command {
     Crash(crash::CrashArgs),
     /// What a tick costs a shard, without kernel and cipher.
     Tick(tick::TickArgs),
+    /// Two shards on two cores beside one on one, with the same players, a fifth of everybody near the border.
+    Scale(tick::seam::ScaleArgs),
+    /// What it costs that an entity changes its shard.
+    Handoff(tick::seam::HandoffArgs),
     /// Datagrams a second of one shard core, taken and answered, beside a bare echo.
     Pps(pps::PpsArgs),
+    /// How late ticks begin, beside a bare loop on an absolute timer under the same load.
+    Edge(pps::edge::EdgeArgs),
     /// How long it takes until thousands play who come at once, and their memory.
     Join(pps::join::JoinArgs),
     /// Every published figure beside its floor and its aim: runs the other commands.
@@ -66,7 +73,10 @@ pub fn main() -> ExitCode {
         Ok(Cli { command: Command::Swarm(args), .. }) => swarm::run(&args, json),
         Ok(Cli { command: Command::Crash(args), .. }) => crash::run(&args, json),
         Ok(Cli { command: Command::Tick(args), .. }) => tick::run(&args, json),
+        Ok(Cli { command: Command::Scale(args), .. }) => tick::seam::scale(&args, json),
+        Ok(Cli { command: Command::Handoff(args), .. }) => tick::seam::handoff(&args, json),
         Ok(Cli { command: Command::Pps(args), .. }) => pps::run(&args, json),
+        Ok(Cli { command: Command::Edge(args), .. }) => pps::edge::run(&args, json),
         Ok(Cli { command: Command::Join(args), .. }) => pps::join::run(&args, json),
         Ok(Cli { command: Command::Table(args), .. }) => table::run(&args, json),
         Ok(Cli { command: Command::Wire(args), .. }) => wire::run(&args, json),

@@ -39,6 +39,7 @@ use serde::Serialize;
 
 use crate::machine::{Provenance, process_cpu_s, threads_cpu_s};
 use crate::node::{self, Work, server_program};
+use crate::spread::Spread;
 use crate::swarm::stop_on_signal;
 use game::Game;
 use load::{Cpu, Tally};
@@ -114,24 +115,6 @@ struct Leg {
     errors: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     void_because: Option<String>,
-}
-
-/// Of a figure over the rounds.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
-        let mut sorted: Vec<f64> = values.collect();
-        sorted.sort_by(f64::total_cmp);
-        let (min, max) = (*sorted.first()?, *sorted.last()?);
-        let median = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
-        Some(Spread { median, min, max })
-    }
 }
 
 /// Runs the rounds and prints what came of them.

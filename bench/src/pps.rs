@@ -6,6 +6,7 @@
 
 mod client;
 mod echo;
+pub mod edge;
 pub mod join;
 mod stage;
 
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
+use hdrhistogram::Histogram;
 use ringshard::exit::{Code, Failure, say};
 use ringshard::sys;
 use serde_json::{Value, json};
@@ -21,6 +23,7 @@ use serde_json::{Value, json};
 use crate::drive::{Drive, Leg};
 use crate::machine::{Provenance, threads_cpu_s};
 use crate::node::server_program;
+use crate::spread::Spread;
 use crate::swarm::stop_on_signal;
 use client::BURST_MAX;
 use echo::{Echo, Pinger};
@@ -192,37 +195,34 @@ fn echo_leg(stage: &mut Stage, args: &PpsArgs, stopped: &AtomicBool) -> Result<V
         let echoed = echoed.map_err(|error| Failure::new(Code::Machine, format!("no echo: {error}")))?;
         stage.calm();
         let server_pps = taken.answer_pps / taken.busy;
-        let echo_pps = echoed.0.counts.heard as f64 / echoed.0.seconds / echoed.1;
+        let (heard, seconds) = (echoed.leg.counts.heard, echoed.leg.seconds);
+        let echo_pps = heard as f64 / seconds / echoed.busy;
         eprintln!(
             "pair {pair}: server {:.0} answers/s at {:.0} % of a core, echo {:.0}/s at {:.0} %: {:.2}",
             taken.answer_pps,
             taken.busy * 100.0,
-            echoed.0.counts.heard as f64 / echoed.0.seconds,
-            echoed.1 * 100.0,
+            heard as f64 / seconds,
+            echoed.busy * 100.0,
             server_pps / echo_pps,
         );
-        let lost = echoed.0.counts.sent.saturating_sub(echoed.0.counts.heard);
+        let lost = echoed.leg.counts.sent.saturating_sub(heard);
         if !taken.is_clean() {
             void = Some(format!("{} of the server's datagrams were lost, or the load was late", taken.lost()));
-        } else if lost > echoed.0.counts.sent / 100 || !echoed.0.is_timely() {
+        } else if lost > echoed.leg.counts.sent / 100 || !echoed.leg.is_timely() {
             void = Some(format!("{lost} of the echo's datagrams were lost, or the load was late"));
         } else if !ECHO_US.contains(&(1e6 / echo_pps)) {
             void = Some(format!("the echo costs {:.2} us a datagram, which is no baseline here", 1e6 / echo_pps));
         }
         pairs.push((server_pps, echo_pps, taken.busy, sizes));
     }
-    let median = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(0.0)
-    };
-    let ratios: Vec<f64> = pairs.iter().map(|(server, echo, ..)| server / echo).collect();
-    let edge = |pick: fn(f64, f64) -> f64| ratios.iter().copied().reduce(pick).unwrap_or(0.0);
+    let ratio = Spread::of(pairs.iter().map(|(server, echo, ..)| server / echo));
+    let median = |values: Vec<f64>| Spread::of(values.into_iter()).map(|spread| spread.median);
     Ok(json!({
         "server_pps": median(pairs.iter().map(|pair| pair.0).collect()),
         "echo_pps": median(pairs.iter().map(|pair| pair.1).collect()),
-        "ratio": median(ratios.clone()),
-        "ratio_min": edge(f64::min),
-        "ratio_max": edge(f64::max),
+        "ratio": ratio.map(|ratio| ratio.median),
+        "ratio_min": ratio.map(|ratio| ratio.min),
+        "ratio_max": ratio.map(|ratio| ratio.max),
         "sessions": args.echo_sessions,
         "rate_pps": turns_hz,
         "core_busy": median(pairs.iter().map(|pair| pair.2).collect()),
@@ -231,14 +231,23 @@ fn echo_leg(stage: &mut Stage, args: &PpsArgs, stopped: &AtomicBool) -> Result<V
     }))
 }
 
-/// One measurement of the echo, and how busy its core was.
+/// A measurement of the echo.
+struct Echoed {
+    leg: Leg,
+    /// Share of its core.
+    busy: f64,
+    /// How late its ticks began, microseconds.
+    late_us: Histogram<u64>,
+}
+
+/// One measurement of the echo.
 fn echo_once(
     cpu: usize,
     (input_bytes, answer_bytes): (usize, usize),
     clients: u64,
     turns_hz: f64,
     time: Duration,
-) -> std::io::Result<(Leg, f64)> {
+) -> std::io::Result<Echoed> {
     let echo = Echo::start(cpu, answer_bytes)?;
     let pinger = |_| Pinger::new(echo.address, input_bytes);
     let mut pingers = (0..clients).map(pinger).collect::<std::io::Result<Vec<Pinger>>>()?;
@@ -247,5 +256,5 @@ fn echo_once(
     let before_s = echo_cpu_s();
     let leg = drive.run(&mut pingers, turns_hz, time);
     let busy = (echo_cpu_s() - before_s) / leg.seconds;
-    Ok((leg, busy))
+    Ok(Echoed { leg, busy, late_us: echo.end() })
 }

@@ -111,6 +111,8 @@ pub struct ShardStatus {
     pub cpu: usize,
     /// Durations of recent ticks.
     pub tick_us: TickUs,
+    /// How late its ticks began since the start.
+    pub edge_late_us: EdgeLateUs,
     /// Mean of each phase of its recent ticks, microseconds.
     pub phase_us: BTreeMap<String, f64>,
     /// Share of its core, 0 to 1.
@@ -188,12 +190,46 @@ pub struct TickUs {
     pub p99: u64,
 }
 
+/// How late ticks began, microseconds.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct EdgeLateUs {
+    /// Median.
+    pub p50: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// Lateness, rising, each with the number of its ticks: what two looks have between them is their difference.
+    pub counts: Vec<(u64, u64)>,
+}
+
+impl EdgeLateUs {
+    /// From counts, in rising order.
+    pub fn of(counts: Vec<(u64, u64)>) -> EdgeLateUs {
+        let all: u64 = counts.iter().map(|(_, count)| count).sum();
+        let at = |percent: u64| {
+            let mut before = 0;
+            let reached = counts.iter().find(|(_, count)| {
+                before += count;
+                before * 100 >= all * percent
+            });
+            reached.map_or(0, |&(us, _)| us)
+        };
+        EdgeLateUs { p50: at(50), p99: at(99), counts }
+    }
+
+    /// What came since an earlier look.
+    pub fn since(&self, before: &EdgeLateUs) -> EdgeLateUs {
+        let earlier = |us: u64| before.counts.iter().find(|count| count.0 == us).map_or(0, |count| count.1);
+        EdgeLateUs::of(self.counts.iter().map(|&(us, count)| (us, count.saturating_sub(earlier(us)))).collect())
+    }
+}
+
 impl From<&ShardReport> for ShardStatus {
     fn from(report: &ShardReport) -> ShardStatus {
         ShardStatus {
             id: report.id,
             cpu: report.cpu,
             tick_us: TickUs { p50: report.tick_us_p50, p99: report.tick_us_p99 },
+            edge_late_us: EdgeLateUs::of(report.edge_late_us.clone()),
             phase_us: PHASE_NAMES.iter().map(|name| name.to_string()).zip(report.phase_us).collect(),
             busy: report.busy,
             sessions: report.sessions,

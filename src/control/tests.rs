@@ -1,5 +1,6 @@
 //! A real control thread on loopback, with shards that are played by the test.
 
+use super::status::EdgeLateUs;
 use super::*;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -98,12 +99,24 @@ fn the_page_has_the_fields_that_scripts_read() {
         "late_parcels",
         "syscalls_per_tick",
         "phase_us",
+        "edge_late_us",
         "drops",
     ] {
         assert!(shard.get(field).is_some(), "{field}: {shard}");
     }
     assert!(shard["tick_us"]["p50"].is_u64() && shard["tick_us"]["p99"].is_u64(), "{shard}");
     handle.stop().unwrap();
+}
+
+#[test]
+fn lateness_between_two_looks_is_their_difference() {
+    let before = EdgeLateUs::of(vec![(10, 90), (20, 9), (400, 1)]);
+    assert_eq!((before.p50, before.p99), (10, 20));
+    let after = EdgeLateUs::of(vec![(10, 91), (15, 1), (20, 9), (400, 99)]);
+    let between = after.since(&before);
+    assert_eq!((between.p50, between.p99), (400, 400));
+    assert_eq!(between.counts, [(10, 1), (15, 1), (20, 0), (400, 98)]);
+    assert_eq!(EdgeLateUs::of(Vec::new()), EdgeLateUs::default());
 }
 
 #[test]

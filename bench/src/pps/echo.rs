@@ -1,7 +1,8 @@
 //! The baseline: a thread that answers every datagram and does nothing else.
 //!
 //! Owns one UDP socket on one pinned core, through `recvmmsg` and `sendmmsg`. Promises: drains at the edges of a tick, as
-//! a shard does, so that its calls carry as much as they can; answers are of one size. Never looks into a datagram.
+//! a shard does, so that its calls carry as much as they can; sleeps to the edge by an absolute timer and notes how late
+//! it wakes; answers are of one size. Never looks into a datagram.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
@@ -9,8 +10,9 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
 use ringshard::limits::TICK_NS;
 use ringshard::sys;
@@ -30,7 +32,7 @@ pub struct Echo {
     /// Where it listens.
     pub address: SocketAddr,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Histogram<u64>>>,
 }
 
 impl Echo {
@@ -50,22 +52,39 @@ impl Echo {
             // Where it cannot be pinned its costs are out of bounds, and the row is void.
             let _ = sys::set_thread_cpus(&[cpu]);
             let _ = sys::set_thread_nice(ringshard::shard::SHARD_NICE);
-            answer_all(&socket, answer_bytes, &stopped);
+            answer_all(&socket, answer_bytes, &stopped)
         })?;
         Ok(Echo { address, stop, thread: Some(thread) })
+    }
+}
+
+impl Echo {
+    /// Ends it; gives how late its ticks began, microseconds.
+    pub fn end(mut self) -> Histogram<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("it ends once");
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
 impl Drop for Echo {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }
     }
 }
 
-fn answer_all(socket: &UdpSocket, answer_bytes: usize, stop: &AtomicBool) {
+/// Sleeps to a time of the monotonic clock; interrupted, it is early, and the next edge is soon.
+fn sleep_to(at: Duration) {
+    let at = rustix::time::Timespec { tv_sec: at.as_secs() as i64, tv_nsec: i64::from(at.subsec_nanos()) };
+    let _ = rustix::thread::clock_nanosleep_absolute(rustix::thread::ClockId::Monotonic, &at);
+}
+
+fn now() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+fn answer_all(socket: &UdpSocket, answer_bytes: usize, stop: &AtomicBool) -> Histogram<u64> {
     let descriptor = socket.as_raw_fd();
     let mut received = vec![[0u8; DATAGRAM_BYTES]; BATCH];
     let answer = vec![7u8; answer_bytes];
@@ -73,11 +92,13 @@ fn answer_all(socket: &UdpSocket, answer_bytes: usize, stop: &AtomicBool) {
     let mut headers_out = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
     let answers: Vec<[IoSlice<'_>; 1]> = (0..BATCH).map(|_| [IoSlice::new(&answer)]).collect();
     let mut peers: Vec<Option<SockaddrStorage>> = Vec::with_capacity(BATCH);
-    let (begin, mut tick) = (Instant::now(), 0u64);
+    let mut late_us = Histogram::new_with_bounds(1, 10_000_000, 3).expect("the bounds are in order");
+    let (begin, mut tick) = (now(), 0u64);
     while !stop.load(Ordering::Relaxed) {
-        tick = (tick + 1).max(begin.elapsed().as_nanos() as u64 / TICK_NS);
-        let edge = Duration::from_nanos(tick * TICK_NS);
-        thread::sleep(edge.saturating_sub(begin.elapsed()));
+        tick = (tick + 1).max((now() - begin).as_nanos() as u64 / TICK_NS);
+        let edge = begin + Duration::from_nanos(tick * TICK_NS);
+        sleep_to(edge);
+        late_us.saturating_record(now().saturating_sub(edge).as_micros() as u64);
         loop {
             peers.clear();
             let slices = received.iter_mut().map(|bytes| [IoSliceMut::new(bytes)]);
@@ -96,6 +117,7 @@ fn answer_all(socket: &UdpSocket, answer_bytes: usize, stop: &AtomicBool) {
             }
         }
     }
+    late_us
 }
 
 /// A client of the echo: datagrams of one size.

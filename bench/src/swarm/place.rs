@@ -168,7 +168,7 @@ fn march(land: &Land, seam: Seam) -> March {
 }
 
 /// Every metre of the seam where a bot can go back and forth, with reaches that differ from one to the next.
-fn crossings(land: &Land, seam: Seam) -> Vec<Crossing> {
+pub fn crossings(land: &Land, seam: Seam) -> Vec<Crossing> {
     let upright = seam.x0 == seam.x1;
     let (line, from, to) = if upright { (seam.x0, seam.y0, seam.y1) } else { (seam.y0, seam.x0, seam.x1) };
     let (from, to) = (from.min(to), from.max(to));
