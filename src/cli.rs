@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{Flag, Raw};
 use crate::control::admin::CellMove;
 use crate::exit::{Code, Failure};
+use crate::io::Backend;
 
 /// A game server for one large, seamless, persistent world.
 #[derive(Parser, Debug)]
@@ -77,6 +78,9 @@ pub struct ServeArgs {
     /// Data folder [default: /var/lib/ringshard, temporary with --dev].
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
+    /// How packets pass: by io_uring, or by system calls where that is denied [default: ring].
+    #[arg(long, value_name = "ring|mmsg")]
+    pub io: Option<String>,
     /// Whether each shard records what it does, for `replay` [default: on].
     #[arg(long, value_name = "on|off")]
     pub record: Option<String>,
@@ -98,6 +102,7 @@ impl ServeArgs {
             ("net.bind", "--bind", text(&self.bind)),
             ("net.control", "--control", text(&self.control)),
             ("node.data", "--data", text(&self.data)),
+            ("net.io", "--io", text(&self.io)),
             ("record.flight", "--record", text(&self.record)),
         ];
         flags.into_iter().filter_map(|(key, name, value)| Some(Flag { key, name, value: value? })).collect()
@@ -110,6 +115,9 @@ pub struct DoctorArgs {
     /// Number of shards to check for [default: cores minus one, at least 1].
     #[arg(long, value_name = "N")]
     pub shards: Option<u16>,
+    /// How packets are to pass [default: ring].
+    #[arg(long, value_name = "ring|mmsg")]
+    pub io: Option<String>,
     /// Data folder whose disk is checked [default: the folder for temporary files].
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -236,6 +244,9 @@ pub struct ProbeArgs {
     /// Data folder whose disk is measured [default: the folder for temporary files].
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// How packets are to pass [default: ring].
+    #[arg(long, value_name = "ring|mmsg", default_value = "ring", value_parser = parse_backend)]
+    pub io: Backend,
     /// Players that the node is meant for.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub players: u32,
@@ -284,6 +295,10 @@ pub struct CutsArgs {
     /// Whether the node moves cells by itself when its shards' costs differ.
     #[arg(long, value_name = "on|off", value_parser = parse_switch)]
     pub auto: Option<bool>,
+}
+
+fn parse_backend(text: &str) -> Result<Backend, String> {
+    Backend::of_name(text).ok_or_else(|| "expected ring or mmsg".to_string())
 }
 
 fn parse_switch(text: &str) -> Result<bool, String> {

@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::exit::{Code, Failure};
+use crate::io::Backend;
 use crate::ladder::Step;
 use crate::limits::SHARDS_MAX;
 use keys::{KEYS, Key};
@@ -59,6 +60,8 @@ pub struct NetConfig {
     pub bind: SocketAddr,
     /// Control HTTP.
     pub control: SocketAddr,
+    /// How packets pass between the kernel and the shards.
+    pub io: Backend,
     /// Snapshots a second for each session, at most one each tick.
     pub send_hz: u32,
     /// Bytes a second that each session is sent at the most.
@@ -220,6 +223,7 @@ impl Draft {
         let net = NetConfig {
             bind: nowhere,
             control: nowhere,
+            io: Backend::Ring,
             send_hz: 0,
             session_bytes_per_s: 0,
             server_addresses: Vec::new(),

@@ -1,36 +1,43 @@
-//! The executor of a pinned core: glommio, and everything that is glommio's.
+//! The executor of a pinned core: glommio where the kernel gives io_uring, else a plain one.
 //!
-//! Owns no state but that of files being written. Promises: a shard's thread is pinned before its first instruction of
-//! ours; a sleep passes through the reactor once even when its time is past, so that files and timers of this core go on.
+//! Owns nothing: each backend owns its own. Promises: a shard's thread is pinned before its first instruction of ours; a
+//! sleep passes through the executor once even when its time is past, so that files and timers of this core go on; no
+//! file holds up a thread that ticks. Both are found by being on their thread, as is usual for executors of one thread.
+
+mod glommio;
+mod plain;
 
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
-use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
-use glommio::{LocalExecutorBuilder, Placement, timer};
-
-use crate::limits::{RECORD_BLOCK_BYTES, RECORD_WRITE_BYTES};
-
-/// Bytes of registered memory for direct file I/O on this core.
-const IO_MEMORY_BYTES: usize = 256 << 10;
+use crate::io::Backend;
 
 /// Runs a future on the calling thread, pinned to a core, until it is done.
 ///
 /// Errors name what the kernel refused.
-pub fn run_pinned<T>(cpu: usize, name: &str, future: impl Future<Output = T>) -> Result<T, String> {
-    let executor =
-        LocalExecutorBuilder::new(Placement::Fixed(cpu)).name(name).io_memory(IO_MEMORY_BYTES).make().map_err(
-            |error| {
-                format!("the executor of core {cpu} did not start: {error}; `ringshard doctor` says what is missing")
-            },
-        )?;
-    Ok(executor.run(future))
+pub fn run_pinned<T>(backend: Backend, cpu: usize, name: &str, future: impl Future<Output = T>) -> Result<T, String> {
+    match backend {
+        Backend::Ring => glommio::run(cpu, name, future),
+        Backend::Mmsg => plain::run(cpu, name, future),
+    }
 }
 
-/// Sleeps; with nothing to wait for it is one pass through the reactor.
+/// System calls of one pass through an executor, as strace counts them on Linux 6.18. Of glommio's eight, seven wait for
+/// and submit to its three rings, and one is a memory barrier before it sleeps.
+pub fn calls_per_pass(backend: Backend) -> f64 {
+    match backend {
+        Backend::Ring => 8.0,
+        Backend::Mmsg => 1.0,
+    }
+}
+
+/// Sleeps; with nothing to wait for it is one pass through the executor.
 pub async fn sleep(duration: Duration) {
-    timer::sleep(duration).await;
+    match plain::is_here() {
+        true => plain::sleep(duration).await,
+        false => glommio::sleep(duration).await,
+    }
 }
 
 /// The first sleep of a process takes up to 50 ms (glommio registers with the kernel lazily): have it before the ticks.
@@ -40,73 +47,82 @@ pub async fn warm_up() {
 
 /// Runs a future beside the one that [`run_pinned`] runs, on the same thread, while that one waits.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
-    glommio::spawn_local(future).detach();
+    match plain::is_here() {
+        true => plain::spawn(future),
+        false => glommio::spawn(future),
+    }
 }
 
 /// Removes a file. What the kernel says to that changes nothing any more.
 pub async fn remove(path: &Path) {
-    let _ = glommio::io::remove(path).await;
+    match plain::is_here() {
+        true => plain::remove(path).await,
+        false => glommio::remove(path).await,
+    }
 }
 
-/// A new file that is appended to past the page cache, in whole blocks: zeroes fill the last one, and the next write
-/// begins with that block again.
-pub struct DirectFile {
-    file: DmaFile,
-    /// Where the next write begins, a multiple of the block.
-    at: u64,
-    /// Bytes of the block that is not full yet.
-    tail: Vec<u8>,
+/// A new file that is appended to: past the page cache by io_uring, through it without.
+pub enum NewFile {
+    /// Past the page cache.
+    Direct(glommio::DirectFile),
+    /// Through it.
+    Cached(plain::CachedFile),
 }
 
-impl DirectFile {
+/// Bytes that are ready to be written.
+pub enum Filled {
+    /// For a direct file.
+    Direct(glommio::Filled),
+    /// For a cached one.
+    Cached(Vec<u8>),
+}
+
+impl NewFile {
     /// Creates it for its user alone. One that exists is an error; errors are words for the operator.
-    pub async fn create(path: &Path) -> Result<DirectFile, String> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        let file = options.dma_open(path).await.map_err(|error| format!("cannot create a file: {error}"))?;
-        Ok(DirectFile { file, at: 0, tail: Vec::with_capacity(RECORD_BLOCK_BYTES) })
+    pub async fn create(path: &Path) -> Result<NewFile, String> {
+        match plain::is_here() {
+            true => plain::CachedFile::create(path).await.map(NewFile::Cached),
+            false => glommio::DirectFile::create(path).await.map(NewFile::Direct),
+        }
     }
 
     /// Bytes appended and written so far.
     pub fn bytes(&self) -> u64 {
-        self.at + self.tail.len() as u64
+        match self {
+            NewFile::Direct(file) => file.bytes(),
+            NewFile::Cached(file) => file.bytes(),
+        }
     }
 
-    /// As many of `bytes` as one write takes, made ready for [`DirectFile::write`]; gives how many these are.
+    /// As many of `bytes` as one write takes, made ready for [`NewFile::write`]; gives how many these are.
     pub fn fill(&mut self, bytes: &[u8]) -> (Filled, usize) {
-        let taken = bytes.len().min(RECORD_WRITE_BYTES - self.tail.len());
-        let used = self.tail.len() + taken;
-        let mut buffer = self.file.alloc_dma_buffer(used.next_multiple_of(RECORD_BLOCK_BYTES));
-        let space = buffer.as_bytes_mut();
-        space[..self.tail.len()].copy_from_slice(&self.tail);
-        space[self.tail.len()..used].copy_from_slice(&bytes[..taken]);
-        space[used..].fill(0);
-        let whole = used - used % RECORD_BLOCK_BYTES;
-        self.tail.clear();
-        self.tail.extend_from_slice(&buffer.as_bytes()[whole..used]);
-        (Filled { buffer, whole: whole as u64 }, taken)
+        match self {
+            NewFile::Direct(file) => {
+                let (filled, taken) = file.fill(bytes);
+                (Filled::Direct(filled), taken)
+            }
+            NewFile::Cached(file) => {
+                let filled = file.fill(bytes);
+                let taken = filled.len();
+                (Filled::Cached(filled), taken)
+            }
+        }
     }
 
     /// Writes what was filled.
-    pub async fn write(&mut self, Filled { buffer, whole }: Filled) -> Result<(), String> {
-        let length = buffer.len();
-        let written = self.file.write_at(buffer, self.at).await;
-        match written.map_err(|error| format!("cannot write a file: {error}"))? {
-            written if written == length => self.at += whole,
-            written => return Err(format!("the disk took {written} of {length} bytes: make room")),
+    pub async fn write(&mut self, filled: Filled) -> Result<(), String> {
+        match (self, filled) {
+            (NewFile::Direct(file), Filled::Direct(filled)) => file.write(filled).await,
+            (NewFile::Cached(file), Filled::Cached(filled)) => file.write(filled).await,
+            _ => unreachable!("a file writes what it filled itself"),
         }
-        Ok(())
     }
 
     /// Closes it. What the kernel says to that changes nothing any more.
     pub async fn close(self) {
-        let _ = self.file.close().await;
+        match self {
+            NewFile::Direct(file) => file.close().await,
+            NewFile::Cached(file) => file.close().await,
+        }
     }
-}
-
-/// Bytes that are ready to be written.
-pub struct Filled {
-    buffer: DmaBuffer,
-    /// Bytes of the full blocks among them.
-    whole: u64,
 }

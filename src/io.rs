@@ -1,20 +1,24 @@
-//! The kernel, as far as packets go: sockets, and one raw io_uring ring for each shard thread.
+//! The kernel, as far as packets go: sockets, and one packet path for each shard thread, an io_uring ring or calls.
 //!
-//! Owns every `unsafe` line of the product. Promises: one call drains everything that waits, one call sends a tick;
-//! nothing is allocated in a steady tick; whatever is lost is counted by reason. Never frames, opens or understands
-//! what it carries, and never reads a clock: ticks are told to it.
+//! Owns every `unsafe` line of the product. Promises: a drain hands over everything that waits, a submit sends a tick,
+//! each in as few calls as the path allows; nothing is allocated in a steady tick; whatever is lost is counted by reason.
+//! Never frames, opens or understands what it carries, and never reads a clock: ticks are told to it.
 
+mod batches;
 mod buffers;
 mod connections;
 mod counters;
+mod mmsg;
+mod packets;
 mod probe;
 mod ring;
 mod sockets;
 
 pub use connections::{ConnectionId, TcpSendError};
-pub use counters::RingCounters;
+pub use counters::PacketCounters;
+pub use packets::{Backend, Lane, PacketConfig, PacketError, Packets};
 pub use probe::{RingError, RingProbe, probe};
-pub use ring::{Lane, PacketRing, RingConfig, RingFeatures};
+pub use ring::{PacketRing, RingFeatures};
 pub use sockets::{BindError, Lanes, Listeners, bind_lanes, bind_tcp, kernel_drops};
 
 use std::net::SocketAddr;
@@ -43,14 +47,7 @@ pub enum Event<'a> {
         /// At least one byte.
         bytes: &'a [u8],
     },
-    /// The kernel took bytes that were given to [`PacketRing::tcp_send`].
-    TcpSent {
-        /// Whose.
-        connection: ConnectionId,
-        /// How many.
-        bytes: usize,
-    },
-    /// The connection ended by itself; its name is dead. Not told after [`PacketRing::tcp_close`].
+    /// The connection ended by itself; its name is dead. Not told after [`Packets::tcp_close`].
     TcpClosed {
         /// Whose.
         connection: ConnectionId,
@@ -67,3 +64,6 @@ pub enum CloseReason {
     /// The kernel's errno, mostly ECONNRESET or EPIPE.
     Error(i32),
 }
+
+#[cfg(test)]
+mod tests;

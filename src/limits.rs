@@ -186,6 +186,10 @@ pub const DEED_COINS: u64 = 10;
 pub const REPLIES_PER_DRAIN_MAX: usize = 4_096;
 /// TCP connections of one shard. More are closed at once, counted `tcp_full`.
 pub const TCP_CONNECTIONS_MAX: usize = 8_192;
+/// TCP peers that one drain without a ring takes in. More wait for the next, in the kernel's queue.
+pub const TCP_ACCEPTS_PER_DRAIN_MAX: usize = 1_024;
+/// Bytes that one drain without a ring reads from a TCP peer. More wait for the next, in its socket.
+pub const TCP_BYTES_PER_DRAIN_MAX: usize = 64 * 1_024;
 /// Bytes that wait for one TCP peer. Full: its snapshots are skipped, counted `tcp_backlog`; see [`TCP_STALL_TICKS_MAX`].
 pub const TCP_BACKLOG_BYTES_MAX: usize = 64 * 1_024;
 /// Ticks that a TCP peer may leave a send unfinished before it is cut as slow.
@@ -205,7 +209,8 @@ pub const LANE_RECEIVE_BUFFER_BYTES: usize = 8 * 1_024 * 1_024;
 pub const LANE_SEND_BUFFER_BYTES: usize = 8 * 1_024 * 1_024;
 /// Bytes of the longest datagram that a server sends: an IPv6 packet of 1,280 bytes without its headers.
 pub const DATAGRAM_SEND_BYTES_MAX: usize = 1_232;
-/// Operations that a shard hands the kernel in one call, a power of two. Full: what is there is submitted at once.
+/// Operations that a shard hands the kernel in one call, a power of two, and datagrams that wait for a submit without a
+/// ring. Full: what is there is submitted at once.
 pub const RING_SUBMISSIONS_MAX: u32 = 8_192;
 /// Completions that the kernel keeps for a shard, a power of two. Full: receives end and are armed again, counted
 /// `completions_overflowed`.
@@ -213,7 +218,8 @@ pub const RING_COMPLETIONS_MAX: u32 = 32_768;
 /// Buffers that the kernel fills with a shard's datagrams and TCP bytes, a power of two. Empty: receives end, the rest
 /// waits in the sockets, counted `buffers_empty`.
 pub const RING_BUFFERS_MAX: u16 = 8_192;
-/// Times that one drain asks the kernel. What is left then waits for the next drain.
+/// Times that one drain asks the kernel. What is left then waits for the next drain. Without a ring all lanes together
+/// get so many times [`RING_BUFFERS_MAX`] datagrams, each its share.
 pub const DRAIN_PASSES_MAX: usize = 4;
 
 /// Ticks between two snapshots in the flight record, 30 s: the same ticks for all shards, the multiples of this.
@@ -223,6 +229,13 @@ pub const RECORD_SNAPSHOT_TICKS: u64 = 30 * TICK_HZ;
 pub const RECORD_WAITING_BYTES_MAX: usize = 32 * 1_024 * 1_024;
 /// Bytes of one write of the flight record, whole blocks.
 pub const RECORD_WRITE_BYTES: usize = 64 * 1_024;
+/// Bytes of one write of the flight record through the page cache, where direct ones are denied.
+pub const RECORD_CACHED_WRITE_BYTES: usize = 1_024 * 1_024;
+/// Works of one shard that wait for its helper thread, where files are not written by io_uring. Full: they wait in their
+/// tasks for the next pass.
+pub const HELPER_WORKS_MAX: usize = 4;
+/// Milliseconds between two looks of a shard's helper thread at what waits.
+pub const HELPER_POLL_MS: u64 = 5;
 /// Bytes of a block of the disk: direct writes begin and end at its multiples.
 pub const RECORD_BLOCK_BYTES: usize = 4_096;
 /// Milliseconds between two looks of a shard's writer at what waits: what a crash loses of the flight record.

@@ -66,12 +66,14 @@ fn serve(args: &ServeArgs, json: bool) -> Result<(), Failure> {
 
 fn plan(config: &config::Config) -> preflight::Plan {
     let node = &config.node;
-    preflight::Plan { shards: node.shards, cpus: node.cpus.clone(), data: node.data.clone() }
+    preflight::Plan { shards: node.shards, cpus: node.cpus.clone(), io: config.net.io, data: node.data.clone() }
 }
 
 fn doctor(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
     let shards = args.shards.map(|n| Flag { key: "node.shards", name: "--shards", value: Raw::Integer(n.into()) });
-    let config = config::parse(None, &Vec::from_iter(shards), true, &sys::cpus_allowed())?;
+    let io = args.io.clone().map(|io| Flag { key: "net.io", name: "--io", value: Raw::Text(io) });
+    let flags: Vec<Flag> = shards.into_iter().chain(io).collect();
+    let config = config::parse(None, &flags, true, &sys::cpus_allowed())?;
     let plan = preflight::Plan { data: args.data.clone(), ..plan(&config) };
     let findings = preflight::examine(&plan);
     let detail = serde_json::json!({ "findings": findings });

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::exit::{Code, Failure};
+use crate::io::Backend;
 use crate::limits::{KEEPER_FREE_BYTES_MIN, TCP_CONNECTIONS_MAX};
 use crate::sys;
 
@@ -48,6 +49,8 @@ pub struct Plan {
     pub shards: usize,
     /// CPUs of the shards.
     pub cpus: Vec<usize>,
+    /// How packets are to pass.
+    pub io: Backend,
     /// Data folder, which need not exist yet; `None`: the folder for temporary files.
     pub data: Option<PathBuf>,
 }
@@ -70,10 +73,16 @@ pub fn examine(plan: &Plan) -> Vec<Finding> {
     let allowed = sys::cpus_allowed();
     let governors =
         plan.cpus.iter().map(|cpu| read(&format!("/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor")));
-    vec![
-        kernel(&read("/proc/sys/kernel/osrelease").unwrap_or_default()),
-        io_uring(io_uring::IoUring::new(8).map(drop), disabled.as_deref()),
-        memlock(sys::memlock_bytes()),
+    let mut findings = match plan.io {
+        Backend::Ring => vec![
+            kernel(&read("/proc/sys/kernel/osrelease").unwrap_or_default()),
+            io_uring(io_uring::IoUring::new(8).map(drop), disabled.as_deref()),
+            memlock(sys::memlock_bytes()),
+        ],
+        // Not even asked for: a sandbox may end who does.
+        Backend::Mmsg => vec![finding("io_uring", Level::Ok, "not used with --io mmsg".into(), "", "")],
+    };
+    findings.extend([
         socket_buffer("receive buffer", "net.core.rmem_max", granted_buffer(true)),
         socket_buffer("send buffer", "net.core.wmem_max", granted_buffer(false)),
         cores(plan.shards, allowed.len()),
@@ -84,7 +93,8 @@ pub fn examine(plan: &Plan) -> Vec<Finding> {
         disk_sync(plan.data.as_deref()),
         disk_room(plan.data.as_deref()),
         open_files(sys::open_files(), plan.shards),
-    ]
+    ]);
+    findings
 }
 
 /// The failure that keeps `serve` from starting, if any: every failed finding with its mending, exit code 71.
@@ -136,15 +146,17 @@ fn io_uring(ring: io::Result<()>, disabled: Option<&str>) -> Finding {
     let Err(error) = ring else { return finding("io_uring", Level::Ok, "allowed".into(), "", "") };
     let (cause, mend) = match (error.raw_os_error(), disabled) {
         (Some(libc::EPERM), Some("1" | "2")) => {
-            ("switched off by the sysctl kernel.io_uring_disabled", "sysctl -w kernel.io_uring_disabled=0")
+            let mend = "sysctl -w kernel.io_uring_disabled=0  # or ringshard serve --io mmsg, which goes without";
+            ("switched off by the sysctl kernel.io_uring_disabled", mend)
         }
         (Some(libc::EPERM), _) => (
             "refused by a seccomp filter, as containers have by default",
-            "docker run --security-opt seccomp=unconfined …  # or allow the io_uring_* calls in its profile",
+            "ringshard serve --io mmsg  # goes without; or docker run --security-opt seccomp=unconfined …, or a profile \
+             that allows the io_uring_* calls",
         ),
         (Some(libc::ENOSYS), _) => (
             "not in this kernel, or hidden by a sandbox",
-            "apt install linux-image-amd64  # a kernel with CONFIG_IO_URING; in a sandbox such as gVisor run outside it",
+            "ringshard serve --io mmsg  # goes without; or apt install linux-image-amd64, a kernel with CONFIG_IO_URING",
         ),
         (Some(libc::ENOMEM), _) => {
             ("too little memory may be locked", "ulimit -l unlimited  # systemd: LimitMEMLOCK=infinity")
@@ -329,7 +341,10 @@ mod tests {
 
     #[test]
     fn a_denied_ring_names_its_cause_and_its_mending() {
-        assert_eq!(denied(libc::EPERM, Some("2")).mend, "sysctl -w kernel.io_uring_disabled=0");
+        assert!(denied(libc::EPERM, Some("2")).mend.starts_with("sysctl -w kernel.io_uring_disabled=0"));
+        for errno in [libc::EPERM, libc::ENOSYS] {
+            assert!(denied(errno, Some("2")).mend.contains("ringshard serve --io mmsg"), "another way is named");
+        }
         assert!(denied(libc::EPERM, Some("0")).found.starts_with("refused by a seccomp filter"));
         assert!(denied(libc::ENOSYS, None).mend.contains("CONFIG_IO_URING"));
         assert!(denied(libc::ENOMEM, None).mend.starts_with("ulimit -l"));

@@ -23,7 +23,7 @@ use crate::flight::record::{FORMAT, Head};
 use crate::folder::DataFolder;
 use crate::goods::Thing;
 use crate::ids::{CellKey, GRID_PER_M, ShardId};
-use crate::io::{BindError, Lane, Lanes, Listeners, RingConfig, bind_lanes, bind_tcp};
+use crate::io::{BindError, Lane, Lanes, Listeners, PacketConfig, bind_lanes, bind_tcp};
 use crate::keeper::{Desk, DeskRules, KeeperHandle, KeeperQueues, RocksDisk, Store, StoreError, Terms};
 use crate::ladder::Common;
 use crate::limits::{DECREE_TICKS_MIN, LANES, NPC_LIFE_TICKS};
@@ -70,6 +70,7 @@ pub fn serve(config: Config, no_tui: bool) -> Result<(), Failure> {
     let plan = preflight::Plan {
         shards: config.node.shards,
         cpus: config.node.cpus.clone(),
+        io: config.net.io,
         data: Some(folder.path().to_path_buf()),
     };
     preflight::require(&preflight::examine(&plan))?;
@@ -135,7 +136,8 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
             world,
             mesh,
             rules,
-            ring: RingConfig::new(lanes, Some(listener)),
+            io: config.net.io,
+            packets: PacketConfig::new(lanes, Some(listener)),
             handshakes,
             keeper: queues.commands.clone(),
             answers: queues.answers[at].clone(),

@@ -27,7 +27,7 @@ use crate::control::{ControlCommand, CostUs, PHASES, PlayerRow, ShardReport};
 use crate::executor;
 use crate::flight::folder::Progress;
 use crate::ids::{FINE_PER_M, ShardId};
-use crate::io::{Event, PacketRing, RingConfig};
+use crate::io::{Backend, Event, PacketConfig, Packets};
 use crate::keeper::{KeeperAnswer, KeeperCommand};
 use crate::limits::{BODY_BYTES_MAX, LANES, MEETING_WAIT_US, RECORD_OVERRUN_TICKS, TICK_HZ};
 use crate::mesh::MeshEnd;
@@ -63,9 +63,6 @@ pub const STOP_TICKS: u64 = 30;
 const MEETING_YIELD_NS: u64 = 1_000_000;
 /// Frames in the pool: those kept by every shard, those under way, and the one being filled.
 const FRAME_POOL: usize = crate::limits::FRAMES_KEPT + 8;
-/// System calls of one pass through the executor's reactor, as strace counts them on Linux 6.18: seven waits and submissions of its
-/// three rings, one memory barrier before it sleeps.
-const EXECUTOR_CALLS_PER_PASS: f64 = 8.0;
 
 /// What one shard is made from. Everything in it may travel to the shard's thread.
 pub struct ShardSetup {
@@ -83,8 +80,10 @@ pub struct ShardSetup {
     pub mesh: MeshEnd,
     /// Settings.
     pub rules: Rules,
+    /// How its packets pass.
+    pub io: Backend,
     /// Its sockets.
-    pub ring: RingConfig,
+    pub packets: PacketConfig,
     /// How its lanes let clients in.
     pub handshakes: Vec<HandshakeConfig>,
     /// To the keeper.
@@ -102,10 +101,11 @@ pub struct ShardSetup {
 /// A running shard.
 struct Shard {
     cpu: usize,
+    io: Backend,
     clock: Clock,
     core: Core,
     links: Links,
-    ring: PacketRing,
+    packets: Packets,
     mesh: MeshEnd,
     frames: Vec<Arc<Frame>>,
     keeper: Arc<ArrayQueue<KeeperCommand>>,
@@ -151,7 +151,7 @@ struct Gauge {
     lap_ns: u64,
     ticks: u64,
     since_ns: u64,
-    enters: u64,
+    calls: u64,
     /// Since the start.
     long_ticks: u64,
 }
@@ -162,7 +162,7 @@ struct Gauge {
 pub fn run(setup: ShardSetup, ready: impl FnOnce()) -> Result<(), String> {
     let name = format!("shard-{}", setup.shard.0);
     let cpu = setup.cpu;
-    executor::run_pinned(cpu, &name, async move {
+    executor::run_pinned(setup.io, cpu, &name, async move {
         // Without the right to it the shard runs all the same; doctor says what that costs.
         let _ = sys::set_thread_nice(SHARD_NICE);
         let _ = sys::set_timer_slack_ns(1);
@@ -177,7 +177,7 @@ pub fn run(setup: ShardSetup, ready: impl FnOnce()) -> Result<(), String> {
 
 impl Shard {
     fn new(setup: ShardSetup) -> Result<Shard, String> {
-        let ring = PacketRing::new(setup.ring).map_err(|error| error.to_string())?;
+        let packets = Packets::new(setup.io, setup.packets).map_err(|error| error.to_string())?;
         let shards = setup.mesh.shards();
         let core = Core::new(setup.world, shards, setup.rules);
         let overran = setup.recorder.as_ref().map(|recorder| recorder.progress.clone());
@@ -185,10 +185,11 @@ impl Shard {
         let coordinator = (setup.shard == BALANCING).then(|| Coordinator::new(true));
         Ok(Shard {
             cpu: setup.cpu,
+            io: setup.io,
             clock: setup.clock,
             core,
             links: Links::new(setup.handshakes, setup.rules.dev),
-            ring,
+            packets,
             mesh: setup.mesh,
             frames: (0..FRAME_POOL).map(|_| Arc::default()).collect(),
             keeper: setup.keeper,
@@ -214,7 +215,7 @@ impl Shard {
                 lap_ns: 0,
                 ticks: 0,
                 since_ns: 0,
-                enters: 0,
+                calls: 0,
                 long_ticks: 0,
             },
         })
@@ -307,13 +308,13 @@ impl Shard {
     /// Everything that arrived since the last tick.
     fn receive(&mut self, tick: u64) {
         self.costs.begin();
-        let Shard { ring, links, core, .. } = self;
+        let Shard { packets, links, core, .. } = self;
         let now = (tick, unix_s());
         let mut has_room = [false; LANES];
         for (lane, room) in has_room.iter_mut().enumerate() {
             *room = core.no_admission(lane as u8).is_none();
         }
-        ring.drain(tick, |event| match event {
+        packets.drain(tick, |event| match event {
             Event::Datagram { lane, from, bytes } => {
                 let has_room = has_room[usize::from(lane)];
                 let arrival = Arrival { now_unix_s: now.1, now_tick: tick, from, has_room };
@@ -322,7 +323,6 @@ impl Shard {
             Event::TcpAccepted { connection } => links.handle_accepted(connection, tick),
             Event::TcpBytes { connection, bytes } => links.handle_bytes(core, connection, now, bytes),
             Event::TcpClosed { connection, .. } => links.handle_closed(core, connection),
-            Event::TcpSent { .. } => (),
         });
         self.costs.end(Part::Serve);
     }
@@ -422,22 +422,22 @@ impl Shard {
     /// Bodies of the sessions that are due.
     fn send(&mut self, tick: u64, whom: Whom) {
         self.costs.begin();
-        let Shard { core, links, ring, frames_out, .. } = self;
+        let Shard { core, links, packets, frames_out, .. } = self;
         core.send_due(whom, |session, write| match links.outgoing(session) {
             Some(Outgoing::Udp { connection, address }) => {
                 if connection.needs_keep_alive() {
                     let mut alive = [0; crate::net::packet::CONTROL_BYTES_MAX];
                     let length = keep_alive(connection, session, tick, &mut alive);
-                    ring.send_datagram(session.lane, address, |space| {
+                    packets.send_datagram(session.lane, address, |space| {
                         space[..length].copy_from_slice(&alive[..length]);
                         length
                     });
                 }
-                ring.send_datagram(session.lane, address, |space| seal(connection, tick, space, write));
+                packets.send_datagram(session.lane, address, |space| seal(connection, tick, space, write));
             }
-            Some(Outgoing::Tcp { connection }) if ring.tcp_has_room(connection, LENGTH_BYTES + BODY_BYTES_MAX) => {
+            Some(Outgoing::Tcp { connection }) if packets.tcp_has_room(connection, LENGTH_BYTES + BODY_BYTES_MAX) => {
                 let mut space = [0; LENGTH_BYTES + BODY_BYTES_MAX];
-                let sent = ring.tcp_send(connection, frame(&mut space, write));
+                let sent = packets.tcp_send(connection, frame(&mut space, write));
                 assert!(sent.is_ok(), "the room was asked for");
                 *frames_out += 1;
             }
@@ -454,11 +454,11 @@ impl Shard {
             self.links.end(ended);
         }
         if tick.is_multiple_of(SWEEP_TICKS) {
-            let Shard { core, links, ring, .. } = self;
-            links.sweep(core, tick, |connection| ring.tcp_stalled_ticks(connection));
+            let Shard { core, links, packets, .. } = self;
+            links.sweep(core, tick, |connection| packets.tcp_stalled_ticks(connection));
         }
         for reply in &self.links.replies {
-            self.ring.send_datagram(reply.lane, reply.to, |space| {
+            self.packets.send_datagram(reply.lane, reply.to, |space| {
                 let bytes = self.links.reply_bytes(reply);
                 space[..bytes.len()].copy_from_slice(bytes);
                 bytes.len()
@@ -466,11 +466,11 @@ impl Shard {
         }
         self.links.clear_replies();
         for connection in self.links.closes.drain(..) {
-            self.ring.tcp_close(connection);
+            self.packets.tcp_close(connection);
         }
         self.lap(Phase::Rest);
         self.costs.begin();
-        self.ring.submit();
+        self.packets.submit();
         self.costs.end(Part::Serve);
         self.lap(Phase::Submit);
         self.costs.tick();
@@ -494,10 +494,10 @@ impl Shard {
         let now_ns = self.clock.now_ns();
         let us = |ns: u64| ns as f64 / 1_000.0;
         let show_cuts = std::mem::take(&mut self.show_cuts);
-        let counters = self.ring.counters();
+        let counters = self.packets.counters();
         let gauge = &mut self.gauge;
         let ticks = gauge.ticks.max(1) as f64;
-        let enters = (counters.enters - gauge.enters) as f64 / ticks;
+        let calls = (counters.calls - gauge.calls) as f64 / ticks;
         let (players, npcs, spawners) = self.core.world.entities();
         let report = ShardReport {
             id: self.core.world.shard.0,
@@ -516,7 +516,7 @@ impl Shard {
             entities: (players + npcs + spawners) as u64,
             handoffs: self.core.world.counters.handed_out,
             late_parcels: self.core.late_parcels,
-            syscalls_per_tick: enters + EXECUTOR_CALLS_PER_PASS,
+            syscalls_per_tick: calls + executor::calls_per_pass(self.io),
             packets_in: counters.datagrams_in + self.links.frames_in,
             packets_out: counters.datagrams_out + self.frames_out,
             record: self.recorder.as_mut().map(|recorder| recorder.report(gauge.busy_ns)),
@@ -530,7 +530,7 @@ impl Shard {
             drops: Vec::new(),
             players: None,
         };
-        gauge.enters = counters.enters;
+        gauge.calls = counters.calls;
         (gauge.busy_ns, gauge.ticks, gauge.since_ns) = (0, 0, now_ns);
         if tick.is_multiple_of(TICK_HZ * 5) {
             gauge.tick_us.reset();
@@ -541,7 +541,7 @@ impl Shard {
     }
 
     fn drops(&self) -> Vec<(&'static str, u64)> {
-        let (ring, link, world) = (self.ring.counters(), self.links.link_drops, self.core.world.counters);
+        let (packets, link, world) = (self.packets.counters(), self.links.link_drops, self.core.world.counters);
         let mut drops: Vec<_> = DropReason::NAMES.into_iter().zip(self.links.drops).collect();
         drops.extend(BodyDrop::NAMES.into_iter().zip(self.core.drops));
         drops.extend([
@@ -550,12 +550,12 @@ impl Shard {
             ("slow", link.slow),
             ("full", link.full),
             ("replies_over", link.replies_over),
-            ("datagrams_truncated", ring.datagrams_truncated),
-            ("send_would_block", ring.send_would_block),
-            ("send_unreachable", ring.send_unreachable),
-            ("tcp_full", ring.tcp_full),
-            ("tcp_backlog", ring.tcp_backlog),
-            ("buffers_empty", ring.buffers_empty),
+            ("datagrams_truncated", packets.datagrams_truncated),
+            ("send_would_block", packets.send_would_block),
+            ("send_unreachable", packets.send_unreachable),
+            ("tcp_full", packets.tcp_full),
+            ("tcp_backlog", packets.tcp_backlog),
+            ("buffers_empty", packets.buffers_empty),
             ("claims_refused", self.core.claims_refused),
             ("overload", link.overload),
             ("late_edges", self.late_edges),

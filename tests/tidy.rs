@@ -25,9 +25,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Hosts' parts.
     ("keeper", &["ids", "limits", "goods", "planted", "exit", "clock", "sys", "net", "world::random"]),
     ("io", &["ids", "limits", "exit", "clock", "sys", "net"]),
-    ("config", &["ids", "limits", "exit", "ladder"]),
+    ("config", &["ids", "limits", "exit", "ladder", "io::Backend"]),
     ("preflight", &["ids", "limits", "exit", "sys", "io"]),
-    ("cli", &["ids", "limits", "exit", "config", "sim", "control::admin"]),
+    ("cli", &["ids", "limits", "exit", "config", "sim", "control::admin", "io::Backend"]),
     (
         "control",
         &[
@@ -41,6 +41,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "ladder",
             "config",
             "net::session",
+            "io::Backend",
             "world::land",
         ],
     ),
@@ -48,7 +49,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("flight", &["ids", "limits", "goods", "world", "exit"]),
     ("flight::folder", &["ids", "limits", "exit", "clock", "flight"]),
     // Writes files as well.
-    ("executor", &["limits"]),
+    ("executor", &["limits", "clock", "sys", "io::Backend"]),
     // Hosts: where everything meets.
     ("shard", &["*"]),
     ("server", &["*"]),

@@ -1,9 +1,11 @@
-//! `pps`: what one shard core takes and answers, datagrams a second, beside a bare echo on the same core.
+//! `pps`: what one shard core takes and answers, datagrams a second, beside a bare echo on the same core; and what that
+//! costs by io_uring beside the same server without it.
 //!
 //! Owns a server of its own for each leg, the echo, and the clients. Promises: real sockets and the real protocol; what was
 //! lost anywhere is counted at both ends and voids the rate it was lost at; the busy share of a core is the CPU time of the
 //! one thread that is pinned to it, interrupts included, for server and echo alike. Never loads anything but the loopback.
 
+mod backends;
 mod client;
 mod echo;
 pub mod edge;
@@ -17,6 +19,7 @@ use std::time::Duration;
 use clap::Args;
 use hdrhistogram::Histogram;
 use ringshard::exit::{Code, Failure, say};
+use ringshard::io::Backend;
 use ringshard::sys;
 use serde_json::{Value, json};
 
@@ -53,16 +56,21 @@ pub struct PpsArgs {
     /// Sessions of the receive leg.
     #[arg(long, default_value_t = 5_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=16_000))]
     sessions: u64,
-    /// Sessions of the echo leg, each with 60 inputs a second.
+    /// What the server is held against: a bare echo, after what it receives at the most; or itself with --io mmsg, at one
+    /// rate: CPU time of a datagram and its answer by io_uring ÷ by recvmmsg and sendmmsg (`ring_to_mmsg_cpu_ratio`).
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "echo")]
+    baseline: Baseline,
+    /// Sessions of the echo leg and of each backend, each with 60 inputs a second.
     #[arg(long, default_value_t = 2_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=16_000))]
     echo_sessions: u64,
-    /// Datagrams a second of the receive leg; without it, the highest that loses nothing.
+    /// Datagrams a second of the receive leg, without it the highest that loses nothing; of each backend, without it 60 a
+    /// session.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1_000..=2_000_000))]
     rate: Option<u32>,
     /// Seconds of each measurement.
     #[arg(long, default_value_t = 2, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
-    /// Pairs of server and echo, one after the other.
+    /// Pairs of server and baseline, one after the other.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=50))]
     pairs: u32,
     /// The server's program; without it, the `ringshard` beside this one.
@@ -70,21 +78,39 @@ pub struct PpsArgs {
     server: Option<std::path::PathBuf>,
 }
 
-/// Runs both legs and prints their figures.
+/// What a server is held against.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Baseline {
+    /// A bare `recvmmsg` to `sendmmsg` echo.
+    Echo,
+    /// The same server with `--io mmsg`.
+    Mmsg,
+}
+
+/// The value in the middle; 0 of none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Runs both legs, or the pairs of both backends, and prints their figures.
 pub fn run(args: &PpsArgs, json: bool) -> Result<ExitCode, Failure> {
     let program = server_program(args.server.as_deref())?;
     let stopped = stop_on_signal()?;
     sys::raise_open_files();
     let cpus = cores()?;
+    if args.baseline == Baseline::Mmsg {
+        return backends::run(args, &program, &cpus, &stopped, json).map(|()| ExitCode::SUCCESS);
+    }
     let receive = {
-        let setting = Setting { send_hz: RECEIVE_SEND_HZ, npcs: NPCS, sessions: args.sessions };
+        let setting = Setting { io: Backend::Ring, send_hz: RECEIVE_SEND_HZ, npcs: NPCS, sessions: args.sessions };
         let mut stage = Stage::set(&program, &cpus, setting, &stopped)?;
         let receive = receive_leg(&mut stage, args, &stopped)?;
         stage.leave()?;
         receive
     };
     let echo = {
-        let setting = Setting { send_hz: ECHO_SEND_HZ, npcs: NPCS, sessions: args.echo_sessions };
+        let setting = Setting { io: Backend::Ring, send_hz: ECHO_SEND_HZ, npcs: NPCS, sessions: args.echo_sessions };
         let mut stage = Stage::set(&program, &cpus, setting, &stopped)?;
         let echo = echo_leg(&mut stage, args, &stopped)?;
         stage.leave()?;

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::{Config, Draft, Raw};
+use crate::io::Backend;
 use crate::ladder::Step;
 use crate::limits::{
     NPCS_MAX, RECORD_MEGABYTES_MAX, SERVER_ADDRESSES_MAX, SESSION_BYTES_PER_S_MAX, SESSION_BYTES_PER_S_MIN, SHARDS_MAX,
@@ -40,7 +41,7 @@ impl Key {
     }
 }
 
-pub(super) const KEYS: [Key; 18] = [
+pub(super) const KEYS: [Key; 19] = [
     Key {
         section: "node",
         name: "shards",
@@ -92,6 +93,17 @@ pub(super) const KEYS: [Key; 18] = [
         about: "Control HTTP: /status and /healthz. Port 0 takes a free one, named in DATA/node.json.",
         set: |draft, raw| put(&mut draft.config.net.control, address(raw)),
         show: |config| Some(format!("\"{}\"", config.net.control)),
+    },
+    Key {
+        section: "net",
+        name: "io",
+        expected: "\"ring\" or \"mmsg\"",
+        default: "\"ring\"",
+        shown: "",
+        about: "How packets pass between the kernel and the shards: \"ring\" by io_uring; \"mmsg\" by system calls, for containers\n\
+                and kernels that deny io_uring. `ringshard doctor` says which this machine allows.",
+        set: |draft, raw| put(&mut draft.config.net.io, backend(raw)),
+        show: |config| Some(format!("\"{}\"", config.net.io.name())),
     },
     Key {
         section: "net",
@@ -337,6 +349,11 @@ fn switch(raw: &Raw) -> Option<bool> {
         Raw::Text(text) if text == "off" => Some(false),
         _ => None,
     }
+}
+
+fn backend(raw: &Raw) -> Option<Backend> {
+    let Raw::Text(text) = raw else { return None };
+    Backend::of_name(text)
 }
 
 fn ladder_step(raw: &Raw) -> Option<Option<Step>> {

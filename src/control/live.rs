@@ -139,6 +139,7 @@ mod tests {
             content_version: "0".into(),
             ready: true,
             tick: 77,
+            io: crate::io::Backend::Ring,
             rss_bytes: 64 << 20,
             conserved: true,
             keeper: None,

@@ -20,6 +20,7 @@ use crate::config::{Config, Tunable};
 use crate::exit::{Code, Failure};
 use crate::flight::folder::{FlightFolder, Reason};
 use crate::ids::{CellKey, ShardId};
+use crate::io::Backend;
 use crate::keeper::KeeperView;
 use crate::ladder::{self, Common, Step};
 use crate::limits::TUNED_KEPT_MAX;
@@ -38,6 +39,8 @@ pub struct StatusPage {
     pub ready: bool,
     /// The newest tick of any shard.
     pub tick: u64,
+    /// How packets pass.
+    pub io: Backend,
     /// Memory in RAM, bytes.
     pub rss_bytes: u64,
     /// All sums of the ledger agree: nothing was lost or doubled.
@@ -253,11 +256,12 @@ impl From<&ShardReport> for ShardStatus {
 impl StatusPage {
     /// As a table for people.
     pub fn table(&self) -> String {
-        let StatusPage { version, content_version, ready, tick, rss_bytes, .. } = self;
+        let StatusPage { version, content_version, ready, tick, io, rss_bytes, .. } = self;
         let mut text = format!(
-            "ringshard {version}, content {content_version}, {}, tick {tick}, {} MiB\n",
+            "ringshard {version}, content {content_version}, {}, tick {tick}, {} MiB, io {}\n",
             if *ready { "ready" } else { "not ready" },
             rss_bytes >> 20,
+            io.name(),
         );
         if let Some(keeper) = &self.keeper {
             let conserved = if self.conserved { "goods conserved" } else { "GOODS NOT CONSERVED: see the log" };
@@ -406,6 +410,7 @@ impl Board {
             content_version: format!("{:016x}", self.content_version),
             ready: self.is_ready() && !self.draining.load(Ordering::Acquire),
             tick: shards.iter().map(|place| place.tick).max().unwrap_or(0),
+            io: self.config.lock().expect("no holder panics").net.io,
             rss_bytes: sys::rss_bytes(),
             conserved: self.keeper.as_ref().is_none_or(|keeper| keeper.counters().breaks.load(Ordering::Relaxed) == 0),
             keeper: self.keeper.as_ref().map(keeper_status),

@@ -27,13 +27,13 @@ const SLOT_STRIDE: usize = (SLOT_PAYLOAD_AT + DATAGRAM_SEND_BYTES_MAX).next_mult
 const SLOT_PAYLOAD_AT: usize = 32;
 
 /// Zeroed pages that the kernel can count on: mapped until dropped, touched at the start.
-struct Pages {
+pub(super) struct Pages {
     start: NonNull<u8>,
     bytes: usize,
 }
 
 impl Pages {
-    fn map(bytes: usize) -> io::Result<Pages> {
+    pub(super) fn map(bytes: usize) -> io::Result<Pages> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new anonymous mapping where the kernel likes touches no existing memory.
@@ -52,7 +52,7 @@ impl Pages {
     }
 
     /// The address of a byte.
-    fn at(&self, offset: usize) -> *mut u8 {
+    pub(super) fn at(&self, offset: usize) -> *mut u8 {
         assert!(offset < self.bytes, "inside the mapping");
         // SAFETY: the offset is inside the mapping.
         unsafe { self.start.as_ptr().add(offset) }

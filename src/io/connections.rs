@@ -9,10 +9,10 @@ use std::os::fd::OwnedFd;
 
 use crate::limits::{TCP_BACKLOG_BYTES_MAX, TCP_CONNECTIONS_MAX};
 
-/// A connection of one ring: a slot, and which tenant of the slot it is.
+/// A connection of one packet path: a slot, and which tenant of the slot it is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId {
-    /// Place in the ring's table, below [`TCP_CONNECTIONS_MAX`].
+    /// Place in the table, below [`TCP_CONNECTIONS_MAX`].
     pub slot: u16,
     /// Rises each time the place gets a new tenant.
     pub generation: u32,
@@ -107,6 +107,11 @@ impl Connection {
             self.send_since_tick = now_tick;
         }
         self.sending = true;
+        self.rest()
+    }
+
+    /// What the present send still has to give.
+    pub(super) fn rest(&self) -> &[u8] {
         &self.outgoing[self.sent..]
     }
 
@@ -115,8 +120,10 @@ impl Connection {
         assert!(self.sending && bytes <= self.outgoing.len() - self.sent, "the kernel sends what it was given");
         self.sending = false;
         self.sent += bytes;
-        if self.closing {
+        if self.closing && self.sent < self.outgoing.len() {
+            // What follows a part would be read as something else.
             self.sent = self.outgoing.len();
+            self.backlog.clear();
         }
     }
 
@@ -131,7 +138,7 @@ struct Place {
     tenant: Option<Connection>,
 }
 
-/// All connections of a ring.
+/// All connections of a packet path.
 pub(super) struct Connections {
     places: Vec<Place>,
     free: Vec<u16>,

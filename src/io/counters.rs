@@ -1,14 +1,14 @@
-//! What a ring counted since it was made.
+//! What a packet path counted since it was made.
 //!
 //! Owns no state of its own. Promises: plain numbers that only rise, so a reader shows differences.
 
-/// What a ring counted since it was made.
+/// What a packet path counted since it was made. What it has no word for stays 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RingCounters {
-    /// Calls of `io_uring_enter`, the only syscall of a steady tick.
-    pub enters: u64,
+pub struct PacketCounters {
+    /// System calls: of a ring `io_uring_enter`, without one all that move packets or bytes.
+    pub calls: u64,
     /// Calls of `io_uring_enter` that the kernel put off (EAGAIN, EBUSY, ENOMEM, EBADR); tried again at the next.
-    pub enters_failed: u64,
+    pub calls_failed: u64,
     /// Datagrams handed to the caller.
     pub datagrams_in: u64,
     /// Their payload bytes.
@@ -55,7 +55,7 @@ pub struct RingCounters {
     pub tcp_backlog: u64,
 }
 
-impl RingCounters {
+impl PacketCounters {
     /// Counts a datagram that the kernel refused with `errno`.
     pub(super) fn count_send_error(&mut self, errno: i32) {
         let counter = match errno {

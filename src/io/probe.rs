@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
-use super::{Event, Lane, PacketRing, RingConfig, RingFeatures};
+use super::{Event, Lane, PacketConfig, PacketRing, RingFeatures};
 
 /// Why a ring could not be made. The text says what to do.
 #[derive(Debug)]
@@ -47,13 +47,13 @@ impl fmt::Display for RingError {
         match self {
             RingError::Disabled { level } => write!(
                 f,
-                "the kernel refuses io_uring (kernel.io_uring_disabled = {level}); run: \
-                 sudo sysctl -w kernel.io_uring_disabled=0"
+                "the kernel refuses io_uring (kernel.io_uring_disabled = {level}); go without: ringshard serve --io mmsg, \
+                 or run: sudo sysctl -w kernel.io_uring_disabled=0"
             ),
             RingError::Forbidden => write!(
                 f,
-                "a seccomp filter or security module refuses io_uring, as containers do by default; run outside of the \
-                 container, or with a profile that allows io_uring_setup, io_uring_enter and io_uring_register \
+                "a seccomp filter or security module refuses io_uring, as containers do by default; go without: ringshard \
+                 serve --io mmsg, or run outside of the container, or with a profile that allows io_uring_setup, io_uring_enter and io_uring_register \
                  (docker run --security-opt seccomp=FILE; systemd: add the three to SystemCallFilter); without a container, \
                  see that /boot/config-* has CONFIG_IO_URING=y"
             ),
@@ -129,7 +129,7 @@ fn try_ring() -> Result<RingFeatures, RingError> {
     let failed = |step| move |error| RingError::Other { step, error };
     let socket = UdpSocket::bind("127.0.0.1:0").map_err(failed("bind a socket on 127.0.0.1"))?;
     let address = socket.local_addr().map_err(failed("read a socket's address"))?;
-    let mut config = RingConfig::new(vec![Lane { number: 0, socket }], None);
+    let mut config = PacketConfig::new(vec![Lane { number: 0, socket }], None);
     (config.submissions, config.completions, config.buffers) = (8, 16, 8);
     let mut ring = PacketRing::new(config)?;
     if round_trip(&mut ring, address) { Ok(ring.features()) } else { Err(RingError::Deaf) }

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::mem;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
@@ -15,8 +15,8 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 use super::buffers::{RECEIVE_HEADER_BYTES, ReceiveBuffers, SendSlots};
 use super::connections::{Connections, Step};
 use super::sockets::{ADDRESS_BYTES_MAX, decode_address};
-use super::{CloseReason, ConnectionId, Event, RingCounters, RingError, TcpSendError};
-use crate::limits::{DRAIN_PASSES_MAX, LANES, RING_BUFFERS_MAX, RING_COMPLETIONS_MAX, RING_SUBMISSIONS_MAX};
+use super::{CloseReason, ConnectionId, Event, Lane, PacketConfig, PacketCounters, RingError, TcpSendError};
+use crate::limits::{DRAIN_PASSES_MAX, LANES};
 
 /// The one group of buffers that datagrams and TCP bytes are received into.
 const BUFFER_GROUP: u16 = 0;
@@ -24,43 +24,6 @@ const BUFFER_GROUP: u16 = 0;
 const PAYLOAD_AT: usize = RECEIVE_HEADER_BYTES + ADDRESS_BYTES_MAX;
 /// Calls made to hand over what is queued before giving up until the next time.
 const FLUSH_TRIES_MAX: usize = 4;
-
-/// A UDP socket that a ring serves.
-#[derive(Debug)]
-pub struct Lane {
-    /// Its number on this node, below [`LANES`].
-    pub number: u8,
-    /// Its socket, which must block (the ring never does).
-    pub socket: UdpSocket,
-}
-
-/// What a ring serves, and its sizes.
-#[derive(Debug)]
-pub struct RingConfig {
-    /// The lanes, each number once.
-    pub lanes: Vec<Lane>,
-    /// Where TCP peers come from.
-    pub listener: Option<TcpListener>,
-    /// Operations in one call, a power of two; see [`RING_SUBMISSIONS_MAX`].
-    pub submissions: u32,
-    /// Completions kept, a power of two above `submissions`; see [`RING_COMPLETIONS_MAX`].
-    pub completions: u32,
-    /// Receive buffers, a power of two; see [`RING_BUFFERS_MAX`].
-    pub buffers: u16,
-}
-
-impl RingConfig {
-    /// The product's sizes.
-    pub fn new(lanes: Vec<Lane>, listener: Option<TcpListener>) -> RingConfig {
-        RingConfig {
-            lanes,
-            listener,
-            submissions: RING_SUBMISSIONS_MAX,
-            completions: RING_COMPLETIONS_MAX,
-            buffers: RING_BUFFERS_MAX,
-        }
-    }
-}
 
 /// What this kernel adds to the baseline (Linux 6.1: lasting receives into a ring of buffers, deferred work). None of it
 /// is needed.
@@ -138,12 +101,12 @@ pub struct PacketRing {
     now_tick: u64,
     /// A receive ended that must be armed before the drain is over.
     again: bool,
-    counters: RingCounters,
+    counters: PacketCounters,
 }
 
 impl PacketRing {
     /// Makes the ring for the calling thread. Nothing is received before the first drain.
-    pub fn new(config: RingConfig) -> Result<PacketRing, RingError> {
+    pub fn new(config: PacketConfig) -> Result<PacketRing, RingError> {
         let failed = |step| move |error| RingError::of(step, error);
         let (ring, no_submission_array) = build_ring(&config).map_err(failed("make a ring"))?;
         let buffers = ReceiveBuffers::new(config.buffers).map_err(failed("map the receive buffers"))?;
@@ -192,7 +155,7 @@ impl PacketRing {
             drain_flags: drain_flags.bits(),
             now_tick: 0,
             again: false,
-            counters: RingCounters::default(),
+            counters: PacketCounters::default(),
         })
     }
 
@@ -202,7 +165,7 @@ impl PacketRing {
     }
 
     /// What was counted since the ring was made.
-    pub fn counters(&self) -> &RingCounters {
+    pub fn counters(&self) -> &PacketCounters {
         &self.counters
     }
 
@@ -400,7 +363,7 @@ impl PacketRing {
         let queued = self.ring.submission().len() as u32;
         let at_once = types::Timespec::new();
         let arguments = types::SubmitArgs::new().timespec(&at_once);
-        self.counters.enters += 1;
+        self.counters.calls += 1;
         let submitter = self.ring.submitter();
         // SAFETY: the arguments are those that the flags name, and live through the call.
         let result = unsafe {
@@ -411,7 +374,7 @@ impl PacketRing {
         };
         match result.map_err(|error| error.raw_os_error().unwrap_or(0)) {
             Ok(_) | Err(libc::ETIME | libc::EINTR) => {}
-            Err(libc::EAGAIN | libc::EBUSY | libc::ENOMEM | libc::EBADR) => self.counters.enters_failed += 1,
+            Err(libc::EAGAIN | libc::EBUSY | libc::ENOMEM | libc::EBADR) => self.counters.calls_failed += 1,
             Err(errno) => panic!("io_uring_enter: {}", io::Error::from_raw_os_error(errno)),
         }
         if self.ring.submission().is_empty() {
@@ -528,15 +491,11 @@ impl PacketRing {
     /// Notes what the kernel took of a send.
     fn complete_send(&mut self, id: ConnectionId, result: i32, on_event: &mut impl FnMut(Event<'_>)) {
         let bytes = result.max(0) as usize;
-        let connection = self.connections.tenant_mut(id);
-        connection.finish_send(bytes);
-        let closing = connection.is_closing();
+        self.connections.tenant_mut(id).finish_send(bytes);
         self.connections.list(id.slot);
         self.counters.tcp_bytes_out += bytes as u64;
         if result < 0 && result != -libc::EINTR && result != -libc::EAGAIN {
             self.lose(id, CloseReason::Error(-result), on_event);
-        } else if bytes > 0 && !closing {
-            on_event(Event::TcpSent { connection: id, bytes });
         }
     }
 
@@ -560,7 +519,7 @@ impl Drop for PacketRing {
 }
 
 /// Makes a ring for this thread alone that does its work only when asked, and says whether it has no submission array.
-fn build_ring(config: &RingConfig) -> io::Result<(IoUring, bool)> {
+fn build_ring(config: &PacketConfig) -> io::Result<(IoUring, bool)> {
     let mut builder = IoUring::builder();
     builder
         .setup_single_issuer()

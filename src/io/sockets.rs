@@ -288,6 +288,13 @@ mod tests {
     }
 
     #[test]
+    fn accepted_sockets_send_at_once() {
+        let listeners = bind_tcp(loopback(), 1).unwrap();
+        let _peer = std::net::TcpStream::connect(listeners.address).unwrap();
+        assert!(listeners.sockets[0].accept().unwrap().0.nodelay().unwrap());
+    }
+
+    #[test]
     fn an_address_of_elsewhere_is_named() {
         let error = bind_lanes("192.0.2.1:0".parse().unwrap(), 1).unwrap_err();
         assert!(matches!(error, BindError::NotLocal { .. }), "{error}");

@@ -1,7 +1,7 @@
 //! One shard's flight recorder: ticks into memory, memory into files.
 //!
-//! Owns what waits to be written. Promises: a tick appends and never waits; a task on the shard's own executor writes
-//! directly, past the page cache; what cannot be kept ends the segment, is counted, and recording begins again with the
+//! Owns what waits to be written. Promises: a tick appends and never waits; a task on the shard's own executor writes,
+//! past the page cache where there is io_uring; what cannot be kept ends the segment, is counted, and recording begins again with the
 //! next snapshot. Measures what it costs.
 
 use std::cell::{Cell, RefCell};
@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::core::Core;
 use crate::clock::Clock;
 use crate::control::RecordReport;
-use crate::executor::{self, DirectFile};
+use crate::executor::{self, NewFile};
 use crate::flight::folder::{Progress, segment_name};
 use crate::flight::record::{Done, Encoder, Head};
 use crate::limits::{RECORD_SNAPSHOT_TICKS, RECORD_WAITING_BYTES_MAX, RECORD_WRITE_MS};
@@ -236,7 +236,7 @@ async fn write_out(
     clock: Clock,
     cost_ns: Rc<Cell<u64>>,
 ) {
-    let mut open: Option<(u64, DirectFile)> = None;
+    let mut open: Option<(u64, NewFile)> = None;
     // The disk refused it: what else comes of it goes nowhere.
     let mut refused = None;
     loop {
@@ -277,7 +277,7 @@ async fn write_out(
 }
 
 async fn write_piece(
-    open: &mut Option<(u64, DirectFile)>,
+    open: &mut Option<(u64, NewFile)>,
     folder: &std::path::Path,
     progress: &Progress,
     segment: u64,
@@ -290,7 +290,7 @@ async fn write_piece(
         }
         // First: who sets a record aside must not take a file that is being begun for one that is whole.
         progress.wrote(segment, 0);
-        *open = Some((segment, DirectFile::create(&folder.join(segment_name(segment))).await?));
+        *open = Some((segment, NewFile::create(&folder.join(segment_name(segment))).await?));
     }
     let (_, file) = open.as_mut().expect("it was just opened");
     let mut rest = bytes;

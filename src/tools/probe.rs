@@ -1,6 +1,6 @@
 //! `tune probe`: what this machine can, measured, and the settings that follow from it.
 //!
-//! Owns a ring, sockets and threads for some seconds. Promises: ends within about ten seconds, changes nothing and leaves
+//! Owns a packet path, sockets and threads for some seconds. Promises: ends within about ten seconds, changes nothing and leaves
 //! nothing; each recommendation carries its reason and the line to write. Never looks at a running node: on a machine that
 //! serves it measures what is left.
 
@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::cli::ProbeArgs;
 use crate::clock::Clock;
 use crate::exit::{Code, Failure, say};
-use crate::io::{Event, Lane, PacketRing, RingConfig, bind_lanes};
+use crate::io::{Backend, Event, Lane, PacketConfig, Packets, bind_lanes};
 use crate::limits::{
     LANE_RECEIVE_BUFFER_BYTES, LANES, SESSION_BYTES_PER_S_MAX, SESSION_BYTES_PER_S_MIN, SHARDS_MAX, TICK_HZ,
 };
@@ -48,7 +48,7 @@ const CORE_PERCENT: u64 = 60;
 struct Measured {
     /// CPUs that this process may use.
     cpus: usize,
-    /// Nanoseconds for a datagram in and its answer out on one core, by the ring, once a tick.
+    /// Nanoseconds for a datagram in and its answer out on one core, by the packet path, once a tick.
     echo_ns: u64,
     /// The same as datagrams that one core can echo in a second.
     echo_pps: u64,
@@ -85,7 +85,8 @@ struct Advice {
 pub fn probe(args: &ProbeArgs, json: bool) -> Result<(), Failure> {
     let cpus = sys::cpus_allowed();
     let cpu = *cpus.last().expect("a process runs somewhere");
-    let (echo, edges) = std::thread::spawn(move || measure_core(cpu))
+    let io = args.io;
+    let (echo, edges) = std::thread::spawn(move || measure_core(io, cpu))
         .join()
         .map_err(|_| Failure::new(Code::Failed, "the probe panicked; its message stands above"))??;
     let folder = data_folder(args.data.as_deref());
@@ -126,24 +127,24 @@ struct Echo {
 }
 
 /// On a core of its own, as a shard would: the echo, and the lateness of edges, microseconds, ascending.
-fn measure_core(cpu: usize) -> Result<(Echo, Vec<u64>), Failure> {
+fn measure_core(io: Backend, cpu: usize) -> Result<(Echo, Vec<u64>), Failure> {
     let machine = |text: String| Failure::new(Code::Machine, text);
     let lanes = bind_lanes(SocketAddr::from(([127, 0, 0, 1], 0)), 1).map_err(|error| machine(error.to_string()))?;
     let address = lanes.address;
     let socket = lanes.sockets.into_iter().next().expect("one was asked for");
-    executor::run_pinned(cpu, "probe", async move {
+    executor::run_pinned(io, cpu, "probe", async move {
         // Without the right to it the figures are those of a node without it.
         let _ = sys::set_thread_nice(crate::shard::SHARD_NICE);
         executor::warm_up().await;
         let edges = measure_edges().await;
         let lane = Lane { number: 0, socket };
-        let mut ring =
-            PacketRing::new(RingConfig::new(vec![lane], None)).map_err(|error| machine(error.to_string()))?;
+        let config = PacketConfig::new(vec![lane], None);
+        let mut packets = Packets::new(io, config).map_err(|error| machine(error.to_string()))?;
         let stop = AtomicBool::new(false);
         let began = Instant::now();
         let (busy_ns, echoed, answered, sent) = std::thread::scope(|scope| {
             let load = scope.spawn(|| load(cpu, address, &stop));
-            let (busy_ns, echoed) = echo(&mut ring);
+            let (busy_ns, echoed) = echo(&mut packets);
             stop.store(true, Ordering::Release);
             load.join().expect("it only sends and receives").map(|(answered, sent)| (busy_ns, echoed, answered, sent))
         })
@@ -169,14 +170,14 @@ async fn measure_edges() -> Vec<u64> {
 }
 
 /// Answers once a tick what came in it. Gives the nanoseconds that took and the datagrams, without the first ticks.
-fn echo(ring: &mut PacketRing) -> (u64, u64) {
+fn echo(packets: &mut Packets) -> (u64, u64) {
     let clock = Clock::starting(0);
     let mut held: Vec<(SocketAddr, usize, [u8; ECHO_BYTES])> = Vec::with_capacity(2 * FLOWS * FLOW_DATAGRAMS);
     let (mut busy_ns, mut echoed) = (0, 0);
     for tick in 1..=ECHO_TICKS {
         std::thread::sleep(clock.until_edge(tick).unwrap_or_default());
         let begin_ns = clock.now_ns();
-        ring.drain(tick, |event| {
+        packets.drain(tick, |event| {
             if let Event::Datagram { from, bytes, .. } = event {
                 let mut copy = [0; ECHO_BYTES];
                 let length = bytes.len().min(ECHO_BYTES);
@@ -185,12 +186,12 @@ fn echo(ring: &mut PacketRing) -> (u64, u64) {
             }
         });
         for (to, length, bytes) in &held {
-            ring.send_datagram(0, *to, |space| {
+            packets.send_datagram(0, *to, |space| {
                 space[..*length].copy_from_slice(&bytes[..*length]);
                 *length
             });
         }
-        ring.submit();
+        packets.submit();
         if tick > TICK_HZ / 4 {
             busy_ns += clock.now_ns() - begin_ns;
             echoed += held.len() as u64;

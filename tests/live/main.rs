@@ -3,6 +3,7 @@
 mod client;
 mod cuts;
 mod goods;
+mod mmsg;
 mod overload;
 mod server;
 

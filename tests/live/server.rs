@@ -30,6 +30,11 @@ impl Drop for TempFolder {
     }
 }
 
+/// Runs the daemon's program until it ends.
+pub fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringshard")).args(arguments).output().expect("it runs")
+}
+
 /// A running daemon.
 pub struct Server {
     child: Child,
@@ -81,7 +86,7 @@ impl Server {
 
     /// Runs the daemon's program with other arguments.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_ringshard")).args(arguments).output().expect("it runs")
+        run(arguments)
     }
 
     pub fn status(&self) -> serde_json::Value {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use ringshard::control::client::status;
 use ringshard::exit::{Failure, say};
+use ringshard::io::Backend;
 use serde_json::json;
 
 use super::stage::{Setting, Stage, cores};
@@ -52,7 +53,7 @@ pub fn run(args: &JoinArgs, json: bool) -> Result<ExitCode, Failure> {
     let cpus = cores()?;
     let mut runs = Vec::new();
     for number in 1..=args.runs {
-        let setting = Setting { send_hz: SEND_HZ, npcs: args.npcs, sessions: args.players };
+        let setting = Setting { io: Backend::Ring, send_hz: SEND_HZ, npcs: args.npcs, sessions: args.players };
         let stage = Stage::set(&program, &cpus, setting, &stopped)?;
         let (rss_bytes, before_bytes) = (status(stage.server.control)?.rss_bytes, stage.rss_before_bytes);
         let at = |share: f64| stage.joins[((stage.joins.len() - 1) as f64 * share) as usize];

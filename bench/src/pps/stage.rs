@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ringshard::control::client::status;
 use ringshard::exit::{Code, Failure};
-use ringshard::io::kernel_drops;
+use ringshard::io::{Backend, kernel_drops};
 use ringshard::sys;
 
 use super::client::Client;
@@ -64,6 +64,8 @@ pub struct Taken {
 /// What a stage is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
+    /// How the server's packets pass.
+    pub io: Backend,
     /// Snapshots a second and session.
     pub send_hz: u32,
     /// Wildlife of the land.
@@ -85,8 +87,8 @@ impl Stage {
     /// A server whose only shard runs on the last of the cores, with everybody in it; this thread is on the first.
     pub fn set(program: &Path, cpus: &[usize], setting: Setting, stopped: &AtomicBool) -> Result<Stage, Failure> {
         let (load_cpu, cpu) = (cpus[0], cpus[cpus.len() - 1]);
-        let Setting { send_hz, npcs, sessions } = setting;
-        let work = Work::make("stage", None)?;
+        let Setting { io, send_hz, npcs, sessions } = setting;
+        let work = Work::make(&format!("stage-{}", io.name()), None)?;
         let config = work.path().join("config.toml");
         // Nothing is left out however busy the core is: what it does is to be one thing in all measurements.
         let text = format!(
@@ -99,6 +101,8 @@ impl Stage {
             "1".as_ref(),
             "--cpus".as_ref(),
             pinned.as_ref(),
+            "--io".as_ref(),
+            io.name().as_ref(),
             "--config".as_ref(),
             config.as_os_str(),
             "--data".as_ref(),

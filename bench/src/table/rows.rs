@@ -63,6 +63,7 @@ pub enum Source {
 /// All measurements, in the order in which they are made.
 pub const MEASUREMENTS: &[Measurement] = &[
     Measurement { name: "pps", runs: 3, quick: true, source: Source::Command(&["pps"]) },
+    Measurement { name: "mmsg", runs: 1, quick: false, source: Source::Command(&["pps", "--baseline", "mmsg"]) },
     Measurement {
         name: "swarm-5000",
         runs: 3,
@@ -119,6 +120,17 @@ pub const ROWS: &[Row] = &[
         floor: 0.60,
         aim: 0.70,
         command: "ringshard-bench pps",
+    },
+    Row {
+        name: "mmsg",
+        what: "CPU time of a datagram and its answer by io_uring ÷ by `recvmmsg` and `sendmmsg` (`--io mmsg`)",
+        measurement: "mmsg",
+        field: "/ring_to_mmsg_cpu_ratio",
+        void: "/void",
+        less: true,
+        floor: 1.03,
+        aim: 0.95,
+        command: "ringshard-bench pps --baseline mmsg",
     },
     Row {
         name: "latency",
