@@ -1,4 +1,4 @@
-//! One pinned core: ring, sessions, world and mesh ends; the only place where I/O meets the world.
+//! One pinned core: packet path, sessions, world and mesh ends; the only place where I/O meets the world.
 //!
 //! Owns everything of one core. Promises: the tick below is the whole order of things; a late edge is stepped once, as the
 //! present tick; nothing here waits but the sleep to the edge and the two bounded meetings. Never takes a lock and never

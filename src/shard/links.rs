@@ -135,7 +135,7 @@ impl Links {
 
     /// A datagram came.
     pub fn handle_datagram(&mut self, core: &mut Core, lane: u8, arrival: Arrival, datagram: &mut [u8]) {
-        let links = self.lanes[usize::from(lane)].as_mut().expect("the ring serves this shard's lanes only");
+        let links = self.lanes[usize::from(lane)].as_mut().expect("the packet path serves this shard's lanes only");
         let Some(&session) = links.by_address.get(&arrival.from) else {
             self.shake_hands(core, lane, arrival, datagram);
             return;
