@@ -9,13 +9,13 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use ringshard::exit::Failure;
+use ringshard::clock::unix_s;
+use ringshard::exit::{Code, Failure};
 use ringshard::limits::{COMMANDS_REMEMBERED_MAX, DATAGRAM_BYTES_MAX};
 use ringshard::net::client::{ClientOptions, ClientSession};
 use ringshard::net::netcode_client::{ClientState, NetcodeClient};
-use ringshard::net::token::UserData;
+use ringshard::net::token::{ConnectToken, DEV_KEY, TokenGrant, TokenSecrets, UserData};
 use ringshard::net::wire;
-use ringshard::tools::dev_token;
 
 use crate::drive::{Counts, Flow};
 
@@ -23,6 +23,8 @@ use crate::drive::{Counts, Flow};
 pub const BURST_MAX: usize = 8;
 /// Seconds for which a token is good.
 const TOKEN_TTL_S: u64 = 60;
+/// Seconds of silence after which a session ends: longer than its server is held still while another is measured.
+const TIMEOUT_S: i32 = 60;
 /// Room for one sealed datagram of a burst: all commands that a body can carry, and no messages.
 const SPACE_BYTES: usize = 512;
 
@@ -48,7 +50,18 @@ impl Client {
     /// The `number`-th client, which asks to join at its first turn.
     pub fn new(number: u64, server: SocketAddr, now: Duration) -> Result<io::Result<Client>, Failure> {
         let wishes = UserData { spawn_point: None, peaceful: true, reusable: false };
-        let token = dev_token(&[server], number + 1, TOKEN_TTL_S, wishes)?;
+        let now_unix_s = unix_s();
+        let servers = [server];
+        let grant = TokenGrant {
+            client_id: number + 1,
+            create_unix_s: now_unix_s,
+            expire_unix_s: now_unix_s + TOKEN_TTL_S,
+            timeout_s: TIMEOUT_S,
+            servers: &servers,
+            user_data: wishes,
+        };
+        let failed = |error| Failure::new(Code::Failed, format!("no token can be made: {error:?}"));
+        let token = ConnectToken::issue(&grant, &TokenSecrets::random(), &DEV_KEY).map_err(failed)?.write();
         let open = || {
             let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
             socket.connect(server)?;
