@@ -40,6 +40,8 @@ const RATE_STEP: f64 = 1.12;
 const RATE_MAX: f64 = 1_200_000.0;
 /// One try of a rate.
 const TRY: Duration = Duration::from_millis(1_500);
+/// Times as many pairs that are tried until there are enough in which nothing was lost or late.
+const PAIR_TRIES: u32 = 2;
 /// Wildlife of the land, as many as a server has without being told.
 const NPCS: u32 = 5_000;
 /// Snapshots a second and session in the receive leg.
@@ -85,12 +87,6 @@ enum Baseline {
     Echo,
     /// The same server with `--io mmsg`.
     Mmsg,
-}
-
-/// The value in the middle; 0 of none.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Runs both legs, or the pairs of both backends, and prints their figures.
@@ -205,8 +201,8 @@ fn echo_leg(stage: &mut Stage, args: &PpsArgs, stopped: &AtomicBool) -> Result<V
     let turns_hz = args.echo_sessions as f64 * f64::from(ECHO_SEND_HZ);
     let mut pairs = Vec::new();
     let mut void = None;
-    for pair in 1..=args.pairs {
-        if stopped.load(Ordering::Relaxed) {
+    for pair in 1..=args.pairs * PAIR_TRIES {
+        if stopped.load(Ordering::Relaxed) || pairs.len() == args.pairs as usize {
             break;
         }
         let taken = stage.take_timely(turns_hz, 1, time)?;
@@ -232,15 +228,21 @@ fn echo_leg(stage: &mut Stage, args: &PpsArgs, stopped: &AtomicBool) -> Result<V
             server_pps / echo_pps,
         );
         let lost = echoed.leg.counts.sent.saturating_sub(heard);
+        let mut unclean = None;
         if !taken.is_clean() {
-            void = Some(format!("{} of the server's datagrams were lost, or the load was late", taken.lost()));
+            unclean = Some(format!("{} of the server's datagrams were lost, or the load was late", taken.lost()));
         } else if lost > echoed.leg.counts.sent / 100 || !echoed.leg.is_timely() {
-            void = Some(format!("{lost} of the echo's datagrams were lost, or the load was late"));
+            unclean = Some(format!("{lost} of the echo's datagrams were lost, or the load was late"));
         } else if !ECHO_US.contains(&(1e6 / echo_pps)) {
-            void = Some(format!("the echo costs {:.2} us a datagram, which is no baseline here", 1e6 / echo_pps));
+            unclean = Some(format!("the echo costs {:.2} us a datagram, which is no baseline here", 1e6 / echo_pps));
         }
-        pairs.push((server_pps, echo_pps, taken.busy, sizes));
+        // Such a pair is made again.
+        match unclean {
+            Some(why) => void = Some(why),
+            None => pairs.push((server_pps, echo_pps, taken.busy, sizes)),
+        }
     }
+    let void = void.filter(|_| pairs.len() < args.pairs as usize);
     let ratio = Spread::of(pairs.iter().map(|(server, echo, ..)| server / echo));
     let median = |values: Vec<f64>| Spread::of(values.into_iter()).map(|spread| spread.median);
     Ok(json!({

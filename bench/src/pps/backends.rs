@@ -2,7 +2,7 @@
 //!
 //! Owns a server for each backend, both there all the time, one of them held still. Promises: the same clients' work at the
 //! same rate, below what either can take; which goes first alternates; CPU time is that of the shard's thread, as the
-//! kernel counts it. Never compares legs in which anything was lost or late without saying so.
+//! kernel counts it. A pair in which anything was lost or late is made again.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +13,9 @@ use ringshard::io::Backend;
 use serde_json::json;
 
 use super::stage::{Setting, Stage, Taken};
-use super::{ECHO_SEND_HZ, NPCS, PpsArgs, median};
+use super::{ECHO_SEND_HZ, NPCS, PAIR_TRIES, PpsArgs};
 use crate::machine::Provenance;
+use crate::spread::Spread;
 
 /// A server by one backend, and what its datagrams cost.
 struct Side {
@@ -43,6 +44,12 @@ impl Side {
         self.busy.push(taken.busy);
         Ok(taken)
     }
+
+    /// The last pair does not count.
+    fn forget(&mut self) {
+        self.costs_us.pop();
+        self.busy.pop();
+    }
 }
 
 /// Runs the pairs and prints their figures.
@@ -52,10 +59,11 @@ pub fn run(args: &PpsArgs, program: &Path, cpus: &[usize], stopped: &AtomicBool,
     let mut ring = Side::set(program, cpus, Backend::Ring, args.echo_sessions, stopped)?;
     let mut mmsg = Side::set(program, cpus, Backend::Mmsg, args.echo_sessions, stopped)?;
     let mut void = None;
-    for pair in 1..=args.pairs {
-        if stopped.load(Ordering::Relaxed) {
+    for pair in 1..=args.pairs * PAIR_TRIES {
+        if stopped.load(Ordering::Relaxed) || ring.busy.len() == args.pairs as usize {
             break;
         }
+        let mut unclean = None;
         let mut sides = [(&mut ring, Backend::Ring), (&mut mmsg, Backend::Mmsg)];
         if pair.is_multiple_of(2) {
             sides.reverse();
@@ -71,15 +79,22 @@ pub fn run(args: &PpsArgs, program: &Path, cpus: &[usize], stopped: &AtomicBool,
                 taken.answer_pps,
             );
             if !taken.is_clean() {
-                void =
+                unclean =
                     Some(format!("by {} {lost} datagrams were lost, or the load was late by {late_us} us", io.name()));
             }
         }
+        if let Some(why) = unclean {
+            ring.forget();
+            mmsg.forget();
+            void = Some(why);
+        }
     }
-    let mut ratios: Vec<f64> = ring.costs_us.iter().zip(&mmsg.costs_us).map(|(ring, mmsg)| ring / mmsg).collect();
-    ratios.sort_by(f64::total_cmp);
-    let (ratio, least, most) = (median(ratios.clone()), ratios.first().copied(), ratios.last().copied());
-    let (ring_us, mmsg_us) = (median(ring.costs_us), median(mmsg.costs_us));
+    let void = void.filter(|_| ring.busy.len() < args.pairs as usize);
+    let ratios: Vec<f64> = ring.costs_us.iter().zip(&mmsg.costs_us).map(|(ring, mmsg)| ring / mmsg).collect();
+    let middle = |values: &[f64]| Spread::of(values.iter().copied()).map_or(0.0, |spread| spread.median);
+    let (ratio, spread) = (middle(&ratios), Spread::of(ratios.iter().copied()));
+    let (least, most) = (spread.map(|spread| spread.min), spread.map(|spread| spread.max));
+    let (ring_us, mmsg_us) = (middle(&ring.costs_us), middle(&mmsg.costs_us));
     let mut text = format!(
         "a datagram and its answer   {ring_us:.2} us of the core by io_uring, {mmsg_us:.2} us by recvmmsg and sendmmsg: {ratio:.3} of it \
          ({} pairs, {:.3} to {:.3}; {} sessions, {turns_hz:.0} datagrams/s)\n",
@@ -97,8 +112,8 @@ pub fn run(args: &PpsArgs, program: &Path, cpus: &[usize], stopped: &AtomicBool,
         "ratio_max": most,
         "ring_us": ring_us,
         "mmsg_us": mmsg_us,
-        "ring_busy": median(ring.busy),
-        "mmsg_busy": median(mmsg.busy),
+        "ring_busy": middle(&ring.busy),
+        "mmsg_busy": middle(&mmsg.busy),
         "sessions": args.echo_sessions,
         "rate_pps": turns_hz,
         "pairs": ratios.len(),

@@ -11,6 +11,7 @@ use clap::Args;
 use ringshard::control::client::status;
 use ringshard::control::status::EdgeLateUs;
 use ringshard::exit::{Code, Failure, say};
+use ringshard::io::Backend;
 use serde_json::json;
 
 use super::stage::{Setting, Stage, cores};
@@ -43,7 +44,7 @@ pub fn run(args: &EdgeArgs, json: bool) -> Result<ExitCode, Failure> {
     let stopped = stop_on_signal()?;
     ringshard::sys::raise_open_files();
     let cpus = cores()?;
-    let setting = Setting { send_hz: ECHO_SEND_HZ, npcs: NPCS, sessions: args.sessions };
+    let setting = Setting { io: Backend::Ring, send_hz: ECHO_SEND_HZ, npcs: NPCS, sessions: args.sessions };
     let mut stage = Stage::set(&program, &cpus, setting, &stopped)?;
     let time = Duration::from_secs(args.seconds);
     let turns_hz = args.sessions as f64 * f64::from(ECHO_SEND_HZ);
