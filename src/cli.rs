@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Flag, Raw};
-use crate::control::admin::CellMove;
+use crate::control::admin::{CellMove, LaneMove};
 use crate::exit::{Code, Failure};
 use crate::io::Backend;
 
@@ -234,7 +234,7 @@ pub enum Tune {
     Set(SetArgs),
     /// Each shard of a running node, once a second.
     Watch(WatchArgs),
-    /// Which shard owns which cell of the land, what that costs, and who decides it.
+    /// Which shard owns which cell of the land and serves which lane, what that costs, and who decides it.
     Cuts(CutsArgs),
 }
 
@@ -292,7 +292,10 @@ pub struct CutsArgs {
     /// Give a cell to a shard; may come more than once. Columns count eastwards, rows northwards, from 0.
     #[arg(long = "move", value_name = "X,Y=SHARD", value_parser = parse_cell_move)]
     pub moves: Vec<CellMove>,
-    /// Whether the node moves cells by itself when its shards' costs differ.
+    /// Let a shard serve a lane (0 to 31) with its sessions; may come more than once.
+    #[arg(long = "lane", value_name = "LANE=SHARD", value_parser = parse_lane_move)]
+    pub lanes: Vec<LaneMove>,
+    /// Whether the node moves cells and lanes by itself when its shards' costs differ.
     #[arg(long, value_name = "on|off", value_parser = parse_switch)]
     pub auto: Option<bool>,
 }
@@ -307,6 +310,14 @@ fn parse_switch(text: &str) -> Result<bool, String> {
         "off" => Ok(false),
         _ => Err("expected on or off".to_string()),
     }
+}
+
+fn parse_lane_move(text: &str) -> Result<LaneMove, String> {
+    let parse = || {
+        let (lane, shard) = text.split_once('=')?;
+        Some(LaneMove { lane: lane.parse().ok()?, shard: shard.parse().ok()? })
+    };
+    parse().ok_or_else(|| "expected LANE=SHARD, as 31=1".to_string())
 }
 
 fn parse_cell_move(text: &str) -> Result<CellMove, String> {
@@ -490,13 +501,25 @@ mod tests {
 
     #[test]
     fn a_cell_and_its_shard_are_three_numbers() {
-        let Command::Tune(Tune::Cuts(args)) = command("ringshard tune cuts --move 3,4=1 --move 0,63=0 --auto off")
+        let Command::Tune(Tune::Cuts(args)) =
+            command("ringshard tune cuts --move 3,4=1 --move 0,63=0 --lane 7=1 --auto off")
         else {
             panic!()
         };
         let cells: Vec<_> = args.moves.iter().map(|wish| (wish.x, wish.y, wish.shard)).collect();
         assert_eq!((cells, args.auto), (vec![(3, 4, 1), (0, 63, 0)], Some(false)));
-        for wrong in ["--move 3,4", "--move 3=1", "--move 3,4=x", "--move 3,4=256", "--auto maybe", "--move"] {
+        assert_eq!(args.lanes, [LaneMove { lane: 7, shard: 1 }]);
+        for wrong in [
+            "--lane 7",
+            "--lane 7=x",
+            "--lane 256=0",
+            "--move 3,4",
+            "--move 3=1",
+            "--move 3,4=x",
+            "--move 3,4=256",
+            "--auto maybe",
+            "--move",
+        ] {
             assert_eq!(asked(&format!("ringshard tune cuts {wrong}")).expect_err(wrong).code, Code::Usage, "{wrong}");
         }
     }

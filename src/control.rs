@@ -75,6 +75,8 @@ pub struct ShardReport {
     pub cost_us: CostUs,
     /// Cells of the land that it owns.
     pub cells: u64,
+    /// Lanes that it serves.
+    pub lanes: u64,
     /// Total of ticks longer than 33 ms.
     pub long_ticks: u64,
     /// What the coordinator did; from the shard that it runs on.
@@ -100,19 +102,23 @@ pub struct CostUs {
     pub lanes: f64,
 }
 
-/// What the coordinator of the cuts did since the start.
+/// What the coordinator of cuts and lanes did since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct CutsReport {
     /// It balances by itself.
     pub auto: bool,
-    /// Decrees about cuts.
+    /// Decrees about cuts and lanes.
     pub decrees: u64,
     /// Cells that they moved.
     pub cells_moved: u64,
+    /// Lanes that they moved.
+    pub lanes_moved: u64,
     /// The last one is in force from this tick on; 0 before the first.
     pub last_tick: u64,
     /// Cells that it moved.
     pub last_cells: u64,
+    /// Lanes that it moved.
+    pub last_lanes: u64,
     /// Somebody asked for it.
     pub last_by_hand: bool,
 }
@@ -126,6 +132,21 @@ pub struct CutsView {
     pub owners: Vec<u8>,
     /// The cells with entities.
     pub cells: Vec<CellRow>,
+    /// The lanes, in order; behind them the TCP peers of each shard that has some.
+    pub lanes: Vec<LaneRow>,
+}
+
+/// One lane.
+#[derive(Clone, Copy, PartialEq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct LaneRow {
+    /// Its number; from 32 on it stands for the TCP peers of a shard, which never move.
+    pub lane: u8,
+    /// The shard that serves it.
+    pub shard: u8,
+    /// What it costs, microseconds a tick.
+    pub cost_us: f64,
+    /// Sessions in it.
+    pub sessions: u32,
 }
 
 /// One cell with entities.
@@ -189,7 +210,7 @@ pub struct PlayerRow {
     pub client_id: u64,
     /// Its entity.
     pub entity: u64,
-    /// Lane of its session.
+    /// Lane of its session; from 32 on: the TCP peers of a shard.
     pub lane: u8,
     /// Its transport is TCP, not UDP.
     pub tcp: bool,
@@ -215,6 +236,13 @@ pub enum ControlCommand {
         /// Which.
         cell: CellKey,
         /// To whom.
+        to: ShardId,
+    },
+    /// Let a shard serve a lane.
+    MoveLane {
+        /// Which.
+        lane: u8,
+        /// Which shard.
         to: ShardId,
     },
     /// Decree this degrade level; only for shard 0.

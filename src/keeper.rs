@@ -173,6 +173,20 @@ pub enum KeeperAnswer {
     },
 }
 
+impl KeeperAnswer {
+    /// The session that it is for; none: it is for the shard itself.
+    pub fn session(&self) -> Option<SessionRef> {
+        match self {
+            KeeperAnswer::Operation { session, .. }
+            | KeeperAnswer::Goods { session, .. }
+            | KeeperAnswer::Claimed { session, .. }
+            | KeeperAnswer::Refused { session, .. }
+            | KeeperAnswer::Cut { session } => Some(*session),
+            KeeperAnswer::Settled(_) | KeeperAnswer::Admission { .. } => None,
+        }
+    }
+}
+
 /// Why a claim was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClaimRefusal {

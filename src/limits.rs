@@ -11,6 +11,8 @@ pub const TICK_NS: u64 = 1_000_000_000 / TICK_HZ;
 pub const LANES: usize = 32;
 /// Shards of a node.
 pub const SHARDS_MAX: usize = 32;
+/// Tables of sessions of a node: the lanes, and behind them the TCP peers of each shard, which never move.
+pub const LANE_TABLES: usize = LANES + SHARDS_MAX;
 /// Sessions in one lane. A join beyond it is answered with a denial, counted `lane_full`.
 pub const LANE_SESSIONS_MAX: usize = 1_024;
 /// Half-open netcode handshakes in one lane. The oldest gives way, counted `pending_evicted`.
@@ -102,6 +104,8 @@ pub const CUT_CELLS_MAX: usize = 32;
 pub const CUT_ENTITIES_MAX: u32 = 1_000;
 /// Moves of cells by hand that wait for a decree. More are not heard: `tune cuts` says that its cells did not move.
 pub const CUT_WISHES_MAX: usize = 64;
+/// Lanes that one decree moves for the balance. More wait for the next one.
+pub const LANES_MOVED_MAX: usize = 8;
 /// Least ticks that a piece of wildlife lives; it lives at most twice as long.
 pub const NPC_LIFE_TICKS: u32 = 10 * 60 * TICK_HZ as u32;
 /// Public events of one shard in one tick. More are not shown, counted `events_over`.
@@ -109,6 +113,10 @@ pub const EVENTS_PER_FRAME_MAX: usize = 4_096;
 
 /// Parcels under way from one shard to another. A shard this far behind ends the process.
 pub const PARCELS_MAX: usize = 60;
+/// Lanes and answers of the keeper under way from one shard to another. Full: they stay where they are and go later.
+pub const POSTS_MAX: usize = 256;
+/// What waits in one shard for lanes that are on their way to it. A lane that stays away so long ends the process.
+pub const LANE_WAITING_MAX: usize = 65_536;
 /// Microseconds that a shard waits at each of its two meetings in a tick.
 pub const MEETING_WAIT_US: u64 = 4_000;
 /// Ticks of frames that stay readable (lag compensation, events, meetings that came late).
@@ -259,7 +267,7 @@ pub const SERVER_ADDRESSES_MAX: usize = 32;
 /// Reports under way from all shards to control. Full: the report is dropped, the next one carries newer totals.
 pub const CONTROL_REPORTS_MAX: usize = 256;
 /// Commands under way from control to one shard. Full: the admin is told to ask again.
-pub const CONTROL_COMMANDS_MAX: usize = 16;
+pub const CONTROL_COMMANDS_MAX: usize = 64;
 /// Changes of live keys that a node remembers, who made them and when. More: the oldest is in the log alone.
 pub const TUNED_KEPT_MAX: usize = 64;
 /// Milliseconds between two looks of control at the shards' reports.
@@ -288,6 +296,9 @@ const _: () = assert!(
     "header, own state, events and a plain slice fit one body"
 );
 const _: () = assert!(RECORD_WRITE_BYTES.is_multiple_of(RECORD_BLOCK_BYTES), "direct writes are whole blocks");
+const _: () = assert!(LANES == 32, "the lanes of a shard are the bits of a u32");
+const _: () = assert!(LANE_TABLES <= 256, "a lane is a u8");
+const _: () = assert!(LANE_SESSIONS_MAX <= TCP_CONNECTIONS_MAX, "each TCP connection may have a session");
 const _: () = assert!(SLICE_SLOTS_MAX <= 255, "a slot is a u8 on the wire");
 const _: () = assert!(TCP_CONNECTIONS_MAX <= 1 << 16, "a connection's slot is a u16");
 const _: () =

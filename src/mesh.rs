@@ -1,15 +1,17 @@
-//! How parcels travel: one bounded queue from each shard to each other, and one back for the empty ones.
+//! How parcels travel: one bounded queue from each shard to each other, and one back for the empty ones; and a third for
+//! what goes from shard to shard for good.
 //!
 //! Owns the queues. Promises: parcels of one pair arrive in order, each once; none is dropped; what was read goes back to
 //! its writer, so that a steady tick allocates nothing. A shard that does not read for [`PARCELS_MAX`] parcels ends the
-//! process. Never wakes a thread and never takes a lock: a meeting looks, for a bounded time.
+//! process. Likewise posts, but for their bound: who posts looks for room first. Never wakes a thread and never takes a
+//! lock: a meeting looks, for a bounded time.
 
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 
 use crate::ids::ShardId;
-use crate::limits::PARCELS_MAX;
+use crate::limits::{PARCELS_MAX, POSTS_MAX};
 use crate::world::parcel::{InputParcel, OutcomeParcel};
 
 /// What has a tick and travels.
@@ -212,6 +214,73 @@ fn meet(peers: &mut [Peer], mut may_wait: impl FnMut() -> bool, mut look: impl F
     missing
 }
 
+/// What waits with the tick from which it may be taken.
+type Dated<T> = (u64, T);
+
+/// One shard's ends of the queues in which things go to other shards for good.
+#[derive(Debug)]
+pub struct Carrier<T> {
+    /// By shard; none to itself.
+    ways: Vec<Option<Way<T>>>,
+}
+
+#[derive(Debug)]
+struct Way<T> {
+    there: Arc<ArrayQueue<Dated<T>>>,
+    back: Arc<ArrayQueue<Dated<T>>>,
+    /// What came before its time.
+    early: Option<Dated<T>>,
+}
+
+/// The carriers of `shards` shards, each with a way to each other.
+pub fn carriers<T>(shards: usize) -> Vec<Carrier<T>> {
+    let mut carriers: Vec<Carrier<T>> =
+        (0..shards).map(|_| Carrier { ways: (0..shards).map(|_| None).collect() }).collect();
+    for a in 0..shards {
+        for b in a + 1..shards {
+            let (there, back) = (Arc::new(ArrayQueue::new(POSTS_MAX)), Arc::new(ArrayQueue::new(POSTS_MAX)));
+            carriers[a].ways[b] = Some(Way { there: there.clone(), back: back.clone(), early: None });
+            carriers[b].ways[a] = Some(Way { there: back, back: there, early: None });
+        }
+    }
+    carriers
+}
+
+impl<T> Carrier<T> {
+    fn way(&self, to: ShardId) -> &Way<T> {
+        self.ways[to.index()].as_ref().expect("nobody posts to itself")
+    }
+
+    /// Posts more that would be taken to a shard.
+    pub fn room(&self, to: ShardId) -> usize {
+        let there = &self.way(to).there;
+        there.capacity() - there.len()
+    }
+
+    /// Posts something to a shard that may take it from a tick on. There must be room.
+    pub fn post(&self, to: ShardId, from_tick: u64, post: T) {
+        assert!(self.way(to).there.push((from_tick, post)).is_ok(), "who posts looked for room");
+    }
+
+    /// Takes all that may be taken in a tick, in the order in which each shard posted it.
+    pub fn take(&mut self, tick: u64, mut take: impl FnMut(T)) {
+        for Way { back, early, .. } in self.ways.iter_mut().flatten() {
+            while let Some((from_tick, post)) = early.take().or_else(|| back.pop()) {
+                if from_tick > tick {
+                    *early = Some((from_tick, post));
+                    break;
+                }
+                take(post);
+            }
+        }
+    }
+
+    /// Posts that wait for a shard, or for their time there.
+    pub fn under_way(&self) -> impl Iterator<Item = usize> {
+        self.ways.iter().flatten().map(|way| way.back.len() + usize::from(way.early.is_some()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,6 +344,28 @@ mod tests {
         assert_eq!(ticks, [1, 2], "the third belongs to the next tick");
         assert_eq!(b.take_inputs(3, || false, |_, parcel| ticks.push(parcel.tick)), 0);
         assert_eq!(ticks, [1, 2, 3]);
+    }
+
+    #[test]
+    fn posts_come_in_order_from_their_tick_on_and_the_room_is_bounded() {
+        let mut ends = carriers::<u32>(3);
+        let mut c = ends.pop().expect("three");
+        let (a, b) = (&ends[0], &ends[1]);
+        let to = ShardId(2);
+        a.post(to, 1, 10);
+        a.post(to, 3, 11);
+        a.post(to, 2, 12);
+        b.post(to, 2, 20);
+        let mut taken = |tick: u64| {
+            let mut posts = Vec::new();
+            c.take(tick, |post| posts.push(post));
+            (posts, c.under_way().sum::<usize>())
+        };
+        assert_eq!(taken(1), (vec![10], 3));
+        assert_eq!(taken(2), (vec![20], 2), "nothing overtakes what waits for its time");
+        assert_eq!(taken(3), (vec![11, 12], 0));
+        (0..POSTS_MAX).for_each(|_| a.post(to, 4, 0));
+        assert_eq!((a.room(to), b.room(to), a.room(ShardId(1))), (0, POSTS_MAX, POSTS_MAX));
     }
 
     #[test]

@@ -85,6 +85,16 @@ pub enum Bug {
     EpochStays,
     /// Who stands in a cell that got another owner goes there only if the decree came in time.
     LateCutForgotten,
+    /// An entity whose session is on its way to another shard is sent out of the world.
+    ToldOnTheWay,
+    /// What is told to a session on its way to another shard is lost.
+    WordOnTheWay,
+    /// A lane is given away before all shards know where it goes.
+    LaneTooEarly,
+    /// Who waits to join when its lane moves is forgotten.
+    JoinLeftBehind,
+    /// What players asked for before their lane moved is repeated no longer.
+    ActionsLeftBehind,
     /// An effect to another shard is lost now and then.
     EffectLost,
     /// A reliable message is delivered twice when its packet comes twice.

@@ -4,7 +4,7 @@
 //! the way back. Promises: `ready` is said once joins are accepted; TERM saves every character before the process ends; a
 //! failed keeper or a dead shard ends the node with its reason.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -115,19 +115,18 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
     };
     let rules = rules(&config, &cut, &land);
     let handshakes = handshakes(&config, key, lanes.address);
-    let mut sockets: Vec<_> = lanes.sockets.into_iter().zip(handshakes).map(Some).collect();
+    let sockets: Vec<Arc<UdpSocket>> = lanes.sockets.into_iter().map(Arc::new).collect();
+    let mut carriers = mesh::carriers(shards).into_iter();
     let ready = Arc::new(AtomicUsize::new(0));
     let mut threads = Vec::with_capacity(shards);
     for (at, (mesh, listener)) in mesh::connect(shards).into_iter().zip(listeners.sockets).enumerate() {
         let shard = ShardId(at as u8);
         let world = World::new(world_config.clone(), shard);
-        let mine = (0..LANES).filter(|lane| world.lane_owner(*lane as u8) == shard);
-        let (mut lanes, mut handshakes) = (Vec::new(), Vec::new());
-        for number in mine {
-            let (socket, handshake) = sockets[number].take().expect("each lane has one shard");
-            lanes.push(Lane { number: number as u8, socket });
-            handshakes.push(handshake);
-        }
+        let is_mine = |lane: u8| world.lanes().owner(lane) == shard;
+        let lane =
+            |(number, socket): (u8, &Arc<UdpSocket>)| Lane { number, socket: socket.clone(), served: is_mine(number) };
+        let lanes = (0..).zip(&sockets).map(lane).collect();
+        let handshakes = handshakes.iter().filter(|config| is_mine(config.lane)).cloned().collect();
         let setup = ShardSetup {
             shard,
             cpu: cpus[at],
@@ -135,6 +134,7 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
             start_tick,
             world,
             mesh,
+            carrier: carriers.next().expect("one for each shard"),
             rules,
             io: config.net.io,
             packets: PacketConfig::new(lanes, Some(listener)),
@@ -408,7 +408,8 @@ fn handshakes(config: &Config, private_key: [u8; 32], address: SocketAddr) -> Ve
         lane: lane as u8,
         seed: u64::from_le_bytes(random_bytes()),
     };
-    (0..LANES).map(lane).collect()
+    // Each lane's own, and those of the TCP peers behind them.
+    (0..LANES + config.node.shards).map(lane).collect()
 }
 
 /// Names the rules and the content of this build; other rules, other number.

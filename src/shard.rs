@@ -7,6 +7,7 @@
 mod coordinator;
 pub mod core;
 mod costs;
+pub mod lanes;
 pub mod links;
 pub mod recorder;
 
@@ -20,7 +21,8 @@ use hdrhistogram::Histogram;
 use self::coordinator::Coordinator;
 use self::core::{Core, Rules, Whom};
 use self::costs::{Costs, Part};
-use self::links::{Links, Outgoing, frame, keep_alive, seal};
+use self::lanes::Post;
+use self::links::{LaneLinks, Links, Outgoing, frame, keep_alive, seal};
 use self::recorder::{Recorder, RecorderSetup};
 use crate::clock::{Clock, unix_s};
 use crate::control::{ControlCommand, CostUs, PHASES, PlayerRow, ShardReport};
@@ -30,7 +32,7 @@ use crate::ids::{FINE_PER_M, ShardId};
 use crate::io::{Backend, Event, PacketConfig, Packets};
 use crate::keeper::{KeeperAnswer, KeeperCommand};
 use crate::limits::{BODY_BYTES_MAX, LANES, MEETING_WAIT_US, RECORD_OVERRUN_TICKS, TICK_HZ};
-use crate::mesh::MeshEnd;
+use crate::mesh::{Carrier, MeshEnd};
 use crate::net::handshake::{Arrival, HandshakeConfig};
 use crate::net::messages::Close;
 use crate::net::packet::DropReason;
@@ -78,6 +80,8 @@ pub struct ShardSetup {
     pub world: World,
     /// Its ends of the queues.
     pub mesh: MeshEnd,
+    /// Likewise of those in which lanes travel.
+    pub carrier: Carrier<Post<LaneLinks>>,
     /// Settings.
     pub rules: Rules,
     /// How its packets pass.
@@ -107,6 +111,7 @@ struct Shard {
     links: Links,
     packets: Packets,
     mesh: MeshEnd,
+    carrier: Carrier<Post<LaneLinks>>,
     frames: Vec<Arc<Frame>>,
     keeper: Arc<ArrayQueue<KeeperCommand>>,
     answers: Arc<ArrayQueue<KeeperAnswer>>,
@@ -188,9 +193,10 @@ impl Shard {
             io: setup.io,
             clock: setup.clock,
             core,
-            links: Links::new(setup.handshakes, setup.rules.dev),
+            links: Links::new(setup.handshakes, setup.shard, setup.rules.dev),
             packets,
             mesh: setup.mesh,
+            carrier: setup.carrier,
             frames: (0..FRAME_POOL).map(|_| Arc::default()).collect(),
             keeper: setup.keeper,
             answers: setup.answers,
@@ -268,6 +274,7 @@ impl Shard {
     /// One tick, in order.
     fn tick(&mut self, tick: u64) {
         self.gauge.lap_ns = self.clock.now_ns();
+        self.take_posts(tick);
         self.receive(tick);
         self.hear_keeper_and_control(tick);
         self.lap(Phase::Receive);
@@ -284,12 +291,14 @@ impl Shard {
         self.core.play();
         self.costs.end(Part::Play);
         self.lap(Phase::Step);
+        self.core.give_posts(tick, &self.carrier);
         self.publish(tick);
         self.costs.end(Part::Show);
         self.lap(Phase::Show);
         self.send(tick, Whom::Here);
         self.lap(Phase::Fill);
         self.meet_outcomes(tick);
+        self.take_posts(tick);
         self.lap(Phase::Meet);
         self.send(tick, Whom::Rest);
         self.lap(Phase::Fill);
@@ -349,6 +358,9 @@ impl Shard {
                 ControlCommand::MoveCell { cell, to } => {
                     self.coordinator.iter_mut().for_each(|it| it.wish(cell, to));
                 }
+                ControlCommand::MoveLane { lane, to } => {
+                    self.coordinator.iter_mut().for_each(|it| it.wish_lane(lane, to));
+                }
             }
         }
         if tick.is_multiple_of(CLOCK_TICKS) && self.core.world.shard == ShardId(0) {
@@ -396,10 +408,11 @@ impl Shard {
         let frame = Arc::get_mut(&mut shown).expect("a frame from the pool is nobody's");
         self.core.publish(frame, &mut outs);
         outs.iter_mut().for_each(|parcel| parcel.frame = Some(shown.clone()));
-        if self.costs.weigh(&self.core.world) {
+        if self.costs.weigh(&mut self.core) {
             let out = &mut outs[BALANCING.index()];
             out.weighed = true;
             out.costs.extend_from_slice(&self.costs.table);
+            out.lane_costs.extend_from_slice(&self.costs.lanes);
         }
         self.recorder.iter_mut().for_each(|recorder| recorder.parcels(tick, &outs));
         self.frames.push(shown);
@@ -473,8 +486,9 @@ impl Shard {
         self.packets.submit();
         self.costs.end(Part::Serve);
         self.lap(Phase::Submit);
-        self.costs.tick();
+        self.costs.tick(self.core.bodies);
         self.give_keeper();
+        self.give_lanes(tick);
         let Shard { coordinator, core, .. } = self;
         coordinator.iter_mut().for_each(|coordinator| coordinator.decide(core));
         if tick.is_multiple_of(REPORT_TICKS) || self.list_players || self.show_cuts {
@@ -522,6 +536,7 @@ impl Shard {
             record: self.recorder.as_mut().map(|recorder| recorder.report(gauge.busy_ns)),
             cost_us: CostUs { cells: us(self.costs.cells_ns()), lanes: us(self.costs.lanes_ns()) },
             cells: self.core.world.cut().cells_of(self.core.world.shard) as u64,
+            lanes: self.core.lanes_here().count_ones().into(),
             long_ticks: gauge.long_ticks,
             cuts: self.coordinator.as_ref().map(|coordinator| coordinator.report(&self.core)),
             cuts_view: show_cuts.then(|| self.coordinator.as_mut().map(|it| it.view(&self.core))).flatten(),

@@ -23,7 +23,7 @@ use crate::goods::{Asked, Offer, Order, OrderId, OrderKind, Thing};
 use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, ShardId};
 use crate::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreError, StoreErrorKind, Terms};
 use crate::ladder::NAMES;
-use crate::limits::{BODY_BYTES_MAX, SESSION_BYTES_PER_S_MAX};
+use crate::limits::{BODY_BYTES_MAX, LANES, SESSION_BYTES_PER_S_MAX};
 use crate::net::interest::Radii;
 use crate::net::session::Rates;
 use crate::shard::core::{Core, Rules};
@@ -59,8 +59,8 @@ const STALL_TICKS_MAX: u32 = 50;
 const TERMS: Terms = Terms { mail_ticks: 400, thing_ticks: 500 };
 /// Shards whose borders the bots gather at, whatever the number of shards of the run.
 const BORDERS_OF_SHARDS: usize = 8;
-/// One tick in how many brings another cut of the land.
-const CUT_CHANCES: u32 = 64;
+/// One tick in how many brings another cut of the land, or other shards for lanes.
+const DECREE_CHANCES: u32 = 40;
 /// Bots at one border.
 const BOTS_AT_A_BORDER: u64 = 8;
 
@@ -117,6 +117,8 @@ pub struct SimReport {
     pub effects_across: u64,
     /// Decrees that cut the land anew.
     pub cuts: u64,
+    /// Lanes that went from one shard to another.
+    pub lanes: u64,
     /// Checks made.
     pub invariants_checked: u64,
     /// Checks that failed.
@@ -181,6 +183,7 @@ pub struct Sim {
     handoffs: u64,
     effects_across: u64,
     cuts: u64,
+    lanes: u64,
     restarts: u64,
 }
 
@@ -222,6 +225,7 @@ impl Sim {
             handoffs: 0,
             effects_across: 0,
             cuts: 0,
+            lanes: 0,
             restarts: 0,
         }
     }
@@ -265,7 +269,13 @@ impl Sim {
     fn run_tick(&mut self, mut node: Node) -> Option<Node> {
         let tick = self.tick;
         self.strike_stalls(&mut node);
-        self.cut_anew(&mut node);
+        self.decree_anew(&mut node);
+        let moved = node.lanes_moved;
+        node.pass_lanes(tick);
+        if node.lanes_moved > moved {
+            self.lanes += node.lanes_moved - moved;
+            self.plan.note(Feature::Lane, tick);
+        }
         let Sim { clients, plan, .. } = self;
         clients.hear_ends(&mut node, tick);
         clients.up(&mut node, plan, tick);
@@ -289,16 +299,28 @@ impl Sim {
         Some(node)
     }
 
-    /// Now and then the land gets other owners: all of it, or the cells around the bots. When and how depends on the seed
-    /// alone, so that it is the same on any number of shards and with any faults.
-    fn cut_anew(&mut self, node: &mut Node) {
+    /// Now and then the land gets other owners: all of it, or the cells around the bots; or lanes get other shards. When
+    /// and how depends on the seed alone, so that it is the same on any number of shards and with any faults.
+    fn decree_anew(&mut self, node: &mut Node) {
         let (tick, seed, shards) = (self.tick, self.config.seed, self.config.shards);
         let draw = |n: u64, bound: u32| below(random(seed, EntityId::NONE, tick, 1_000 + n), bound);
-        if draw(0, CUT_CHANCES) > 0 || !node.runs(0, tick) || !node.cores[0].may_decree(tick) {
+        if draw(0, DECREE_CHANCES) > 0 || !node.runs(0, tick) || !node.cores[0].may_decree(tick) {
             return;
         }
-        let cut = match draw(1, 2) {
+        let owner = |n: u64| ShardId(draw(n, shards as u32) as u8);
+        let cut = match draw(1, 3) {
             0 => {
+                if node.cores[0].lanes_are_settled() {
+                    // Few lanes, or half of them.
+                    let (first, few) = (draw(2, LANES as u32), if draw(3, 2) == 0 { 3 } else { LANES as u32 / 2 });
+                    let moved = (first..first + few).map(|lane| (lane % LANES as u32) as u8);
+                    let moves: Vec<_> = moved.map(|lane| (lane, owner(2_000 + u64::from(lane)))).collect();
+                    let lanes = node.cores[0].world.lanes().with(&moves);
+                    node.cores[0].decree(DecreeKind::Lanes(lanes));
+                }
+                return;
+            }
+            1 => {
                 let starts: BTreeSet<u32> = (1..).map(|n| 1 + draw(1 + n, CELLS as u32 - 1)).take(shards - 1).collect();
                 // Two draws may fall together: then the last shards own nothing.
                 let starts: Vec<u32> = std::iter::once(0).chain(starts).collect();
@@ -310,8 +332,7 @@ impl Sim {
             _ => {
                 let near = |cell: &CellKey| [-1, 0, 1].map(|dx| CellKey { x: cell.x + dx, ..*cell });
                 let cells = self.haunts.iter().flat_map(near).enumerate();
-                let owner = |at: usize| ShardId(draw(1_000 + at as u64, shards as u32) as u8);
-                let moves: Vec<_> = cells.map(|(at, cell)| (cell, owner(at))).collect();
+                let moves: Vec<_> = cells.map(|(at, cell)| (cell, owner(1_000 + at as u64))).collect();
                 node.cores[0].world.cut().with(&moves)
             }
         };
@@ -456,6 +477,8 @@ impl Sim {
         let turns_put_off = cores.iter().map(|core| core.world.counters.turns_put_off).sum();
         if let Some(node) = self.node.take() {
             self.oracle.check_end(&self.clients, self.tick);
+            let settled = !node.cores[0].may_decree(self.tick) || node.cores[0].lanes_are_settled();
+            self.oracle.demand_at(self.tick, settled, || "lanes are not where they were decreed to be".to_owned());
             self.handoffs += node.cores.iter().map(|core| core.world.counters.handed_out).sum::<u64>();
             self.effects_across += node.cores.iter().map(|core| core.world.counters.effects_across).sum::<u64>();
             self.oracle.check_files(&node.end());
@@ -480,6 +503,7 @@ impl Sim {
             handoffs: self.handoffs,
             effects_across: self.effects_across,
             cuts: self.cuts,
+            lanes: self.lanes,
             acted,
             orders: self.oracle.orders(),
             ops_acked: deals(|counts| counts.acked),

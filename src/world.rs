@@ -32,10 +32,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::goods::{Order, OrderKind, Settled};
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
-use crate::limits::{EVENTS_PER_FRAME_MAX, LANES};
+use crate::limits::EVENTS_PER_FRAME_MAX;
 use crate::net::{messages::Refusal, wire};
 use crate::planted::{Bug, planted};
-use cut::CutMap;
+use cut::{CutMap, LaneMap};
 use effect::{Birth, Effect, EffectKind, Joining, PrivateEvent, Target, TradeEffect};
 use entity::{Archetype, Body, Leaving, Npc, Player, Spawner, Thing};
 use frame::{Frame, Frames, PublicEvent};
@@ -91,6 +91,8 @@ pub enum DecreeKind {
     Stop,
     /// Wildlife takes one turn in 2 to the power of this level, at most 3, and stands while it waits for one.
     Degrade(u8),
+    /// Which shard serves which lane.
+    Lanes(LaneMap),
 }
 
 /// A character as it shall be kept.
@@ -174,7 +176,7 @@ pub struct World {
     recut: bool,
     /// Degrade level in force.
     degrade: u8,
-    lanes: [ShardId; LANES],
+    lanes: LaneMap,
     players: Table<Player>,
     npcs: Table<Npc>,
     spawners: Table<Spawner>,
@@ -220,7 +222,7 @@ impl World {
             decrees: Vec::new(),
             recut: false,
             degrade: 0,
-            lanes: std::array::from_fn(|lane| ShardId((lane % shards) as u8)),
+            lanes: LaneMap::equal(shards),
             players: Table::default(),
             npcs: Table::default(),
             spawners,
@@ -236,9 +238,19 @@ impl World {
         }
     }
 
-    /// The shard that serves a lane.
-    pub fn lane_owner(&self, lane: u8) -> ShardId {
-        self.lanes[usize::from(lane)]
+    /// Which shard serves which lane.
+    pub fn lanes(&self) -> &LaneMap {
+        &self.lanes
+    }
+
+    /// Likewise at a tick, as far as decrees are known.
+    pub fn lanes_at(&self, tick: u64) -> &LaneMap {
+        let heard = self.decrees.iter().rev().filter(|decree| decree.tick <= tick);
+        let mut lanes = heard.filter_map(|decree| match &decree.kind {
+            DecreeKind::Lanes(lanes) => Some(lanes),
+            DecreeKind::Cut(_) | DecreeKind::Stop | DecreeKind::Degrade(_) => None,
+        });
+        lanes.next().unwrap_or(&self.lanes)
     }
 
     /// The degrade level in force.
@@ -330,6 +342,7 @@ impl World {
                 DecreeKind::Cut(cut) => (self.cut, self.recut) = (cut, !planted(Bug::LateCutForgotten)),
                 DecreeKind::Stop => self.players.iter_mut().for_each(|player| player.released = true),
                 DecreeKind::Degrade(level) => self.degrade = level,
+                DecreeKind::Lanes(lanes) => self.lanes = lanes,
             }
         }
     }
@@ -565,7 +578,7 @@ impl World {
         let cuts = self.decrees.iter().rev().filter(|decree| decree.tick <= tick);
         let mut cuts = cuts.filter_map(|decree| match &decree.kind {
             DecreeKind::Cut(cut) => Some(cut),
-            DecreeKind::Stop | DecreeKind::Degrade(_) => None,
+            DecreeKind::Stop | DecreeKind::Degrade(_) | DecreeKind::Lanes(_) => None,
         });
         cuts.next().unwrap_or(&self.cut).owner(cell)
     }
@@ -703,7 +716,7 @@ impl World {
             outs[owner.index()].borrow_mut().effects.push(effect);
         }
         for event in self.private.drain(..) {
-            outs[self.lanes[usize::from(event.session.lane)].index()].borrow_mut().private.push(event);
+            outs[self.lanes.owner(event.session.lane).index()].borrow_mut().private.push(event);
         }
         self.tell(outs);
         self.hand_over(outs);
@@ -748,7 +761,7 @@ impl World {
     fn tell(&mut self, outs: &mut [impl BorrowMut<OutcomeParcel>]) {
         for player in self.players.iter() {
             let leaving = player.body.leaving.filter(|leaving| leaving.tick <= self.tick + 1);
-            outs[self.lanes[usize::from(player.session.lane)].index()].borrow_mut().told.push(Told {
+            outs[self.lanes.owner(player.session.lane).index()].borrow_mut().told.push(Told {
                 session: player.session,
                 state: player.own_state(self.tick),
                 home: player.body.home,

@@ -43,6 +43,9 @@ pub struct Request {
     /// Cells that get another owner, for the verb `cuts`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moves: Vec<CellMove>,
+    /// Lanes that get another shard, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lanes: Vec<LaneMove>,
     /// Whether the cuts are balanced from now on, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto: Option<bool>,
@@ -56,6 +59,15 @@ pub struct CellMove {
     /// Row, northwards.
     pub y: i16,
     /// The new owner.
+    pub shard: u8,
+}
+
+/// A lane that gets another shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LaneMove {
+    /// Its number.
+    pub lane: u8,
+    /// The shard that serves it then.
     pub shard: u8,
 }
 
@@ -220,7 +232,7 @@ fn set(request: &Request, asker: Asker, board: &Board) -> Answer {
 }
 
 async fn cuts(request: &Request, board: &Board) -> Answer {
-    let before = match board.steer_cuts(&request.moves, request.auto) {
+    let before = match board.steer_cuts(&request.moves, &request.lanes, request.auto) {
         Ok(before) => before,
         Err(error) => return Answer::refused(error),
     };

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crossbeam_queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
 
-use super::admin::CellMove;
+use super::admin::{CellMove, LaneMove};
 use super::{
     BudgetReport, ControlCommand, ControlConfig, CostUs, CutsReport, CutsView, LadderReport, PHASE_NAMES, PlayerRow,
     RecordReport, ShardReport,
@@ -23,7 +23,7 @@ use crate::ids::{CellKey, ShardId};
 use crate::io::Backend;
 use crate::keeper::KeeperView;
 use crate::ladder::{self, Common, Step};
-use crate::limits::TUNED_KEPT_MAX;
+use crate::limits::{LANES, TUNED_KEPT_MAX};
 use crate::net::session::Rates;
 use crate::sys;
 use crate::world::land::LAND_CELLS;
@@ -140,6 +140,9 @@ pub struct ShardStatus {
     pub cost_us: CostUs,
     /// Cells of the land that it owns.
     pub cells: u64,
+    /// Lanes that it serves.
+    #[serde(default)]
+    pub lanes: u64,
     /// Total of ticks longer than 33 ms.
     pub long_ticks: u64,
     /// The byte budgets of its sessions.
@@ -245,6 +248,7 @@ impl From<&ShardReport> for ShardStatus {
             record: report.record,
             cost_us: report.cost_us,
             cells: report.cells,
+            lanes: report.lanes,
             long_ticks: report.long_ticks,
             budgets: report.budgets,
             ladder: LadderStatus::from(&report.ladder),
@@ -272,18 +276,19 @@ impl StatusPage {
             ));
         }
         if let Some(cuts) = self.cuts.filter(|cuts| cuts.decrees > 0 || !cuts.auto) {
-            let CutsReport { decrees, cells_moved, last_tick, last_cells, .. } = cuts;
+            let CutsReport { decrees, cells_moved, lanes_moved, last_tick, last_cells, last_lanes, .. } = cuts;
             let auto = if cuts.auto { "" } else { ", balance off" };
             text.push_str(&format!(
-                "cuts: {decrees} decrees moved {cells_moved} cells, the last one {last_cells} at tick {last_tick}{auto}\n"
+                "cuts: {decrees} decrees moved {cells_moved} cells and {lanes_moved} lanes, the last one {last_cells} and \
+                 {last_lanes} at tick {last_tick}{auto}\n"
             ));
         }
         text.push_str(
-            "shard cpu  p50 us  p99 us  long  busy cells us lanes us cells sessions entities handoffs  late calls/tick ladder      drops\n",
+            "shard cpu  p50 us  p99 us  long  busy cells us lanes us cells lanes sessions entities handoffs  late calls/tick ladder      drops\n",
         );
         for shard in &self.shards {
             text.push_str(&format!(
-                "{:>5} {:>3} {:>7} {:>7} {:>5} {:>4.0}% {:>8.0} {:>8.0} {:>5} {:>8} {:>8} {:>8} {:>5} {:>10.1} {:<10}  {}\n",
+                "{:>5} {:>3} {:>7} {:>7} {:>5} {:>4.0}% {:>8.0} {:>8.0} {:>5} {:>5} {:>8} {:>8} {:>8} {:>5} {:>10.1} {:<10}  {}\n",
                 shard.id,
                 shard.cpu,
                 shard.tick_us.p50,
@@ -293,6 +298,7 @@ impl StatusPage {
                 shard.cost_us.cells,
                 shard.cost_us.lanes,
                 shard.cells,
+                shard.lanes,
                 shard.sessions,
                 shard.entities,
                 shard.handoffs,
@@ -467,19 +473,28 @@ impl Board {
 
     /// Tells the shard that balances the cuts what is wanted, and asks for the cuts; gives how often they were shown before,
     /// for [`Board::cuts_since`]. What is impossible changes nothing and is told.
-    pub fn steer_cuts(&self, moves: &[CellMove], auto: Option<bool>) -> Result<u64, String> {
+    pub fn steer_cuts(&self, moves: &[CellMove], lanes: &[LaneMove], auto: Option<bool>) -> Result<u64, String> {
         let shards = self.commands.len();
+        let has_shard = |shard: u8| match usize::from(shard) < shards {
+            true => Ok(()),
+            false => Err(format!("there is no shard {shard}: this node has the shards 0 to {}", shards - 1)),
+        };
         let mut commands: Vec<ControlCommand> = auto.map(ControlCommand::AutoCuts).into_iter().collect();
         for &CellMove { x, y, shard } in moves {
             let on_land = |at: i16| (0..LAND_CELLS).contains(&at);
             if !on_land(x) || !on_land(y) {
                 return Err(format!("there is no cell {x},{y}: columns and rows are 0 to {}", LAND_CELLS - 1));
             }
-            if usize::from(shard) >= shards {
-                return Err(format!("there is no shard {shard}: this node has the shards 0 to {}", shards - 1));
-            }
+            has_shard(shard)?;
             let cell = CellKey { space: 0, y, x };
             commands.push(ControlCommand::MoveCell { cell, to: ShardId(shard) });
+        }
+        for &LaneMove { lane, shard } in lanes {
+            if usize::from(lane) >= LANES {
+                return Err(format!("there is no lane {lane}: they are 0 to {}", LANES - 1));
+            }
+            has_shard(shard)?;
+            commands.push(ControlCommand::MoveLane { lane, to: ShardId(shard) });
         }
         commands.push(ControlCommand::ShowCuts);
         let before = self.cuts().shown;

@@ -154,7 +154,7 @@ enum Phase {
     /// It waits for the others' inputs.
     Inputs(TickEntry),
     /// It waits for the others' outcomes.
-    Outcomes { done: Done, own: OutcomeParcel },
+    Outcomes { done: Done, own: Box<OutcomeParcel> },
     /// Its record is over.
     Over,
 }
@@ -497,12 +497,12 @@ impl Replay<'_> {
                 false => self.tracks[to].outcomes[shard].push_back(out),
             }
         }
-        let own = own.expect("one is its own");
+        let own = Box::new(own.expect("one is its own"));
         self.tracks[shard].phase = Phase::Outcomes { done, own };
     }
 
     /// The end of a tick: what was given to it, and its hash.
-    fn hear(&mut self, shard: usize, done: &Done, mut own: OutcomeParcel) {
+    fn hear(&mut self, shard: usize, done: &Done, mut own: Box<OutcomeParcel>) {
         let Track { world, frames, outcomes, .. } = &mut self.tracks[shard];
         let mut hear = |parcel: &mut OutcomeParcel| {
             world.arrive(parcel);

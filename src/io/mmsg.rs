@@ -81,7 +81,9 @@ impl MmsgSockets {
         for (at, lane) in (0..).zip(&config.lanes) {
             let known = lane_places[usize::from(lane.number)].replace(at);
             assert!(known.is_none(), "lane {} stands twice in the configuration", lane.number);
-            epoll::add(&watch, &lane.socket, Source::Lane(at).pack(), epoll::EventFlags::IN)?;
+            if lane.served {
+                epoll::add(&watch, &lane.socket, Source::Lane(at).pack(), epoll::EventFlags::IN)?;
+            }
         }
         if let Some(listener) = &config.listener {
             listener.set_nonblocking(true)?;
@@ -139,6 +141,36 @@ impl MmsgSockets {
         self.arrived = arrived;
     }
 
+    /// See [`super::Packets::serve`].
+    pub(super) fn serve(&mut self, lane: u8) {
+        let at = self.lane_place(lane);
+        let lane = &mut self.lanes[usize::from(at)];
+        if !mem::replace(&mut lane.served, true) {
+            self.counters.calls += 1;
+            let added = epoll::add(&self.watch, &lane.socket, Source::Lane(at).pack(), epoll::EventFlags::IN);
+            added.expect("it was watched before, by this path or by another");
+        }
+    }
+
+    /// See [`super::Packets::leave`].
+    pub(super) fn leave(&mut self, lane: u8) {
+        let at = self.lane_place(lane);
+        let lane = &mut self.lanes[usize::from(at)];
+        if mem::replace(&mut lane.served, false) {
+            self.counters.calls += 1;
+            epoll::delete(&self.watch, &lane.socket).expect("it is watched while it is served");
+        }
+    }
+
+    /// See [`super::Packets::has_left`].
+    pub(super) fn has_left(&self, lane: u8) -> bool {
+        !self.lanes[usize::from(self.lane_place(lane))].served
+    }
+
+    fn lane_place(&self, lane: u8) -> u16 {
+        self.lane_places[usize::from(lane)].expect("the path knows the lane")
+    }
+
     /// See [`super::Packets::submit`].
     pub(super) fn submit(&mut self) {
         let mut listed = self.connections.take_listed();
@@ -153,7 +185,7 @@ impl MmsgSockets {
 
     /// See [`super::Packets::send_datagram`].
     pub(super) fn send_datagram(&mut self, lane: u8, to: SocketAddr, fill: impl FnOnce(&mut [u8]) -> usize) {
-        let at = self.lane_places[usize::from(lane)].expect("the lane is served by this path");
+        let at = self.lane_place(lane);
         if self.outbox.is_full() {
             self.flush();
         }
@@ -198,8 +230,10 @@ impl MmsgSockets {
     /// Hands over what waits in a lane, where the kernel wrote it. All lanes together get no more in one drain than a
     /// ring could hold; what is left waits for the next.
     fn receive_datagrams(&mut self, at: usize, on_event: &mut impl FnMut(Event<'_>)) {
-        let batches_max = DRAIN_PASSES_MAX * usize::from(RING_BUFFERS_MAX) / RECEIVE_BATCH / self.lanes.len();
-        let Lane { number, socket } = &self.lanes[at];
+        let batches_max = DRAIN_PASSES_MAX * usize::from(RING_BUFFERS_MAX)
+            / RECEIVE_BATCH
+            / self.lanes.iter().filter(|lane| lane.served).count();
+        let Lane { number, socket, .. } = &self.lanes[at];
         for _ in 0..batches_max {
             self.counters.calls += 1;
             let count = match self.inbox.receive(socket) {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,13 +39,15 @@ impl Backend {
     }
 }
 
-/// A UDP socket that a packet path serves.
-#[derive(Debug)]
+/// A UDP socket that a packet path may serve: every path of a node knows all lanes, and one receives from each.
+#[derive(Clone, Debug)]
 pub struct Lane {
     /// Its number on this node, below [`crate::limits::LANES`].
     pub number: u8,
     /// Its socket, which must block (the path never does).
-    pub socket: UdpSocket,
+    pub socket: Arc<UdpSocket>,
+    /// Whether this path receives from it at the start.
+    pub served: bool,
 }
 
 /// What a packet path serves, and its sizes.
@@ -136,6 +139,22 @@ impl Packets {
         either!(self, path => path.drain(now_tick, on_event));
     }
 
+    /// Receives from a lane, from the next drain on.
+    pub fn serve(&mut self, lane: u8) {
+        either!(self, path => path.serve(lane));
+    }
+
+    /// Receives from a lane no longer. The next drain hands over what was taken from the socket already, and the rest waits
+    /// there for whoever serves it next. It is over when [`Packets::has_left`].
+    pub fn leave(&mut self, lane: u8) {
+        either!(self, path => path.leave(lane));
+    }
+
+    /// Whether nothing more can come from a lane here.
+    pub fn has_left(&self, lane: u8) -> bool {
+        either!(self, path => path.has_left(lane))
+    }
+
     /// Hands the kernel what was queued since the last call; no call when nothing was. Once a tick, after the sends.
     pub fn submit(&mut self) {
         either!(self, path => path.submit());
@@ -144,7 +163,7 @@ impl Packets {
     /// Queues a datagram that `fill` writes into a space of [`crate::limits::DATAGRAM_SEND_BYTES_MAX`] bytes and whose
     /// length it says; 0 sends nothing. It leaves with [`Packets::submit`], or earlier when the queue is full.
     ///
-    /// Panics when the path does not serve the lane.
+    /// Panics when the path does not know the lane.
     pub fn send_datagram(&mut self, lane: u8, to: SocketAddr, fill: impl FnOnce(&mut [u8]) -> usize) {
         either!(self, path => path.send_datagram(lane, to, fill));
     }

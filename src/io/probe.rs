@@ -129,7 +129,7 @@ fn try_ring() -> Result<RingFeatures, RingError> {
     let failed = |step| move |error| RingError::Other { step, error };
     let socket = UdpSocket::bind("127.0.0.1:0").map_err(failed("bind a socket on 127.0.0.1"))?;
     let address = socket.local_addr().map_err(failed("read a socket's address"))?;
-    let mut config = PacketConfig::new(vec![Lane { number: 0, socket }], None);
+    let mut config = PacketConfig::new(vec![Lane { number: 0, socket: socket.into(), served: true }], None);
     (config.submissions, config.completions, config.buffers) = (8, 16, 8);
     let mut ring = PacketRing::new(config)?;
     if round_trip(&mut ring, address) { Ok(ring.features()) } else { Err(RingError::Deaf) }

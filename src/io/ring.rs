@@ -46,6 +46,7 @@ enum Operation {
     Receive(ConnectionId),
     Send(ConnectionId),
     Cancel(ConnectionId),
+    LaneCancel { file: u16 },
 }
 
 impl Operation {
@@ -58,6 +59,7 @@ impl Operation {
             Operation::Receive(id) => pack(3, id.slot, id.generation),
             Operation::Send(id) => pack(4, id.slot, id.generation),
             Operation::Cancel(id) => pack(5, id.slot, id.generation),
+            Operation::LaneCancel { file } => pack(6, file, 0),
         }
     }
 
@@ -70,6 +72,7 @@ impl Operation {
             3 => Operation::Receive(id),
             4 => Operation::Send(id),
             5 => Operation::Cancel(id),
+            6 => Operation::LaneCancel { file: id.slot },
             kind => unreachable!("the kernel hands back what it was given, not kind {kind}"),
         }
     }
@@ -80,6 +83,8 @@ struct LaneState {
     lane: Lane,
     /// The lasting receive is with the kernel.
     receiving: bool,
+    /// A cancellation of it is.
+    cancelling: bool,
 }
 
 /// The ring of one shard. Bound to the thread that made it.
@@ -146,7 +151,11 @@ impl PacketRing {
             buffers,
             slots,
             receive_form,
-            lanes: config.lanes.into_iter().map(|lane| LaneState { lane, receiving: false }).collect(),
+            lanes: config
+                .lanes
+                .into_iter()
+                .map(|lane| LaneState { lane, receiving: false, cancelling: false })
+                .collect(),
             lane_files,
             listener: config.listener,
             accepting: false,
@@ -171,7 +180,7 @@ impl PacketRing {
 
     /// Whether a drain would find something; yes before the first. Reads shared memory only, so a tick may ask often.
     pub fn has_arrivals(&mut self) -> bool {
-        let armed = self.lanes.iter().all(|lane| lane.receiving);
+        let armed = self.lanes.iter().all(|state| state.receiving || !state.lane.served);
         !armed || self.ring.submission().taskrun() || !self.ring.completion().is_empty()
     }
 
@@ -196,6 +205,29 @@ impl PacketRing {
         }
     }
 
+    /// Receives from a lane, from the next drain on.
+    pub fn serve(&mut self, lane: u8) {
+        let file = self.lane_file(lane);
+        self.lanes[usize::from(file)].lane.served = true;
+    }
+
+    /// Receives from a lane no longer. The next drain hands over what is in the ring already, and the rest waits in the
+    /// socket for whoever serves it next. It is over when [`PacketRing::has_left`].
+    pub fn leave(&mut self, lane: u8) {
+        let file = self.lane_file(lane);
+        self.lanes[usize::from(file)].lane.served = false;
+    }
+
+    /// Whether nothing more can come from a lane here.
+    pub fn has_left(&self, lane: u8) -> bool {
+        let state = &self.lanes[usize::from(self.lane_file(lane))];
+        !state.lane.served && !state.receiving && !state.cancelling
+    }
+
+    fn lane_file(&self, lane: u8) -> u16 {
+        self.lane_files[usize::from(lane)].expect("the ring knows the lane")
+    }
+
     /// Hands the kernel what was queued since the last call; no call when nothing was. Once a tick, after the sends.
     pub fn submit(&mut self) {
         self.attend_connections();
@@ -205,9 +237,9 @@ impl PacketRing {
     /// Queues a datagram that `fill` writes into a space of [`crate::limits::DATAGRAM_SEND_BYTES_MAX`] bytes and whose
     /// length it says; 0 sends nothing. It leaves with [`PacketRing::submit`], or earlier when the queue is full.
     ///
-    /// Panics when the ring does not serve the lane.
+    /// Panics when the ring does not know the lane.
     pub fn send_datagram(&mut self, lane: u8, to: SocketAddr, fill: impl FnOnce(&mut [u8]) -> usize) {
-        let file = self.lane_files[usize::from(lane)].expect("the lane is served by this ring");
+        let file = self.lane_file(lane);
         if self.slots.is_full() {
             self.flush();
         }
@@ -263,14 +295,24 @@ impl PacketRing {
         self.connections.count()
     }
 
-    /// Queues the lasting receives and accepts that the kernel does not have, and what connections need.
+    /// Queues the lasting receives and accepts that the kernel does not have, ends those that it should not have, and
+    /// gives connections what they need.
     fn arm(&mut self) {
-        for file in 0..self.lanes.len() {
-            if !self.lanes[file].receiving && self.make_room() {
-                self.lanes[file].receiving = true;
-                let form = &raw const *self.receive_form;
-                let receive = opcode::RecvMsgMulti::new(types::Fixed(file as u32), form, BUFFER_GROUP).build();
-                self.push(receive, Operation::LaneReceive { file: file as u16 });
+        for file in 0..self.lanes.len() as u16 {
+            let LaneState { lane, receiving, cancelling } = &self.lanes[usize::from(file)];
+            match (lane.served, *receiving, *cancelling) {
+                (true, false, _) if self.make_room() => {
+                    self.lanes[usize::from(file)].receiving = true;
+                    let form = &raw const *self.receive_form;
+                    let receive = opcode::RecvMsgMulti::new(types::Fixed(file.into()), form, BUFFER_GROUP).build();
+                    self.push(receive, Operation::LaneReceive { file });
+                }
+                (false, true, false) if self.make_room() => {
+                    self.lanes[usize::from(file)].cancelling = true;
+                    let cancel = opcode::AsyncCancel::new(Operation::LaneReceive { file }.pack()).build();
+                    self.push(cancel, Operation::LaneCancel { file });
+                }
+                _ => (),
             }
         }
         if self.listener.is_some() && !self.accepting && self.make_room() {
@@ -389,13 +431,16 @@ impl PacketRing {
         let buffer = cqueue::buffer_select(completion.flags());
         match Operation::unpack(completion.user_data()) {
             Operation::LaneReceive { file } => {
+                let state = &mut self.lanes[usize::from(file)];
+                let served = state.lane.served;
                 if !more {
-                    self.lanes[usize::from(file)].receiving = false;
-                    self.counters.rearms += 1;
-                    self.again = true;
+                    state.receiving = false;
+                    self.counters.rearms += u64::from(served);
+                    self.again |= served;
                 }
                 match buffer {
                     Some(buffer) if result >= 0 => self.complete_datagram(file, buffer, result as usize, on_event),
+                    None if result == -libc::ECANCELED && !served => (),
                     None if result == -libc::ENOBUFS => self.counters.buffers_empty += 1,
                     _ => self.counters.receive_errors += 1,
                 }
@@ -405,6 +450,8 @@ impl PacketRing {
             Operation::Receive(id) => self.complete_receive(id, result, more, buffer, on_event),
             Operation::Send(id) => self.complete_send(id, result, on_event),
             Operation::Cancel(id) => self.connections.tenant_mut(id).cancelling = false,
+            // It found the receive or did not: what ends the receive says so itself.
+            Operation::LaneCancel { file } => self.lanes[usize::from(file)].cancelling = false,
         }
         if let Some(buffer) = buffer {
             self.buffers.give_back(buffer);

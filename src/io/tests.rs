@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ macro_rules! for_each_backend {
 for_each_backend! {
     a_drain_of_idle_lanes_is_one_call_and_a_submit_none
     thousands_of_datagrams_come_in_a_few_calls_with_their_senders
+    a_lane_goes_from_one_to_another_and_every_datagram_comes_once
     one_of_the_products_size_comes_about
     datagrams_can_be_changed_in_place
     empty_and_too_long_datagrams_do_not_stop_reception
@@ -47,7 +49,8 @@ fn small(io: Backend, lanes: Vec<Lane>, listener: Option<TcpListener>, buffers: 
 /// A packet path over `count` lanes, and their address.
 fn lane_packets(io: Backend, address: &str, count: u8, buffers: u16) -> (Packets, SocketAddr) {
     let lanes = bind_lanes(address.parse().unwrap(), count.into()).unwrap();
-    let numbered = (0..).zip(lanes.sockets).map(|(number, socket)| Lane { number, socket }).collect();
+    let numbered =
+        (0..).zip(lanes.sockets).map(|(number, socket)| Lane { number, socket: socket.into(), served: true }).collect();
     (small(io, numbered, None, buffers), lanes.address)
 }
 
@@ -55,7 +58,7 @@ fn lane_packets(io: Backend, address: &str, count: u8, buffers: u16) -> (Packets
 fn plain_packets(io: Backend) -> (Packets, SocketAddr) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    (small(io, vec![Lane { number: 7, socket }], None, 64), address)
+    (small(io, vec![Lane { number: 7, socket: socket.into(), served: true }], None, 64), address)
 }
 
 /// A packet path over a listener, and its address.
@@ -124,6 +127,71 @@ fn a_drain_of_idle_lanes_is_one_call_and_a_submit_none(io: Backend) {
     packets.drain(1, |event| panic!("{event:?}"));
     packets.submit();
     assert_eq!(packets.counters().calls, before + 1);
+}
+
+fn a_lane_goes_from_one_to_another_and_every_datagram_comes_once(io: Backend) {
+    const SENDERS: usize = 40;
+    let lanes = bind_lanes("127.0.0.1:0".parse().unwrap(), 4).unwrap();
+    let sockets: Vec<Arc<UdpSocket>> = lanes.sockets.into_iter().map(Arc::new).collect();
+    let known = |served: bool| {
+        let lane = |(number, socket): (u8, &Arc<UdpSocket>)| Lane { number, socket: socket.clone(), served };
+        (0..).zip(&sockets).map(lane).collect::<Vec<_>>()
+    };
+    let mut paths = [small(io, known(true), None, 256), small(io, known(false), None, 256)];
+    let senders: Vec<_> = (0..SENDERS).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let mut seen: HashMap<(SocketAddr, u32), (usize, u8)> = HashMap::new();
+    let (mut number, mut sent) = (0u32, 0);
+    let mut server = 0;
+    for turn in 0..40 {
+        // Some come before the receive ends, some while nobody receives, some afterwards.
+        for part in 0..3 {
+            for sender in &senders {
+                number += 1;
+                sender.send_to(&number.to_le_bytes(), lanes.address).unwrap();
+                sent += 1;
+            }
+            let path = &mut paths[server];
+            let mut note = |event: Event<'_>| {
+                let Event::Datagram { lane, from, bytes } = event else { panic!("{event:?}") };
+                let number = u32::from_le_bytes(bytes.try_into().unwrap());
+                assert!(seen.insert((from, number), (server, lane)).is_none(), "turn {turn}: it came twice");
+            };
+            match part {
+                0 => path.drain(0, &mut note),
+                1 => {
+                    (0..4).for_each(|lane| path.leave(lane));
+                    path.drain(0, &mut note);
+                    assert!((0..4).all(|lane| path.has_left(lane)), "turn {turn}: one drain is enough");
+                    let taken = path.counters().datagrams_in;
+                    path.drain(0, |event| panic!("{event:?}"));
+                    assert_eq!(path.counters().datagrams_in, taken);
+                    server = 1 - server;
+                }
+                _ => (0..4).for_each(|lane| path.serve(lane)),
+            }
+        }
+    }
+    let mut patient = patience();
+    while seen.len() < sent && patient() {
+        paths[server].drain(0, |event| {
+            let Event::Datagram { lane, from, bytes } = event else { panic!("{event:?}") };
+            let number = u32::from_le_bytes(bytes.try_into().unwrap());
+            assert!(seen.insert((from, number), (server, lane)).is_none(), "it came twice");
+        });
+    }
+    assert_eq!((seen.len(), kernel_drops(lanes.address.port())), (sent, 0));
+    assert!(paths.iter().all(|path| path.counters().receive_errors == 0), "{:?}", paths[0].counters());
+    assert!(seen.values().any(|&(server, _)| server == 0) && seen.values().any(|&(server, _)| server == 1));
+    let mut peer = [0; 8];
+    for (path, _) in paths.iter_mut().zip(0..) {
+        // Whoever does not receive from a lane may still send by it.
+        path.send_datagram(2, senders[0].local_addr().unwrap(), |space| {
+            space[..4].copy_from_slice(b"here");
+            4
+        });
+        path.submit();
+        assert_eq!(senders[0].recv(&mut peer).unwrap(), 4);
+    }
 }
 
 fn thousands_of_datagrams_come_in_a_few_calls_with_their_senders(io: Backend) {
@@ -227,7 +295,7 @@ fn sends_arrive_whole_over_both_families(io: Backend) {
 
 fn a_full_queue_is_handed_over_in_between(io: Backend) {
     let lanes = bind_lanes("127.0.0.1:0".parse().unwrap(), 1).unwrap();
-    let lane = Lane { number: 0, socket: lanes.sockets.into_iter().next().unwrap() };
+    let lane = Lane { number: 0, socket: lanes.sockets.into_iter().next().unwrap().into(), served: true };
     let mut packets = small(io, vec![lane], None, 256);
     for number in 0..200_u8 {
         packets.send_datagram(0, lanes.address, |space| {

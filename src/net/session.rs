@@ -378,6 +378,11 @@ impl Session {
         self.flow.hear(self.reliable.take_fates());
     }
 
+    /// Whether it may show a tick: none before those that it showed, wherever that was.
+    pub fn may_show(&self, tick: u64) -> bool {
+        tick >= self.shown_tick
+    }
+
     /// Whether a body leaves now: an answer to a ping or a farewell at once; a snapshot when there is news of the
     /// client's commands and budget for it, or when the budget is full.
     pub fn is_due(&self, tick: u64, send_hz: u32) -> bool {

@@ -13,8 +13,8 @@ use crate::ids::{CELL_M, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
 use crate::ladder::Ladder;
 use crate::limits::{
-    DECREE_TICKS_MIN, EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANES, SHARDS_MAX,
-    TICK_HZ,
+    DECREE_TICKS_MIN, EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES,
+    SHARDS_MAX, TCP_CONNECTIONS_MAX, TICK_HZ,
 };
 use crate::net::flow::Flow;
 use crate::net::handshake::Identity;
@@ -22,8 +22,10 @@ use crate::net::interest::{Radii, Scratch};
 use crate::net::message::{Seam, ServerMessage, Welcome};
 use crate::net::messages::Close;
 use crate::net::session::{BodyDrop, Rates, Session, Sight};
-use crate::world::balance::CellCost;
-use crate::world::effect::Joining;
+use crate::planted::{Bug, planted};
+use crate::shard::lanes::{LaneWord, Waiting};
+use crate::world::balance::{CellCost, LaneCost};
+use crate::world::effect::{Joining, PrivateEvent};
 use crate::world::frame::{Frame, Frames};
 use crate::world::land::LAND_M;
 use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel, Told};
@@ -53,13 +55,35 @@ struct Entry {
     early: Vec<ServerMessage>,
 }
 
-/// Sessions of one lane.
+/// Sessions of one lane. It moves between shards as a whole.
 #[derive(Default)]
-struct Lane {
+pub(super) struct Lane {
     entries: Vec<Option<Box<Entry>>>,
     free: Vec<u16>,
     generation: u32,
     guests: u64,
+    /// Bodies in and out since it was weighed.
+    bodies: u64,
+    /// When that was.
+    weighed_tick: u64,
+}
+
+impl Lane {
+    /// Its sessions.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = SessionRef> {
+        self.entries.iter().flatten().map(|entry| entry.session.reference)
+    }
+
+    /// Those with actions that their entity did not name yet.
+    pub(super) fn acting(&self) -> impl Iterator<Item = SessionRef> {
+        self.entries.iter().flatten().filter(|entry| entry.session.is_acting()).map(|entry| entry.session.reference)
+    }
+
+    /// Those that say farewell.
+    pub(super) fn closing(&self) -> impl Iterator<Item = SessionRef> {
+        let closing = self.entries.iter().flatten().filter(|entry| matches!(entry.stage, Stage::Closing { .. }));
+        closing.map(|entry| entry.session.reference)
+    }
 }
 
 /// How a session ended, for whoever owns its transport.
@@ -109,6 +133,8 @@ pub struct CostTable {
     pub tick: u64,
     /// The cells with bodies, by their place in the land.
     pub cells: Vec<(u16, CellCost)>,
+    /// The lanes.
+    pub lanes: Vec<LaneCost>,
 }
 
 /// Sessions and world of one shard.
@@ -135,6 +161,10 @@ pub struct Core {
     pub late_parcels: u64,
     /// Claims that the keeper refused.
     pub claims_refused: u64,
+    /// Bodies in and out since the start.
+    pub bodies: u64,
+    /// Answers of the keeper for the sessions of each shard, in order.
+    pub posts: Vec<Vec<KeeperAnswer>>,
     /// By shard, on the one that balances.
     pub costs: Vec<CostTable>,
     /// A decree that leaves with the outcomes of this tick.
@@ -152,14 +182,23 @@ pub struct Core {
     rules: Rules,
     /// Byte budgets halved in sessions that ended.
     cuts_before: u64,
-    lanes: Vec<Lane>,
-    active: Vec<SessionRef>,
+    /// Those that are here, by number.
+    pub(super) lanes: Vec<Option<Lane>>,
+    pub(super) active: Vec<SessionRef>,
     /// Sessions with actions that their entity did not name yet.
-    acting: Vec<SessionRef>,
+    pub(super) acting: Vec<SessionRef>,
     scratch: Scratch,
     /// Sessions that say farewell.
-    closing: Vec<SessionRef>,
-    joins: Vec<Joining>,
+    pub(super) closing: Vec<SessionRef>,
+    pub(super) joins: Vec<Joining>,
+    /// Answers of the keeper that came since the last tick.
+    answers: Vec<KeeperAnswer>,
+    /// What came for lanes that are not here yet.
+    pub(super) waiting: Vec<Waiting>,
+    /// Newest decree about lanes that this shard heard.
+    pub(super) lanes_known: u64,
+    /// What each shard said of lanes last.
+    pub(super) lane_words: Vec<LaneWord>,
     /// Answers of the ledger that the world hears in the next tick.
     settled: Vec<Settled>,
     /// Nobody is admitted while the keeper's disk is nearly full.
@@ -170,7 +209,11 @@ impl Core {
     /// A shard that nobody is connected to.
     pub fn new(world: World, shards: usize, rules: Rules) -> Core {
         let tick = world.tick;
+        let lane = |lane: usize| (world.lanes().owner(lane as u8) == world.shard).then(Lane::default);
+        let lane_word = |shard| LaneWord { known: 0, here: world.lanes().of(ShardId(shard as u8)) };
         Core {
+            lanes: (0..LANE_TABLES).map(lane).collect(),
+            lane_words: (0..shards).map(lane_word).collect(),
             world,
             frames: Frames::new(shards),
             inputs: (0..shards).map(|_| InputParcel::default()).collect(),
@@ -182,6 +225,8 @@ impl Core {
             rows: true,
             late_parcels: 0,
             claims_refused: 0,
+            bodies: 0,
+            posts: (0..shards).map(|_| Vec::new()).collect(),
             costs: vec![CostTable::default(); shards],
             decree: None,
             next_decree: 0,
@@ -191,12 +236,14 @@ impl Core {
             is_open: true,
             rules,
             cuts_before: 0,
-            lanes: (0..LANES).map(|_| Lane::default()).collect(),
             active: Vec::new(),
             acting: Vec::new(),
             scratch: Scratch::default(),
             closing: Vec::new(),
             joins: Vec::new(),
+            answers: Vec::new(),
+            waiting: Vec::new(),
+            lanes_known: 0,
             settled: Vec::new(),
             disk_is_full: false,
         }
@@ -209,8 +256,24 @@ impl Core {
 
     /// Number of sessions in a lane.
     pub fn lane_sessions(&self, lane: u8) -> usize {
-        let lane = &self.lanes[usize::from(lane)];
-        lane.entries.len() - lane.free.len()
+        self.lanes[usize::from(lane)].as_ref().map_or(0, |lane| lane.entries.len() - lane.free.len())
+    }
+
+    /// Whether a lane's sessions are here.
+    pub fn serves(&self, lane: u8) -> bool {
+        self.lanes[usize::from(lane)].is_some()
+    }
+
+    /// What its lanes did since they were weighed last, wherever that was: number, bodies in a thousand ticks, sessions.
+    pub fn weigh_lanes(&mut self) -> impl Iterator<Item = (u8, u64, u32)> {
+        let tick = self.world.tick;
+        self.lanes.iter_mut().enumerate().filter_map(move |(number, lane)| {
+            let lane = lane.as_mut()?;
+            let ticks = tick - std::mem::replace(&mut lane.weighed_tick, tick);
+            let bodies = std::mem::take(&mut lane.bodies);
+            let sessions = lane.entries.len() - lane.free.len();
+            Some((number as u8, bodies * 1_000 / ticks.max(1), sessions as u32))
+        })
     }
 
     /// The sessions with their clients and the last that was told of them.
@@ -251,21 +314,22 @@ impl Core {
     }
 
     fn entry(&self, reference: SessionRef) -> Option<&Entry> {
-        let lane = self.lanes.get(usize::from(reference.lane))?;
+        let lane = self.lanes.get(usize::from(reference.lane))?.as_ref()?;
         let entry = lane.entries.get(usize::from(reference.slot))?.as_deref()?;
         (entry.session.reference == reference).then_some(entry)
     }
 
     fn entry_mut(&mut self, reference: SessionRef) -> Option<&mut Entry> {
-        let lane = self.lanes.get_mut(usize::from(reference.lane))?;
+        let lane = self.lanes.get_mut(usize::from(reference.lane))?.as_mut()?;
         let entry = lane.entries.get_mut(usize::from(reference.slot))?.as_deref_mut()?;
         (entry.session.reference == reference).then_some(entry)
     }
 
     /// Why nobody is admitted to a lane now, if so.
     pub fn no_admission(&self, lane: u8) -> Option<NoAdmission> {
-        let is_full = self.lane_sessions(lane) >= LANE_SESSIONS_MAX;
-        if is_full || self.keeper.len() > KEEPER_WAITING_MAX || self.disk_is_full {
+        let most = if usize::from(lane) < LANES { LANE_SESSIONS_MAX } else { TCP_CONNECTIONS_MAX };
+        let is_full = self.lane_sessions(lane) >= most;
+        if is_full || !self.serves(lane) || self.keeper.len() > KEEPER_WAITING_MAX || self.disk_is_full {
             return Some(NoAdmission::Full);
         }
         (!self.is_open).then_some(NoAdmission::Overload)
@@ -276,7 +340,7 @@ impl Core {
         if self.no_admission(lane).is_some() {
             return None;
         }
-        let table = &mut self.lanes[usize::from(lane)];
+        let table = self.lanes[usize::from(lane)].as_mut()?;
         let slot = match table.free.pop() {
             Some(slot) => slot,
             None => {
@@ -346,11 +410,43 @@ impl Core {
     /// Hears a change that no entity owns.
     pub fn hear_decree(&mut self, decree: Decree) {
         self.outside.push(Outside::Decree(decree.clone()));
+        if let DecreeKind::Lanes(_) = decree.kind {
+            self.lanes_known = decree.tick;
+        }
         self.world.decree(decree);
     }
 
-    /// The keeper answers.
+    /// The keeper answers. What is for a session goes in this tick to the shard that serves it, this one or another.
     pub fn hear_keeper(&mut self, answer: KeeperAnswer) {
+        match answer {
+            KeeperAnswer::Settled(settled) => self.settled.push(*settled),
+            KeeperAnswer::Admission { open } => self.disk_is_full = !open,
+            answer => self.answers.push(answer),
+        }
+    }
+
+    /// Gives each answer of the keeper to the shard that serves its session.
+    fn post_answers(&mut self) {
+        for answer in self.answers.drain(..) {
+            let lane = answer.session().expect("the others were heard").lane;
+            self.posts[self.world.lanes().owner(lane).index()].push(answer);
+        }
+    }
+
+    /// Hears the answers that it posted to itself.
+    fn hear_own_post(&mut self) {
+        let mut own = std::mem::take(&mut self.posts[self.world.shard.index()]);
+        own.drain(..).for_each(|answer| self.hear_answer(answer));
+        self.posts[self.world.shard.index()] = own;
+    }
+
+    /// The keeper's answer for a session came to the shard that serves it.
+    pub fn hear_answer(&mut self, answer: KeeperAnswer) {
+        let Some(session) = answer.session() else { unreachable!("a shard keeps what is for itself") };
+        if !self.serves(session.lane) {
+            self.wait_for_lane(Waiting::Answer(answer));
+            return;
+        }
         match answer {
             KeeperAnswer::Claimed { session, row, operation, .. } => {
                 // A session that ended meanwhile was released already.
@@ -371,7 +467,6 @@ impl Core {
                 };
                 self.close(session, reason);
             }
-            KeeperAnswer::Settled(settled) => self.settled.push(*settled),
             KeeperAnswer::Operation { session, operation, refusal, thing } => {
                 self.tell(session, ServerMessage::OperationResult { operation, refusal, thing });
             }
@@ -380,8 +475,8 @@ impl Core {
                     entry.session.tell_goods(*news);
                 }
             }
-            KeeperAnswer::Admission { open } => self.disk_is_full = !open,
             KeeperAnswer::Cut { session } => self.close(session, Close::NewerSession),
+            KeeperAnswer::Settled(_) | KeeperAnswer::Admission { .. } => unreachable!("it has a session"),
         }
     }
 
@@ -400,10 +495,10 @@ impl Core {
 
     /// A body of a session came.
     pub fn handle_body(&mut self, reference: SessionRef, body: &[u8]) {
-        let Core { lanes, inputs, drops, acting, .. } = self;
-        let entry = lanes
-            .get_mut(usize::from(reference.lane))
-            .and_then(|lane| lane.entries.get_mut(usize::from(reference.slot)));
+        let Core { lanes, inputs, drops, acting, bodies, .. } = self;
+        let Some(lane) = lanes.get_mut(usize::from(reference.lane)).and_then(Option::as_mut) else { return };
+        (lane.bodies, *bodies) = (lane.bodies + 1, *bodies + 1);
+        let entry = lane.entries.get_mut(usize::from(reference.slot));
         let Some(entry) = entry.and_then(Option::as_deref_mut) else { return };
         assert_eq!(entry.session.reference, reference, "a transport knows its session's end");
         let was_acting = entry.session.is_acting();
@@ -470,7 +565,7 @@ impl Core {
     }
 
     fn forget(&mut self, reference: SessionRef) {
-        let lane = &mut self.lanes[usize::from(reference.lane)];
+        let lane = self.lanes[usize::from(reference.lane)].as_mut().expect("the session is here");
         let entry = lane.entries[usize::from(reference.slot)].take();
         self.cuts_before += entry.map_or(0, |entry| entry.session.flow.cuts);
         lane.free.push(reference.slot);
@@ -507,6 +602,7 @@ impl Core {
             self.world.settled(&settled, &self.frames);
         }
         self.outside.clear();
+        self.post_answers();
     }
 
     /// Takes the inputs of one shard.
@@ -535,7 +631,15 @@ impl Core {
         self.next_decree = if self.decree.is_some() { tick + 2 } else { self.next_decree };
         let kind = self.decree.take().or_else(|| self.degrade.take().map(DecreeKind::Degrade));
         let decree = kind.map(|kind| Decree { tick, kind });
-        outs.iter_mut().for_each(|out| out.borrow_mut().decree.clone_from(&decree));
+        // What is still here for others went by older decrees.
+        let all_posted =
+            self.posts.iter().enumerate().all(|(to, post)| to == self.world.shard.index() || post.is_empty());
+        let lanes_known = if all_posted { self.lanes_known } else { 0 };
+        let lanes_here = self.lanes_here();
+        for out in outs.iter_mut().map(BorrowMut::borrow_mut) {
+            out.decree.clone_from(&decree);
+            (out.lanes_known, out.lanes_here) = (lanes_known, lanes_here);
+        }
     }
 
     /// Takes the outcome of a tick from a shard, this one included.
@@ -548,22 +652,37 @@ impl Core {
             let table = &mut self.costs[parcel.shard.index()];
             table.tick = parcel.tick;
             std::mem::swap(&mut table.cells, &mut parcel.costs);
+            std::mem::swap(&mut table.lanes, &mut parcel.lane_costs);
         }
+        self.lane_words[parcel.shard.index()] = LaneWord { known: parcel.lanes_known, here: parcel.lanes_here };
         if let Some(frame) = parcel.frame.take() {
             self.frames.push(frame);
         }
         for told in parcel.told.drain(..) {
             self.hear_told(told, parcel.shard, parcel.tick);
         }
-        for event in parcel.private.drain(..) {
-            let kept = self.entry_mut(event.session).is_none_or(|entry| entry.session.hear_word(event.word));
-            if !kept {
-                self.close(event.session, Close::Slow);
-            }
+        parcel.private.drain(..).for_each(|event| self.hear_private(event));
+        if parcel.shard == self.world.shard {
+            self.hear_own_post();
+        }
+    }
+
+    pub(super) fn hear_private(&mut self, event: PrivateEvent) {
+        if !self.serves(event.session.lane) {
+            self.wait_for_lane(Waiting::Word(event));
+            return;
+        }
+        let kept = self.entry_mut(event.session).is_none_or(|entry| entry.session.hear_word(event.word));
+        if !kept {
+            self.close(event.session, Close::Slow);
         }
     }
 
     fn hear_told(&mut self, told: Told, by: ShardId, tick: u64) {
+        if !self.serves(told.session.lane) && !planted(Bug::ToldOnTheWay) {
+            // The lane is on its way, with the session perhaps: it is told again in the next tick.
+            return;
+        }
         let Some(entry) = self.entry_mut(told.session) else {
             // Nobody is there any more for whom it would play.
             self.push_leave(&told);
@@ -610,7 +729,7 @@ impl Core {
     pub fn send_due(&mut self, whom: Whom, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
         let Some(tick) = self.frames.complete_tick() else { return };
         let (now_tick, shard) = (self.world.tick, self.world.shard);
-        let Core { frames, lanes, active, rules, ladder, scratch, .. } = self;
+        let Core { frames, lanes, active, rules, ladder, scratch, bodies, .. } = self;
         let none = Frame::default();
         let mut shown = [&none; SHARDS_MAX];
         let mut count = 0;
@@ -622,10 +741,13 @@ impl Core {
         let rates = Rates { send_hz, ..rules.rates };
         let sight = Sight { frames, shown: &shown[..count], tick, radii: rules.radii, pace, rates };
         for &reference in active.iter() {
-            let entry = lanes[usize::from(reference.lane)].entries[usize::from(reference.slot)].as_deref_mut();
+            let lane = lanes[usize::from(reference.lane)].as_mut().expect("the lanes of active sessions are here");
+            let entry = lane.entries[usize::from(reference.slot)].as_deref_mut();
             let session = &mut entry.expect("active sessions are in their lanes").session;
             let here = session.told_by == shard && session.told_tick == now_tick;
-            if (whom == Whom::Rest || here) && session.is_due(now_tick, send_hz) {
+            let may = (whom == Whom::Rest || here) && session.may_show(tick);
+            if may && session.is_due(now_tick, send_hz) {
+                (lane.bodies, *bodies) = (lane.bodies + 1, *bodies + 1);
                 send(reference, &mut |out| session.write_body(now_tick, &sight, scratch, out));
             }
         }

@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
 
-use crate::ids::SessionRef;
+use crate::ids::{SessionRef, ShardId};
 use crate::io::ConnectionId;
 use crate::limits::{
-    BODY_BYTES_MAX, LANE_SESSIONS_MAX, LANES, REPLIES_PER_DRAIN_MAX, TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX,
+    BODY_BYTES_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES, REPLIES_PER_DRAIN_MAX, TCP_STALL_TICKS_MAX,
+    TCP_TOKEN_TICKS_MAX,
 };
 use crate::net::connection::{Connection, Packet};
 use crate::net::fast_hash::FastHash;
@@ -18,6 +19,7 @@ use crate::net::handshake::{Arrival, Handshake, HandshakeConfig, HandshakeOutcom
 use crate::net::packet::{CONTROL_BYTES_MAX, DISCONNECT_PACKETS, DropReason};
 use crate::net::stream::{LENGTH_BYTES, StreamReader, write_frame};
 use crate::shard::core::{Core, Ended, NoAdmission};
+use crate::world::cut::tcp_lane;
 
 /// A datagram to send: bytes `from..from + length` of the reply bytes.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +54,8 @@ enum Peer {
     Tcp { connection: ConnectionId },
 }
 
-struct LaneLinks {
+/// Links of one lane. They move between shards with its sessions.
+pub struct LaneLinks {
     handshake: Handshake,
     by_address: HashMap<SocketAddr, SessionRef, FastHash>,
     peers: Vec<Option<Peer>>,
@@ -61,7 +64,6 @@ struct LaneLinks {
 struct Stream {
     id: ConnectionId,
     address: SocketAddr,
-    lane: u8,
     reader: StreamReader,
     session: Option<SessionRef>,
     heard_tick: u64,
@@ -82,17 +84,15 @@ pub struct Links {
     pub frames_in: u64,
     reply_bytes: Vec<u8>,
     lanes: Vec<Option<LaneLinks>>,
-    served: Vec<u8>,
+    tcp_lane: u8,
     streams: Vec<Option<Stream>>,
-    accepted: usize,
     dev: bool,
 }
 
 impl Links {
-    /// Links of the lanes that a shard serves.
-    pub fn new(handshakes: Vec<HandshakeConfig>, dev: bool) -> Links {
-        let mut lanes: Vec<Option<LaneLinks>> = (0..LANES).map(|_| None).collect();
-        let served = handshakes.iter().map(|config| config.lane).collect();
+    /// Links of the lanes that a shard serves, and of its TCP peers.
+    pub fn new(handshakes: Vec<HandshakeConfig>, shard: ShardId, dev: bool) -> Links {
+        let mut lanes: Vec<Option<LaneLinks>> = (0..LANE_TABLES).map(|_| None).collect();
         for config in handshakes {
             let at = usize::from(config.lane);
             let handshake = Handshake::new(config);
@@ -106,11 +106,22 @@ impl Links {
             frames_in: 0,
             reply_bytes: Vec::with_capacity(REPLIES_PER_DRAIN_MAX * REPLY_BYTES_MAX),
             lanes,
-            served,
+            tcp_lane: tcp_lane(shard),
             streams: Vec::new(),
-            accepted: 0,
             dev,
         }
+    }
+
+    /// Takes a lane out: what comes for its peers, comes elsewhere.
+    pub fn give_lane(&mut self, lane: u8) -> LaneLinks {
+        assert_ne!(lane, self.tcp_lane, "the sockets of TCP peers are with this shard's ring");
+        self.lanes[usize::from(lane)].take().expect("only a lane that is here is given")
+    }
+
+    /// Takes in a lane.
+    pub fn take_lane(&mut self, lane: u8, links: LaneLinks) {
+        let before = self.lanes[usize::from(lane)].replace(links);
+        assert!(before.is_none(), "lane {lane} is there once");
     }
 
     /// The bytes of a reply.
@@ -198,18 +209,16 @@ impl Links {
         Some(peer)
     }
 
-    /// A TCP peer came; the lanes take turns.
+    /// A TCP peer came.
     pub fn handle_accepted(&mut self, id: ConnectionId, tick: u64) {
         let slot = usize::from(id.slot);
         if self.streams.len() <= slot {
             self.streams.resize_with(slot + 1, || None);
         }
-        self.accepted += 1;
-        let lane = self.served[self.accepted % self.served.len()];
         // A token is used up by one connection, whatever address that has: so each has an address of its own here.
         let address = SocketAddr::from((Ipv6Addr::from(u128::from(id.generation)), id.slot));
         let (reader, session, silence_ticks_max) = (StreamReader::default(), None, TCP_TOKEN_TICKS_MAX);
-        self.streams[slot] = Some(Stream { id, address, lane, reader, session, heard_tick: tick, silence_ticks_max });
+        self.streams[slot] = Some(Stream { id, address, reader, session, heard_tick: tick, silence_ticks_max });
     }
 
     /// Bytes of a TCP peer came.
@@ -239,7 +248,7 @@ impl Links {
     }
 
     fn accept_token(&mut self, core: &mut Core, stream: &mut Stream, now: (u64, u64), token: &[u8]) -> bool {
-        let links = self.lanes[usize::from(stream.lane)].as_mut().expect("a served lane");
+        let links = self.lanes[usize::from(self.tcp_lane)].as_mut().expect("a served lane");
         let identity: Identity = match links.handshake.accept_stream_token(now.1, stream.address, token, self.dev) {
             Ok(identity) => identity,
             Err(reason) => {
@@ -247,8 +256,8 @@ impl Links {
                 return false;
             }
         };
-        let Some(session) = core.admit(stream.lane, identity, true) else {
-            self.count_refusal(core, stream.lane);
+        let Some(session) = core.admit(self.tcp_lane, identity, true) else {
+            self.count_refusal(core, self.tcp_lane);
             return false;
         };
         stream.session = Some(session);

@@ -103,10 +103,11 @@ impl Clients {
     pub fn up(&mut self, node: &mut Node, plan: &mut Plan, tick: u64) {
         for at in 0..self.all.len() {
             let client = &mut self.all[at];
-            let shard = usize::from(client.lane) % node.cores.len();
+            // What comes for a lane on its way waits in its socket, and so does who wants to go.
+            let server = node.server_of(client.lane);
             let is_silent = client.session.is_some() && client.heard_at + SILENT_TICKS < tick;
-            if is_silent || (client.session.is_some() && plan.strikes(Fault::HangUp, tick)) {
-                let session = client.session.expect("it was just there");
+            let goes = is_silent || (client.session.is_some() && plan.strikes(Fault::HangUp, tick));
+            if let (true, Some(session), Some(shard)) = (goes, client.session, server) {
                 self.by_session.remove(&session);
                 node.cores[shard].hang_up(session);
                 client.lose(tick);
@@ -117,14 +118,15 @@ impl Clients {
                 client.lose(0);
                 client.stolen = plan.draw(4) == 0;
             }
-            if client.session.is_none() && tick > client.join_at && node.runs(shard, tick) {
+            let serving = server.filter(|&shard| node.runs(shard, tick));
+            if let Some(shard) = serving.filter(|_| client.session.is_none() && tick > client.join_at) {
                 self.join(at, shard, node, tick);
             }
             let client = &mut self.all[at];
-            while node.runs(shard, tick) && client.up.front().is_some_and(|&(due, _)| due <= tick) {
-                let (_, body) = client.up.pop_front().expect("it is there");
-                if let Some(session) = client.session {
-                    node.cores[shard].handle_body(session, &body);
+            let due = client.up.partition_point(|&(due, _)| due <= tick);
+            if let Some(shard) = serving {
+                for (_, body) in client.up.drain(..due) {
+                    client.session.iter().for_each(|&session| node.cores[shard].handle_body(session, &body));
                 }
             }
             if client.session.is_some() {

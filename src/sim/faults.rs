@@ -109,11 +109,12 @@ pub enum Feature {
     Deed,
     Row,
     Cut,
+    Lane,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Feature; 11] = [
+    pub const ALL: [Feature; 12] = [
         Feature::Join,
         Feature::Move,
         Feature::Handoff,
@@ -125,6 +126,7 @@ impl Feature {
         Feature::Deed,
         Feature::Row,
         Feature::Cut,
+        Feature::Lane,
     ];
 }
 

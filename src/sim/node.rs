@@ -11,8 +11,10 @@ use std::time::Duration;
 use crate::ids::{EntityId, SessionRef, ShardId};
 use crate::keeper::{Desk, DeskRules, DiskFault, KeeperAnswer, KeeperCommand, MemoryDisk, Store, StoreError};
 use crate::ladder::Common;
-use crate::mesh::{self, MeshEnd};
+use crate::limits::LANES;
+use crate::mesh::{self, Carrier, MeshEnd};
 use crate::shard::core::{Core, Rules, Whom};
+use crate::shard::lanes::Post;
 use crate::world::cut::CutMap;
 use crate::world::frame::Frame;
 use crate::world::{World, WorldConfig};
@@ -47,6 +49,9 @@ pub struct Node {
     /// The keeper.
     pub desk: Desk<MemoryDisk>,
     mesh: Vec<MeshEnd>,
+    carriers: Vec<Carrier<Post<()>>>,
+    /// Lanes that went from one shard to another.
+    pub lanes_moved: u64,
     /// Frames to be filled; those that somebody still looks at stay here as well.
     frames: Vec<Arc<Frame>>,
     /// Answers under way, with the tick in which they are heard.
@@ -83,6 +88,8 @@ impl Node {
             cores: (0..shards).map(core).collect(),
             desk,
             mesh: mesh::connect(shards),
+            carriers: mesh::carriers(shards),
+            lanes_moved: 0,
             frames: Vec::new(),
             answers: VecDeque::new(),
             stalled_until: vec![0; shards],
@@ -119,6 +126,38 @@ impl Node {
         self.uneven < tick
     }
 
+    /// The shard that serves a lane; none while it is on its way.
+    pub fn server_of(&self, lane: u8) -> Option<usize> {
+        self.cores.iter().position(|core| core.serves(lane))
+    }
+
+    /// Lanes on their way: those that no shard has.
+    pub fn lanes_under_way(&self) -> usize {
+        (0..LANES as u8).filter(|&lane| self.server_of(lane).is_none()).count()
+    }
+
+    /// Between two ticks: shards give the lanes that must go, and take those that came.
+    pub fn pass_lanes(&mut self, tick: u64) {
+        let running = |shard: &usize| self.stalled_until[*shard] <= tick;
+        let shards: Vec<usize> = (0..self.cores.len()).filter(running).collect();
+        for &at in &shards {
+            for (lane, to) in self.cores[at].lanes_due() {
+                let sessions = self.cores[at].give_lane(lane);
+                self.carriers[at].post(to, self.cores[at].world.tick + 1, Post::Lane(Box::new((sessions, ()))));
+                self.lanes_moved += 1;
+            }
+        }
+        shards.into_iter().for_each(|at| self.take_posts(at, tick));
+    }
+
+    fn take_posts(&mut self, at: usize, tick: u64) {
+        let core = &mut self.cores[at];
+        self.carriers[at].take(tick, |post| match post {
+            Post::Answer(answer) => core.hear_answer(answer),
+            Post::Lane(lane) => core.take_lane(lane.0),
+        });
+    }
+
     /// The keeper's answers that are due.
     pub fn hear_keeper(&mut self, tick: u64) {
         while self.answers.front().is_some_and(|&(due, _)| due <= tick) {
@@ -132,7 +171,7 @@ impl Node {
     /// The tick of every shard, in lockstep but for those that stand still. `send` gets each session's body.
     pub fn step(&mut self, tick: u64, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
         let shards: Vec<usize> = (0..self.cores.len()).filter(|&shard| self.runs(shard, tick)).collect();
-        let Node { cores, mesh, frames, .. } = self;
+        let Node { cores, mesh, carriers, frames, .. } = self;
         let mut missing = cores.len() - shards.len();
         for &at in &shards {
             let core = &mut cores[at];
@@ -148,6 +187,7 @@ impl Node {
             core.inputs[at] = mine;
             missing += mesh[at].take_inputs(tick, || false, |from, parcel| core.take_inputs(from, parcel)) as usize;
             core.play();
+            core.give_posts(tick, &carriers[at]);
             let mut outs = mesh[at].outcomes(tick);
             let free = frames.iter().position(|frame| Arc::strong_count(frame) == 1);
             let mut frame = free.map_or_else(Arc::default, |at| frames.swap_remove(at));
@@ -158,8 +198,9 @@ impl Node {
             core.hear(mesh[at].give_outcomes(outs));
         }
         for &at in &shards {
-            let core = &mut cores[at];
-            missing += mesh[at].take_outcomes(tick, || false, |parcel| core.hear(parcel)) as usize;
+            missing += self.mesh[at].take_outcomes(tick, || false, |parcel| self.cores[at].hear(parcel)) as usize;
+            self.take_posts(at, tick);
+            let core = &mut self.cores[at];
             let mut sent_ns = 0;
             core.send_due(Whom::Rest, |session, write| {
                 send(session, &mut |out| {

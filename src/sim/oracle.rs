@@ -220,6 +220,19 @@ impl Oracle {
         let running = node.cores.iter().filter(|core| core.world.tick == tick);
         let strays: usize = running.map(|core| core.world.strays()).sum();
         self.demand_at(tick, strays == 0, || format!("{strays} entities stay where they do not belong"));
+        let here = node
+            .cores
+            .iter()
+            .map(Core::lanes_here)
+            .fold((0u32, true), |(seen, once), here| (seen | here, once && seen & here == 0));
+        let under_way = node.lanes_under_way();
+        self.demand_at(tick, here.1, || "a lane is with two shards".to_owned());
+        let waits = node.is_even(tick) && under_way > 0;
+        self.demand_at(tick, !waits, || format!("{under_way} lanes are on their way though nobody is late"));
+        if node.is_even(tick) && node.cores[0].may_decree(tick) && node.cores[0].lanes_are_settled() {
+            let waiting: usize = node.cores.iter().map(Core::waiting_for_lanes).sum();
+            self.demand_at(tick, waiting == 0, || format!("{waiting} words wait for a lane that does not come"));
+        }
         let keeper = node.cores.iter().map(|core| core.keeper.len()).max().unwrap_or(0);
         self.demand_at(tick, keeper <= 2 * KEEPER_WAITING_MAX, || format!("{keeper} commands wait for the keeper"));
         if node.is_even(tick) {

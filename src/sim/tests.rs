@@ -29,7 +29,8 @@ fn one_hash_on_any_number_of_shards() {
         for shards in [2, 4, 8] {
             let many = run(seed, shards, 900);
             assert_eq!(many.hash, one.hash, "seed {seed} on {shards} shards");
-            assert_eq!(many.acted, one.acted);
+            assert_eq!((many.acted, many.cuts), (one.acted, one.cuts));
+            assert!(many.lanes > 20, "lanes move as well: {many:?}");
         }
     }
 }
@@ -74,7 +75,8 @@ fn a_narrow_link_gets_what_it_takes_and_a_wide_one_everything() {
         let narrow = linked(Some(link), Faults::None);
         assert!(narrow.budget_cuts > 120, "{narrow:?}");
         assert!((u64::from(link) / 3..u64::from(link) * 3 / 2).contains(&narrow.budget_mean), "{narrow:?}");
-        assert!(narrow.visible_min > 60, "it shows less often, not fewer: {narrow:?}");
+        // A cut of their ground shortly before the end costs some.
+        assert!(narrow.visible_min > 50, "it shows less often, not fewer: {narrow:?}");
     }
     assert_eq!(linked(Some(20_000), Faults::None), linked(Some(20_000), Faults::None));
 }
@@ -182,22 +184,25 @@ fn goods_change_hands_the_same_on_any_number_of_shards() {
     for shards in [2, 4, 8] {
         let many = trade(3, shards, 1_500, Faults::None);
         assert_eq!((many.violations, &many.hash), (0, &one.hash), "{shards} shards: {:?}", many.violation_texts);
+        assert!(many.lanes > 20, "{many:?}");
     }
 }
 
 #[test]
 fn faults_break_nothing_and_a_seed_twice_is_the_same() {
     let mut faults = std::collections::BTreeSet::new();
-    let mut restarts = 0;
+    let (mut restarts, mut met) = (0, std::collections::BTreeSet::new());
     for seed in 0..24 {
         let report = trade(seed, 4, 1_500, Faults::All);
         assert_eq!(report.violations, 0, "seed {seed}: {:?}", report.violation_texts);
         restarts += report.restarts;
         faults.extend(report.faults.keys().cloned());
+        met.extend(report.coverage.keys().filter(|pair| pair.starts_with("Lane x ")).cloned());
         if seed % 8 == 0 {
             assert_eq!(trade(seed, 4, 1_500, Faults::All), report, "seed {seed}");
         }
     }
+    assert!(met.len() > 10, "lanes moved near {met:?}");
     assert!(restarts > 10 && faults.len() == faults::Fault::ALL.len(), "{restarts} restarts, {faults:?}");
 }
 

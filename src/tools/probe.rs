@@ -137,7 +137,7 @@ fn measure_core(io: Backend, cpu: usize) -> Result<(Echo, Vec<u64>), Failure> {
         let _ = sys::set_thread_nice(crate::shard::SHARD_NICE);
         executor::warm_up().await;
         let edges = measure_edges().await;
-        let lane = Lane { number: 0, socket };
+        let lane = Lane { number: 0, socket: socket.into(), served: true };
         let config = PacketConfig::new(vec![lane], None);
         let mut packets = Packets::new(io, config).map_err(|error| machine(error.to_string()))?;
         let stop = AtomicBool::new(false);

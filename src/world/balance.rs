@@ -1,21 +1,22 @@
-//! Balance: which cells should move from a hot shard to a cool one.
+//! Balance: which cells, or which lanes, should move from a hot shard to a cool one.
 //!
-//! Owns nothing: a decision made of a cut map and what its cells cost. Promises: the same costs give the same moves; cuts
-//! within [`START_PERCENT`] of each other are left alone; a move makes hot and cool more equal, with room to spare, so that
-//! noise in the costs never sends a cell back and forth; what one decision moves is bounded. A cell is never split: a
-//! crowd in one cell is the work of one core, and all that can be done is to take everything else from it.
+//! Owns nothing: a decision made of both maps and what cells and lanes cost. Promises: the same costs give the same moves;
+//! shards within [`START_PERCENT`] of each other are left alone; a move makes hot and cool more equal, with room to spare,
+//! so that noise in the costs never sends a cell or a lane back and forth; what one decision moves is bounded. A cell is
+//! never split: a crowd in one cell is the work of one core, and all that can be done is to take everything else from it,
+//! the sessions of the crowd as well.
 
 use std::cmp::Reverse;
 
 use crate::ids::{CellKey, ShardId};
-use crate::limits::{CUT_CELLS_MAX, CUT_ENTITIES_MAX};
-use crate::world::cut::{CELLS, CutMap, cells, place};
+use crate::limits::{CUT_CELLS_MAX, CUT_ENTITIES_MAX, LANES, LANES_MOVED_MAX};
+use crate::world::cut::{CELLS, CutMap, LaneMap, cells, place};
 
-/// Difference of hottest and coolest shard, in percent of the hottest, up to which cuts are left alone.
+/// Difference of hottest and coolest shard, in percent of the hottest, up to which they are left alone.
 pub const START_PERCENT: u64 = 15;
 /// Difference that moves aim at: well below the one that begins them.
 const AIM_PERCENT: u64 = 5;
-/// What the hottest shard's cells cost at least, nanoseconds a tick: balancing less would help nobody.
+/// What the hottest shard costs at least, nanoseconds a tick: balancing less would help nobody.
 pub const FLOOR_NS: u64 = 100_000;
 /// Steps in which the use of a move is told apart; of moves in the same step the one with more neighbours wins.
 const GAIN_STEPS: u64 = 8;
@@ -29,10 +30,21 @@ pub struct CellCost {
     pub entities: u32,
 }
 
+/// What a lane costs the shard that serves it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LaneCost {
+    /// Which; those of TCP peers, which never move, stand behind the others.
+    pub lane: u8,
+    /// Nanoseconds a tick.
+    pub cost_ns: u64,
+    /// Sessions in it.
+    pub sessions: u32,
+}
+
 /// What all cells of the land cost, by their [`place`].
 pub type Costs = [CellCost; CELLS];
 
-/// Costs by shard, nanoseconds a tick.
+/// Costs of the cells by shard, nanoseconds a tick.
 pub fn totals(cut: &CutMap, costs: &Costs) -> Vec<u64> {
     let mut totals = vec![0; cut.shards()];
     for (cell, cost) in cells().zip(costs) {
@@ -41,39 +53,130 @@ pub fn totals(cut: &CutMap, costs: &Costs) -> Vec<u64> {
     totals
 }
 
-/// The cells that should move, each with its new owner; none when the cuts are well as they are.
-pub fn moves(cut: &CutMap, costs: &Costs) -> Vec<(CellKey, ShardId)> {
-    let mut totals = totals(cut, costs);
-    if totals.iter().all(|&total| total < FLOOR_NS) {
-        return Vec::new();
+/// Costs of the lanes by shard, those of TCP peers among them, nanoseconds a tick.
+pub fn lane_totals(shards: usize, map: &LaneMap, lanes: &[LaneCost]) -> Vec<u64> {
+    let mut totals = vec![0; shards];
+    lanes.iter().for_each(|lane| totals[map.owner(lane.lane).index()] += lane.cost_ns);
+    totals
+}
+
+/// What should move; each with its new shard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Moves {
+    /// These cells.
+    Cells(Vec<(CellKey, ShardId)>),
+    /// These lanes.
+    Lanes(Vec<(u8, ShardId)>),
+}
+
+/// What should move so that all shards cost the same, cells and lanes together; none when all is well as it is. What
+/// makes the difference mends it, cells or lanes, as long as it can; else the other one does, or does what it can.
+pub fn decide(cut: &CutMap, costs: &Costs, map: &LaneMap, lanes: &[LaneCost]) -> Option<Moves> {
+    let (cells_ns, lanes_ns) = (totals(cut, costs), lane_totals(cut.shards(), map, lanes));
+    let sums: Vec<u64> = cells_ns.iter().zip(&lanes_ns).map(|(a, b)| a + b).collect();
+    let (_, cool) = ends(&sums, |_| true)?;
+    // What a shard could give so that it and the coolest one are closer: its cells, its lanes.
+    let could_give = |hot: usize| {
+        let gap = sums[hot] - sums[cool];
+        let worth = |cost_ns: &u64| is_worth_it(*cost_ns, gap);
+        let hot_cells = cells().zip(costs).filter(|(cell, _)| cut.owner(*cell).index() == hot);
+        let hot_lanes = lanes.iter().filter(|lane| may_move(lane) && map.owner(lane.lane).index() == hot);
+        let in_cells: u64 = hot_cells.map(|(_, cost)| cost.cost_ns).filter(worth).sum();
+        let in_lanes: u64 = hot_lanes.map(|lane| lane.cost_ns).filter(worth).sum();
+        (in_cells, in_lanes)
+    };
+    let mut hottest: Vec<usize> = (0..sums.len()).collect();
+    hottest.sort_by_key(|&shard| Reverse(sums[shard]));
+    let gives = |hot: usize| Some((hot, could_give(hot))).filter(|(_, given)| *given != (0, 0));
+    let (hot, (in_cells, in_lanes)) = hottest.into_iter().find_map(gives)?;
+    let wanted = (sums[hot] - sums[cool]).saturating_sub(sums[hot] * AIM_PERCENT / 100) / 2;
+    let by_cells = match (in_cells >= wanted, in_lanes >= wanted) {
+        (true, true) => cells_ns[hot] + lanes_ns[cool] >= lanes_ns[hot] + cells_ns[cool],
+        (false, false) => in_cells >= in_lanes,
+        (cells_can, _) => cells_can,
+    };
+    if by_cells {
+        Some(moves(cut, costs, &lanes_ns)).filter(|moves| !moves.is_empty()).map(Moves::Cells)
+    } else {
+        Some(lane_moves(map, lanes, &cells_ns)).filter(|moves| !moves.is_empty()).map(Moves::Lanes)
     }
-    let mut cut = cut.clone();
-    let mut moves: Vec<(CellKey, ShardId)> = Vec::new();
-    let mut room = CUT_ENTITIES_MAX;
+}
+
+/// Whether it is a lane that can have another shard.
+fn may_move(lane: &LaneCost) -> bool {
+    usize::from(lane.lane) < LANES
+}
+
+/// The hottest and the coolest of some shards; of equals the first ones.
+fn ends(totals: &[u64], counts: impl Fn(usize) -> bool) -> Option<(usize, usize)> {
+    let those = || (0..totals.len()).filter(|&shard| counts(shard));
+    let hot = those().max_by_key(|&shard| (totals[shard], Reverse(shard)))?;
+    Some((hot, those().min_by_key(|&shard| (totals[shard], shard))?))
+}
+
+/// Lets the hottest shard give to the coolest until they are close, at most `moves_max` times. `pick` chooses what moves
+/// from one to the other when they are so far from each other, and says what that costs.
+fn even_out(mut totals: Vec<u64>, moves_max: usize, mut pick: impl FnMut((usize, usize), u64) -> Option<u64>) {
+    if totals.iter().all(|&total| total < FLOOR_NS) {
+        return;
+    }
+    let mut moved = 0;
     // Shards that have nothing to give: their cost is one cell's, or close to it.
     let mut stuck = vec![false; totals.len()];
-    while moves.len() < CUT_CELLS_MAX {
-        let open = || (0..totals.len()).filter(|&shard| !stuck[shard]);
-        let hot = open().max_by_key(|&shard| (totals[shard], Reverse(shard)));
-        let cool = open().min_by_key(|&shard| (totals[shard], shard));
-        let (Some(hot), Some(cool)) = (hot, cool) else { break };
+    while moved < moves_max {
+        let Some((hot, cool)) = ends(&totals, |shard| !stuck[shard]) else { break };
         let gap = totals[hot] - totals[cool];
-        let percent = if moves.is_empty() { START_PERCENT } else { AIM_PERCENT };
+        let percent = if moved == 0 { START_PERCENT } else { AIM_PERCENT };
         if gap * 100 <= totals[hot] * percent {
             break;
         }
-        let Some(cell) = best(&cut, costs, (hot, cool), gap, (room, &moves)) else {
+        let Some(cost_ns) = pick((hot, cool), gap) else {
             stuck[hot] = true;
             continue;
         };
-        let CellCost { cost_ns, entities } = costs[place(cell)];
         (totals[hot], totals[cool]) = (totals[hot] - cost_ns, totals[cool] + cost_ns);
+        moved += 1;
+    }
+}
+
+/// The cells that should move, each with its new owner, where `others` is what shards cost beside their cells; none when
+/// the cuts are well as they are.
+pub fn moves(cut: &CutMap, costs: &Costs, others: &[u64]) -> Vec<(CellKey, ShardId)> {
+    let sums = totals(cut, costs).iter().zip(others).map(|(cells, other)| cells + other).collect();
+    let mut cut = cut.clone();
+    let mut moves: Vec<(CellKey, ShardId)> = Vec::new();
+    let mut room = CUT_ENTITIES_MAX;
+    even_out(sums, CUT_CELLS_MAX, |(hot, cool), gap| {
+        let cell = best(&cut, costs, (hot, cool), gap, (room, &moves))?;
+        let CellCost { cost_ns, entities } = costs[place(cell)];
         room = room.saturating_sub(entities);
         let to = ShardId(cool as u8);
         cut = cut.with(&[(cell, to)]);
         moves.push((cell, to));
-    }
+        Some(cost_ns)
+    });
     moves
+}
+
+/// The lanes that should move, each with its new shard, where `others` is what shards cost beside their lanes.
+fn lane_moves(map: &LaneMap, lanes: &[LaneCost], others: &[u64]) -> Vec<(u8, ShardId)> {
+    let sums = lane_totals(others.len(), map, lanes).iter().zip(others).map(|(lanes, other)| lanes + other).collect();
+    let mut moves: Vec<(u8, ShardId)> = Vec::new();
+    even_out(sums, LANES_MOVED_MAX, |(hot, cool), gap| {
+        let candidates = lanes.iter().filter(|lane| {
+            let is_free = may_move(lane) && moves.iter().all(|&(other, _)| other != lane.lane);
+            is_free && is_worth_it(lane.cost_ns, gap) && map.owner(lane.lane).index() == hot
+        });
+        let best = candidates.max_by_key(|lane| (lane.cost_ns.min(gap - lane.cost_ns), Reverse(lane.lane)))?;
+        moves.push((best.lane, ShardId(cool as u8)));
+        Some(best.cost_ns)
+    });
+    moves
+}
+
+/// Whether something of this cost makes a difference smaller: what costs nearly all of it would only turn it round.
+fn is_worth_it(cost_ns: u64, gap: u64) -> bool {
+    cost_ns > 0 && cost_ns * 4 <= gap * 3
 }
 
 /// The cell of `hot` that does most for the balance when `cool` gets it.
@@ -85,8 +188,7 @@ fn best(
     (room, moved): (u32, &[(CellKey, ShardId)]),
 ) -> Option<CellKey> {
     let candidates = cells().zip(costs).filter(|&(cell, cost)| {
-        // What costs nearly all of the difference would only turn it round.
-        let fits = cost.cost_ns > 0 && cost.cost_ns * 4 <= gap * 3 && (cost.entities <= room || moved.is_empty());
+        let fits = is_worth_it(cost.cost_ns, gap) && (cost.entities <= room || moved.is_empty());
         fits && cut.owner(cell).index() == hot && moved.iter().all(|&(other, _)| other != cell)
     });
     let worth = |&(cell, cost): &(CellKey, &CellCost)| {
@@ -103,8 +205,12 @@ fn best(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::ids::EntityId;
+    use crate::limits::SHARDS_MAX;
+    use crate::world::cut::tcp_lane;
     use crate::world::random::{below, random};
 
     fn cell(x: i16, y: i16) -> CellKey {
@@ -141,7 +247,7 @@ mod tests {
     /// Decisions until there is nothing to do, with their number.
     fn settle(mut cut: CutMap, costs: &Costs) -> (CutMap, usize) {
         for decisions in 0..200 {
-            let moves = moves(&cut, costs);
+            let moves = moves(&cut, costs, &[0; SHARDS_MAX]);
             if moves.is_empty() {
                 return (cut, decisions);
             }
@@ -167,8 +273,8 @@ mod tests {
     fn the_same_costs_give_the_same_moves_within_their_bounds() {
         for seed in 0..40 {
             let (cut, costs) = (CutMap::equal(4), costs(seed, 3));
-            let first = moves(&cut, &costs);
-            assert_eq!(first, moves(&cut, &costs));
+            let first = moves(&cut, &costs, &[0; SHARDS_MAX]);
+            assert_eq!(first, moves(&cut, &costs, &[0; SHARDS_MAX]));
             assert!(first.len() <= CUT_CELLS_MAX);
             let entities = first.iter().map(|&(cell, _)| costs[place(cell)].entities);
             // The first cell may have more: it could never move otherwise.
@@ -184,14 +290,14 @@ mod tests {
     fn what_is_balanced_or_idle_stays() {
         let cut = CutMap::equal(4);
         let mut costs = Box::new([CellCost { cost_ns: 500, entities: 1 }; CELLS]);
-        assert_eq!(moves(&cut, &costs), []);
+        assert_eq!(moves(&cut, &costs, &[0; SHARDS_MAX]), []);
         // One shard is hotter by less than the percentage that begins moves.
         costs[0].cost_ns += 500 * 1_024 * 14 / 86;
         assert!(is_balanced(&cut, &costs));
-        assert_eq!(moves(&cut, &costs), []);
+        assert_eq!(moves(&cut, &costs, &[0; SHARDS_MAX]), []);
         let mut idle = Box::new([CellCost::default(); CELLS]);
         idle[7].cost_ns = FLOOR_NS - 1;
-        assert_eq!(moves(&cut, &idle), []);
+        assert_eq!(moves(&cut, &idle, &[0; SHARDS_MAX]), []);
     }
 
     #[test]
@@ -207,7 +313,7 @@ mod tests {
                     let noise = u64::from(below(random(seed, EntityId(at as u64), window, 9), 61));
                     cost.cost_ns = cost.cost_ns * (970 + noise) / 1_000;
                 }
-                let moves = moves(&cut, &noisy);
+                let moves = moves(&cut, &noisy, &[0; SHARDS_MAX]);
                 moved += moves.len();
                 cut = cut.with(&moves);
             }
@@ -235,6 +341,109 @@ mod tests {
         }
         let cut =
             CutMap::equal(2).with(&[(cell(0, 0), ShardId(1)), (cell(1, 0), ShardId(1)), (cell(2, 0), ShardId(0))]);
-        assert_eq!(moves(&cut, &costs), [], "2 to 1 is as good as 1 to 2");
+        assert_eq!(moves(&cut, &costs, &[0; SHARDS_MAX]), [], "2 to 1 is as good as 1 to 2");
+    }
+
+    /// As many sessions in each lane.
+    fn lanes(cost_ns: u64) -> Vec<LaneCost> {
+        (0..LANES as u8).map(|lane| LaneCost { lane, cost_ns, sessions: 10 }).collect()
+    }
+
+    /// Decisions until there is nothing to do: the maps, and the cells and lanes that moved.
+    fn settle_all(
+        mut cut: CutMap,
+        mut map: LaneMap,
+        costs: &Costs,
+        lanes: &[LaneCost],
+    ) -> (CutMap, LaneMap, usize, usize) {
+        let (mut cells_moved, mut lanes_moved) = (0, 0);
+        for _ in 0..200 {
+            match decide(&cut, costs, &map, lanes) {
+                None => return (cut, map, cells_moved, lanes_moved),
+                Some(Moves::Cells(moves)) => (cut, cells_moved) = (cut.with(&moves), cells_moved + moves.len()),
+                Some(Moves::Lanes(moves)) => {
+                    assert!(moves.len() <= LANES_MOVED_MAX);
+                    (map, lanes_moved) = (map.with(&moves), lanes_moved + moves.len());
+                }
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    fn whole_spread(cut: &CutMap, map: &LaneMap, costs: &Costs, lanes: &[LaneCost]) -> u64 {
+        let (cells_ns, lanes_ns) = (totals(cut, costs), lane_totals(cut.shards(), map, lanes));
+        let sums = || cells_ns.iter().zip(&lanes_ns).map(|(a, b)| a + b);
+        let (high, low) = (sums().max().expect("shards"), sums().min().expect("shards"));
+        (high - low) * 100 / high
+    }
+
+    #[test]
+    fn sessions_that_make_a_shard_hot_move_and_the_land_stays() {
+        let (cut, costs) = (CutMap::equal(2), Box::new([CellCost { cost_ns: 100, entities: 1 }; CELLS]));
+        let all: Vec<_> = (0..LANES as u8).map(|lane| (lane, ShardId(0))).collect();
+        let map = LaneMap::equal(2).with(&all);
+        let lanes = lanes(100_000);
+        let Some(Moves::Lanes(first)) = decide(&cut, &costs, &map, &lanes) else { panic!("lanes make the difference") };
+        assert_eq!((first.len(), first[0]), (LANES_MOVED_MAX, (0, ShardId(1))));
+        let (after, map, cells_moved, lanes_moved) = settle_all(cut.clone(), map, &costs, &lanes);
+        assert_eq!((after, cells_moved), (cut.clone(), 0));
+        assert!((14..=17).contains(&lanes_moved), "{lanes_moved} lanes");
+        assert!(whole_spread(&cut, &map, &costs, &lanes) <= START_PERCENT);
+    }
+
+    #[test]
+    fn a_crowd_in_one_cell_keeps_its_core_and_its_sessions_go() {
+        let mut costs = Box::new([CellCost::default(); CELLS]);
+        costs[place(cell(10, 10))] = CellCost { cost_ns: 3_000_000, entities: 3_000 };
+        let (cut, lanes) = (CutMap::equal(2), lanes(200_000));
+        let (after, map, cells_moved, lanes_moved) = settle_all(cut.clone(), LaneMap::equal(2), &costs, &lanes);
+        assert_eq!((after.owner(cell(10, 10)), cells_moved), (cut.owner(cell(10, 10)), 0));
+        assert!((6..=9).contains(&lanes_moved), "{lanes_moved} lanes");
+        assert!(whole_spread(&after, &map, &costs, &lanes) <= START_PERCENT);
+    }
+
+    #[test]
+    fn cells_that_make_a_shard_hot_move_and_lanes_stay() {
+        for seed in 0..20 {
+            let (cut, costs) = (CutMap::equal(2), costs(seed, 3));
+            let lanes = lanes(10_000);
+            let (after, map, cells_moved, lanes_moved) = settle_all(cut.clone(), LaneMap::equal(2), &costs, &lanes);
+            assert_eq!((map, lanes_moved), (LaneMap::equal(2), 0), "seed {seed}");
+            assert!(whole_spread(&after, &map, &costs, &lanes) <= START_PERCENT, "seed {seed}");
+            assert_eq!(cells_moved > 0, whole_spread(&cut, &map, &costs, &lanes) > START_PERCENT, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn noise_moves_nothing_to_and_fro_and_tcp_peers_stay() {
+        let costs = Box::new([CellCost { cost_ns: 100, entities: 1 }; CELLS]);
+        for seed in 0..30 {
+            let cut = CutMap::equal(3);
+            let draw = |n: u64, bound: u32| u64::from(below(random(seed, EntityId(1), 1, n), bound));
+            let mut lanes: Vec<LaneCost> = lanes(0);
+            lanes.iter_mut().for_each(|lane| lane.cost_ns = 20_000 + draw(u64::from(lane.lane), 80_000));
+            lanes.push(LaneCost { lane: tcp_lane(ShardId(1)), cost_ns: draw(99, 1_500_000), sessions: 9 });
+            let (mut cut, mut map, ..) = settle_all(cut, LaneMap::equal(3), &costs, &lanes);
+            let (mut cells_moved, mut lanes_moved) = (BTreeSet::new(), BTreeSet::new());
+            for window in 0..50 {
+                let mut noisy = lanes.clone();
+                for lane in &mut noisy {
+                    let noise = u64::from(below(random(seed, EntityId(lane.lane.into()), window, 9), 61));
+                    lane.cost_ns = lane.cost_ns * (970 + noise) / 1_000;
+                }
+                match decide(&cut, &costs, &map, &noisy) {
+                    None => (),
+                    Some(Moves::Cells(moves)) => {
+                        cut = cut.with(&moves);
+                        assert!(moves.iter().all(|&(cell, _)| cells_moved.insert(cell)), "seed {seed}: {moves:?}");
+                    }
+                    Some(Moves::Lanes(moves)) => {
+                        map = map.with(&moves);
+                        assert!(moves.iter().all(|&(lane, _)| lanes_moved.insert(lane)), "seed {seed}: {moves:?}");
+                    }
+                }
+            }
+            assert!(lanes_moved.len() <= 4, "seed {seed}: {lanes_moved:?} moved for nothing");
+        }
     }
 }

@@ -1,13 +1,13 @@
-//! The cut map: which shard owns which cell.
+//! The cut map: which shard owns which cell; and the lane map: which shard serves which lane.
 //!
-//! Owns nothing that moves. Promises: every cell of every space has exactly one owner; the land is first cut into ranges
-//! of a Hilbert curve (Hilbert 1891), so that a shard's land hangs together and each range has few borders; from there
-//! single cells move.
+//! Owns nothing that moves. Promises: every cell of every space has exactly one owner, and every lane; the land is first
+//! cut into ranges of a Hilbert curve (Hilbert 1891), so that a shard's land hangs together and each range has few
+//! borders; from there single cells and lanes move.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{CELL_GRID, CELL_M, CellKey, FINE_PER_M, ShardId};
-use crate::limits::SHARDS_MAX;
+use crate::limits::{LANES, SHARDS_MAX};
 use crate::world::land::{LAND_CELLS, Land};
 
 /// Cells along the side of the curve.
@@ -112,6 +112,39 @@ impl CutMap {
     }
 }
 
+/// The shard that serves each lane. Changes only by a decree, as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LaneMap([ShardId; LANES]);
+
+impl LaneMap {
+    /// All shards have the same number of lanes, or nearly.
+    pub fn equal(shards: usize) -> LaneMap {
+        LaneMap(std::array::from_fn(|lane| ShardId((lane % shards) as u8)))
+    }
+
+    /// The same map but for some lanes, which get other shards.
+    pub fn with(&self, moves: &[(u8, ShardId)]) -> LaneMap {
+        let mut map = *self;
+        moves.iter().for_each(|&(lane, to)| map.0[usize::from(lane)] = to);
+        map
+    }
+
+    /// The shard that serves a lane, or whose TCP peers stand behind the lanes under that number.
+    pub fn owner(&self, lane: u8) -> ShardId {
+        self.0.get(usize::from(lane)).copied().unwrap_or_else(|| ShardId(lane - LANES as u8))
+    }
+
+    /// The lanes that a shard serves, as bits.
+    pub fn of(&self, shard: ShardId) -> u32 {
+        self.0.iter().enumerate().filter(|&(_, &owner)| owner == shard).map(|(lane, _)| 1 << lane).sum()
+    }
+}
+
+/// What stands in place of a lane for the TCP peers of a shard: their sockets belong to its ring, so they never move.
+pub fn tcp_lane(shard: ShardId) -> u8 {
+    LANES as u8 + shard.0
+}
+
 fn cell(x: i16, y: i16) -> CellKey {
     CellKey { space: 0, y, x }
 }
@@ -205,6 +238,26 @@ mod tests {
         assert_eq!(after.with(&[(there, before.owner(there))]), before);
         assert!(cells().enumerate().all(|(at, cell)| place(cell) == at));
         assert_eq!(after.owner(cell(-3, 9)), after.owner(cell(0, 9)), "outside it belongs to the nearest cell");
+    }
+
+    #[test]
+    fn every_lane_has_one_shard_and_tcp_peers_keep_theirs() {
+        for shards in [1, 3, 32] {
+            let before = LaneMap::equal(shards);
+            let after = before.with(&[(5, ShardId(0)), (31, ShardId(shards as u8 - 1))]);
+            assert_eq!((after.owner(5), after.owner(31).index()), (ShardId(0), shards - 1));
+            assert_eq!(after.owner(6), before.owner(6));
+            let all = (0..shards).map(|shard| after.of(ShardId(shard as u8)));
+            assert_eq!(
+                all.fold(0, |seen, bits| {
+                    assert_eq!(seen & bits, 0);
+                    seen | bits
+                }),
+                u32::MAX
+            );
+            let tcp = tcp_lane(ShardId(shards as u8 - 1));
+            assert_eq!((after.owner(tcp).index(), after.of(after.owner(tcp)) >> 31), (shards - 1, 1));
+        }
     }
 
     #[test]

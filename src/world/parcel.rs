@@ -12,7 +12,7 @@ use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
 use crate::net::message::GoodsWish;
 use crate::net::wire;
 use crate::world::Decree;
-use crate::world::balance::CellCost;
+use crate::world::balance::{CellCost, LaneCost};
 use crate::world::effect::{Effect, PrivateEvent};
 use crate::world::entity::{Npc, Player, Spawner, Thing};
 use crate::world::frame::Frame;
@@ -178,10 +178,17 @@ pub struct OutcomeParcel {
     pub private: Vec<PrivateEvent>,
     /// A change that no entity owns; the same to every shard.
     pub decree: Option<Decree>,
-    /// What cells cost is with it: to the shard that balances, now and then.
+    /// Tick of the newest decree about lanes that the sender obeys, now or from that tick on: what it gives for a lane
+    /// then goes to the shard that the decree names.
+    pub lanes_known: u64,
+    /// The lanes that the sender serves, as bits.
+    pub lanes_here: u32,
+    /// What cells and lanes cost is with it: to the shard that balances, now and then.
     pub weighed: bool,
     /// What the sender's cells cost, by their place in the land.
     pub costs: Vec<(u16, CellCost)>,
+    /// What its lanes cost.
+    pub lane_costs: Vec<LaneCost>,
 }
 
 impl OutcomeParcel {
@@ -199,6 +206,9 @@ impl OutcomeParcel {
         self.private.clear();
         self.decree = None;
         self.weighed = false;
+        self.lanes_known = 0;
+        self.lanes_here = 0;
         self.costs.clear();
+        self.lane_costs.clear();
     }
 }

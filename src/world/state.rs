@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::cut::CutMap;
+use super::cut::{CutMap, LaneMap};
 use super::effect::Effect;
 use super::entity::{Body, Npc, Player, Spawner, Thing};
 use super::table::Table;
@@ -21,6 +21,7 @@ pub struct StateRef<'a> {
     cut: &'a Arc<CutMap>,
     decrees: &'a [Decree],
     degrade: u8,
+    lanes: &'a LaneMap,
     players: &'a Table<Player>,
     npcs: &'a Table<Npc>,
     spawners: &'a Table<Spawner>,
@@ -36,6 +37,7 @@ pub struct State {
     cut: Arc<CutMap>,
     decrees: Vec<Decree>,
     degrade: u8,
+    lanes: LaneMap,
     players: Table<Player>,
     npcs: Table<Npc>,
     spawners: Table<Spawner>,
@@ -73,7 +75,7 @@ impl World {
             decrees,
             recut,
             degrade,
-            lanes: _,
+            lanes,
             players,
             npcs,
             spawners,
@@ -90,17 +92,29 @@ impl World {
         let nothing_begun =
             sent.is_empty() && private.is_empty() && given.is_empty() && events.is_empty() && gone.is_empty();
         assert!(nothing_begun && !recut, "a world is kept between two ticks");
-        StateRef { tick: *tick, cut, decrees, degrade: *degrade, players, npcs, spawners, things, arrived, unheard }
+        StateRef {
+            tick: *tick,
+            cut,
+            decrees,
+            degrade: *degrade,
+            lanes,
+            players,
+            npcs,
+            spawners,
+            things,
+            arrived,
+            unheard,
+        }
     }
 
     /// The world that was kept. `config` is what it was made from; its cut map and first tick do not count.
     pub fn restored(config: WorldConfig, shard: ShardId, state: State) -> World {
-        let State { tick, cut, decrees, degrade, players, npcs, spawners, things, arrived, unheard } = state;
+        let State { tick, cut, decrees, degrade, lanes, players, npcs, spawners, things, arrived, unheard } = state;
         // No wildlife and no things: both come with the state.
         let bare = WorldConfig { npcs: 0, things: Arc::default(), cut: cut.clone(), start_tick: tick, ..config };
         let mut world = World::new(bare, shard);
         world.counters = Counters::default();
-        world.degrade = degrade;
+        (world.degrade, world.lanes) = (degrade, lanes);
         (world.decrees, world.players, world.npcs, world.spawners) = (decrees, players, npcs, spawners);
         (world.things, world.arrived, world.unheard) = (things, arrived, unheard);
         world

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringshard::clock::{Clock, unix_s};
+use ringshard::ids::ShardId;
 use ringshard::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_SEND_BYTES_MAX, LANES};
 use ringshard::net::handshake::{Arrival, HandshakeConfig};
 use ringshard::net::packet::CONTROL_BYTES_MAX;
@@ -33,7 +34,7 @@ struct Server {
 pub fn serve(socket: UdpSocket, game: Game, stopped: &AtomicBool) -> io::Result<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
-        let links = Links::new(handshakes(socket.local_addr()?), true);
+        let links = Links::new(handshakes(socket.local_addr()?), ShardId(0), true);
         let socket = tokio::net::UdpSocket::from_std(socket)?;
         let mut server = Server { game, links, socket, tick: 0, refused: 0 };
         let clock = Clock::starting(0);

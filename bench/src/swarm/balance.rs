@@ -14,7 +14,7 @@ use super::place::{MARCH_STOP_S, Scenario};
 /// Seconds after a march by which the cuts have followed it.
 pub const SETTLE_S: u32 = 10;
 
-/// Of the shards' cells, in one second.
+/// Of the shards, in one second.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 struct Sample {
     /// Since the last join.
@@ -23,7 +23,7 @@ struct Sample {
     cells_us: Vec<f64>,
     /// What its lanes cost.
     lanes_us: Vec<f64>,
-    /// Difference of the hottest and the coolest shard's cells, percent of the hottest.
+    /// Difference of the hottest and the coolest shard, cells and lanes together, percent of the hottest.
     spread_percent: f64,
 }
 
@@ -38,6 +38,8 @@ pub struct Balance {
     decrees: u64,
     /// Cells that they moved.
     cells_moved: u64,
+    /// Lanes that they moved.
+    lanes_moved: u64,
     /// Ticks longer than 33 ms during the run.
     long_ticks: u64,
     samples: Vec<Sample>,
@@ -46,10 +48,10 @@ pub struct Balance {
 impl Balance {
     /// In one line.
     pub fn in_words(&self) -> String {
-        let Balance { spread_percent, spread_percent_max, decrees, cells_moved, long_ticks, .. } = self;
+        let Balance { spread_percent, spread_percent_max, decrees, cells_moved, lanes_moved, long_ticks, .. } = self;
         format!(
-            "cells within {spread_percent:.0} % of each other (at most {spread_percent_max:.0} %), {decrees} decrees moved \
-             {cells_moved} cells, {long_ticks} ticks over 33 ms"
+            "shards within {spread_percent:.0} % of each other (at most {spread_percent_max:.0} %), {decrees} decrees moved \
+             {cells_moved} cells and {lanes_moved} lanes, {long_ticks} ticks over 33 ms"
         )
     }
 }
@@ -77,7 +79,8 @@ impl Watch {
         let Ok(page) = client::status(self.control) else { return };
         let cells_us: Vec<f64> = page.shards.iter().map(|shard| shard.cost_us.cells).collect();
         let lanes_us = page.shards.iter().map(|shard| shard.cost_us.lanes).collect();
-        let spread_percent = spread_percent(&cells_us);
+        let sums: Vec<f64> = page.shards.iter().map(|shard| shard.cost_us.cells + shard.cost_us.lanes).collect();
+        let spread_percent = spread_percent(&sums);
         self.samples.push(Sample { second, cells_us, lanes_us, spread_percent });
         self.first.get_or_insert_with(|| page.clone());
         self.last = Some(page);
@@ -97,6 +100,7 @@ impl Watch {
             spread_percent_max: samples.iter().map(percent).fold(0.0, f64::max),
             decrees: total(|page| page.cuts.map_or(0, |cuts| cuts.decrees)),
             cells_moved: total(|page| page.cuts.map_or(0, |cuts| cuts.cells_moved)),
+            lanes_moved: total(|page| page.cuts.map_or(0, |cuts| cuts.lanes_moved)),
             long_ticks: total(|page| page.shards.iter().map(|shard| shard.long_ticks).sum()),
             samples,
         }

@@ -17,6 +17,7 @@ fn operations_survive_the_way_through_the_kernel() {
         Operation::Receive(id),
         Operation::Send(id),
         Operation::Cancel(id),
+        Operation::LaneCancel { file },
     ] {
         assert_eq!(Operation::unpack(operation.pack()), operation);
     }
@@ -27,7 +28,8 @@ fn more_datagrams_than_buffers_wait_in_the_socket() {
     const COUNT: usize = 400;
     let lanes = bind_lanes("127.0.0.1:0".parse().unwrap(), 2).unwrap();
     let address = lanes.address;
-    let lanes = (0..).zip(lanes.sockets).map(|(number, socket)| Lane { number, socket }).collect();
+    let lanes =
+        (0..).zip(lanes.sockets).map(|(number, socket)| Lane { number, socket: socket.into(), served: true }).collect();
     let config = PacketConfig { lanes, listener: None, submissions: 64, completions: 128, buffers: 16 };
     let mut ring = PacketRing::new(config).unwrap();
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -50,7 +52,7 @@ fn more_datagrams_than_buffers_wait_in_the_socket() {
 fn more_datagrams_than_completions_are_not_lost() {
     const COUNT: u16 = 300;
     let mut lanes = bind_lanes("127.0.0.1:0".parse().unwrap(), 1).unwrap();
-    let lane = Lane { number: 0, socket: lanes.sockets.remove(0) };
+    let lane = Lane { number: 0, socket: lanes.sockets.remove(0).into(), served: true };
     let config = PacketConfig { lanes: vec![lane], listener: None, submissions: 8, completions: 16, buffers: 256 };
     let mut ring = PacketRing::new(config).unwrap();
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -68,7 +70,7 @@ fn more_datagrams_than_completions_are_not_lost() {
 #[test]
 fn a_ring_knows_without_a_call_whether_something_arrived() {
     let mut lanes = bind_lanes("127.0.0.1:0".parse().unwrap(), 1).unwrap();
-    let lane = Lane { number: 0, socket: lanes.sockets.remove(0) };
+    let lane = Lane { number: 0, socket: lanes.sockets.remove(0).into(), served: true };
     let config = PacketConfig { lanes: vec![lane], listener: None, submissions: 8, completions: 16, buffers: 8 };
     let mut ring = PacketRing::new(config).unwrap();
     ring.drain(0, |event| panic!("{event:?}"));

@@ -1,0 +1,202 @@
+//! Lanes on their way from one shard to another.
+//!
+//! Owns what travels: a lane's sessions, by value. Promises: a lane is with one shard, or on one way between two; it is
+//! given away when nothing more can come for it here, so that nothing is overtaken: every shard knows the decree and said
+//! all that it said before. What the keeper did not hear of it yet goes along. What comes for a lane that is not here yet
+//! waits for it. Never copies a session, and never waits.
+
+use super::Shard;
+use super::core::{Core, Lane};
+use super::links::LaneLinks;
+use crate::ids::{SessionRef, ShardId};
+use crate::keeper::{KeeperAnswer, KeeperCommand};
+use crate::limits::{LANE_WAITING_MAX, LANES};
+use crate::mesh::Carrier;
+use crate::net::messages::Close;
+use crate::planted::{Bug, planted};
+use crate::world::effect::{Joining, PrivateEvent};
+
+/// A lane's sessions, taken out of their shard.
+pub struct LaneSessions {
+    number: u8,
+    lane: Lane,
+    joins: Vec<Joining>,
+    /// Claims, and their ends, that the keeper did not hear yet.
+    claims: Vec<KeeperCommand>,
+}
+
+/// What goes from shard to shard in the order it was posted; `L` is what a host keeps of a lane beside its sessions.
+pub enum Post<L> {
+    /// An answer of the keeper for a session that the other shard serves.
+    Answer(KeeperAnswer),
+    /// A lane that the other shard serves from now on.
+    Lane(Box<(LaneSessions, L)>),
+}
+
+/// What a shard says of lanes with each outcome.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LaneWord {
+    /// Newest decree about lanes that it obeys when its tick comes.
+    pub known: u64,
+    /// The lanes that it serves, as bits.
+    pub here: u32,
+}
+
+/// What came for a lane that is on its way here.
+pub(super) enum Waiting {
+    /// From an entity.
+    Word(PrivateEvent),
+    /// From the keeper.
+    Answer(KeeperAnswer),
+}
+
+impl Waiting {
+    fn session(&self) -> Option<SessionRef> {
+        match self {
+            Waiting::Word(event) => Some(event.session),
+            Waiting::Answer(answer) => answer.session(),
+        }
+    }
+}
+
+impl LaneSessions {
+    /// Which lane.
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+}
+
+impl Core {
+    /// The lanes that are here, as bits.
+    pub fn lanes_here(&self) -> u32 {
+        (0..LANES as u8).filter(|&lane| self.serves(lane)).map(|lane| 1 << lane).sum()
+    }
+
+    /// Whether every lane is where the newest decree wants it, as far as all shards said: the next decree about lanes
+    /// finds none on its way.
+    pub fn lanes_are_settled(&self) -> bool {
+        let lanes = self.world.lanes_at(u64::MAX);
+        (0u8..).zip(&self.lane_words).all(|(shard, word)| word.here == lanes.of(ShardId(shard)))
+    }
+
+    /// What waits for lanes on their way here.
+    pub fn waiting_for_lanes(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// After a tick: the lanes that must go, each with its next shard.
+    pub fn lanes_due(&self) -> Vec<(u8, ShardId)> {
+        let lanes = self.world.lanes_at(self.world.tick + 1);
+        let strays = self.lanes_here() & !lanes.of(self.world.shard);
+        if strays == 0 || !self.nothing_more_comes() {
+            return Vec::new();
+        }
+        let strays = (0..LANES as u8).filter(|lane| strays >> lane & 1 == 1);
+        strays.map(|lane| (lane, lanes.owner(lane))).collect()
+    }
+
+    /// Whether all that shards said before they obeyed the newest decree about lanes is here.
+    fn nothing_more_comes(&self) -> bool {
+        let decreed = self.lanes_known;
+        let mut shards = self.lane_words.iter().zip(&self.taken);
+        shards.all(|(word, taken)| word.known >= decreed && taken.outcomes + 1 >= decreed) || planted(Bug::LaneTooEarly)
+    }
+
+    /// Posts the answers of the keeper for sessions that other shards serve; what finds no room goes later.
+    pub fn give_posts<L>(&mut self, tick: u64, carrier: &Carrier<Post<L>>) {
+        let own = self.world.shard;
+        for (to, answers) in (0u8..).map(ShardId).zip(&mut self.posts).filter(|&(to, _)| to != own) {
+            let given = answers.len().min(carrier.room(to));
+            answers.drain(..given).for_each(|answer| carrier.post(to, tick, Post::Answer(answer)));
+        }
+    }
+
+    /// Takes a lane out. From here on nobody of it is known here.
+    pub fn give_lane(&mut self, number: u8) -> LaneSessions {
+        let lane = self.lanes[usize::from(number)].take().expect("only a lane that is here is given");
+        let is_of_lane = |session: &SessionRef| session.lane == number;
+        self.active.retain(|session| !is_of_lane(session));
+        self.acting.retain(|session| !is_of_lane(session));
+        self.closing.retain(|session| !is_of_lane(session));
+        let joins = self.joins.extract_if(.., |joining| is_of_lane(&joining.session)).collect();
+        // A last row follows the other rows of its shard; the rest would be overtaken by what the next shard says.
+        let claims = self.keeper.extract_if(.., |command| match command {
+            KeeperCommand::Claim { session, .. } | KeeperCommand::Release { session, row: None, .. } => {
+                is_of_lane(session)
+            }
+            _ => false,
+        });
+        LaneSessions { number, lane, joins, claims: claims.collect() }
+    }
+
+    /// Takes in a lane, and what waits for it in the order in which it came.
+    pub fn take_lane(&mut self, sessions: LaneSessions) {
+        let LaneSessions { number, lane, joins, claims } = sessions;
+        self.active.extend(lane.sessions());
+        if !planted(Bug::ActionsLeftBehind) {
+            self.acting.extend(lane.acting());
+        }
+        self.closing.extend(lane.closing());
+        self.keeper.extend(claims);
+        if !planted(Bug::JoinLeftBehind) {
+            self.joins.extend(joins);
+        }
+        let place = &mut self.lanes[usize::from(number)];
+        assert!(place.is_none(), "lane {number} is there once");
+        *place = Some(lane);
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting {
+                Waiting::Word(event) => self.hear_private(event),
+                Waiting::Answer(answer) => self.hear_answer(answer),
+            }
+        }
+    }
+
+    pub(super) fn wait_for_lane(&mut self, waiting: Waiting) {
+        if planted(Bug::WordOnTheWay) {
+            return;
+        }
+        let lane = waiting.session().map(|session| session.lane);
+        assert!(self.waiting.len() < LANE_WAITING_MAX, "lane {lane:?} does not arrive: the process ends");
+        self.waiting.push(waiting);
+    }
+}
+
+impl Shard {
+    /// Takes what others posted: answers for its sessions, and lanes.
+    pub(super) fn take_posts(&mut self, tick: u64) {
+        let Shard { carrier, core, links, packets, stop_tick, .. } = self;
+        carrier.take(tick, |post: Post<LaneLinks>| match post {
+            Post::Answer(answer) => core.hear_answer(answer),
+            Post::Lane(lane) => {
+                let (sessions, of_lane) = *lane;
+                let lane = sessions.number();
+                links.take_lane(lane, of_lane);
+                packets.serve(lane);
+                core.take_lane(sessions);
+                if stop_tick.is_some() {
+                    core.close_all(Close::Drain);
+                }
+            }
+        });
+    }
+
+    /// Gives away the lanes that must go. What came for them since this tick began is heard before; what comes later waits
+    /// in their sockets.
+    pub(super) fn give_lanes(&mut self, tick: u64) {
+        let due = self.core.lanes_due();
+        if due.is_empty() {
+            return;
+        }
+        due.iter().for_each(|&(lane, _)| self.packets.leave(lane));
+        self.receive(tick);
+        for (lane, to) in due {
+            if self.packets.has_left(lane) && self.carrier.room(to) > 0 {
+                let travels = (self.core.give_lane(lane), self.links.give_lane(lane));
+                self.carrier.post(to, tick + 1, Post::Lane(Box::new(travels)));
+            } else {
+                self.packets.serve(lane);
+            }
+        }
+    }
+}
