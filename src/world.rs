@@ -709,6 +709,7 @@ impl World {
         frame.events.clear();
         self.counters.events_over += self.events.len().saturating_sub(EVENTS_PER_FRAME_MAX) as u64;
         frame.events.extend(self.events.drain(..).take(EVENTS_PER_FRAME_MAX));
+        frame.events.sort_unstable_by_key(|public| (public.cell, public.event.0));
         for (owner, effect) in self.sent.drain(..) {
             if planted(Bug::EffectLost) && owner != self.shard && self.tick.is_multiple_of(97) {
                 continue;

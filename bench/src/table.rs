@@ -6,6 +6,7 @@
 mod rows;
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use ringshard::exit::{Code, Failure, say};
+use ringshard::sys;
 use serde_json::{Value, json};
 
 use crate::machine::{Provenance, threads_cpu_s};
@@ -141,8 +143,12 @@ fn swarm(program: &Path, players: u32, input_hz: u32, send_hz: u32, stopped: &At
     std::fs::write(&config, format!("[net]\nsend_hz = {send_hz}\n[load]\nstep = 0\n"))
         .map_err(|error| Failure::of_file("write", &config, &error))?;
     let data = work.path().join("data");
-    let arguments = ["--shards".as_ref(), "1".as_ref(), "--config".as_ref(), config.as_os_str()];
-    let arguments = arguments.into_iter().chain(["--data".as_ref(), data.as_os_str()]);
+    // The shard has the last core for itself, the players the first.
+    let cpus = sys::cpus_allowed();
+    let (load_cpu, cpu) = (cpus[0], cpus[cpus.len() - 1].to_string());
+    let arguments = ["--shards".as_ref(), "1".as_ref(), "--cpus".as_ref(), cpu.as_ref()];
+    let files = ["--config".as_ref(), config.as_os_str(), "--data".as_ref(), data.as_os_str()];
+    let arguments: Vec<&OsStr> = arguments.into_iter().chain(files).collect();
     let mut server = Server::start(program, arguments, stopped).map_err(|text| Failure::new(Code::Failed, text))?;
     let watch = {
         let pid = server.pid();
@@ -155,7 +161,10 @@ fn swarm(program: &Path, players: u32, input_hz: u32, send_hz: u32, stopped: &At
     };
     let (players, input_hz, game) = (players.to_string(), input_hz.to_string(), server.game.to_string());
     let swarm = ["swarm", "--players", &players, "--input-hz", &input_hz, "--connect", &game];
+    // A child begins on the cores of its parent. Where it cannot be pinned its lateness says so.
+    let _ = sys::set_thread_cpus(&[load_cpu]);
     let played = output(&[&swarm[..], &["--look-one-in", SWARM_LOOKS, "--duration", SWARM_PLAYS_S]].concat());
+    let _ = sys::set_thread_cpus(&cpus);
     let busy = watch.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     server.terminate().map_err(|text| Failure::new(Code::Failed, text))?;
     let mut played = played?;

@@ -104,7 +104,7 @@ pub struct Frame {
     pub packed: Vec<u8>,
     /// Slot and slice of each entity, sorted by id.
     pub index: Vec<Indexed>,
-    /// What happened.
+    /// What happened, sorted by cell.
     pub events: Vec<PublicEvent>,
 }
 
@@ -148,6 +148,14 @@ impl Frame {
             }
             self.places[slab] = place;
         }
+    }
+
+    /// What happened in the rows of cells from `low` to `high` of a space.
+    pub fn events_in_rows(&self, space: u32, low: i16, high: i16) -> &[PublicEvent] {
+        let row = |public: &PublicEvent| (public.cell.space, public.cell.y);
+        let first = self.events.partition_point(|public| row(public) < (space, low));
+        let count = self.events[first..].partition_point(|public| row(public) <= (space, high));
+        &self.events[first..first + count]
     }
 
     /// Measures the boxes of all slices, which are not empty.
