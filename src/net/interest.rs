@@ -88,7 +88,7 @@ const fn weight(squared: u32) -> u32 {
     let quarters_squared = (squared >> 8) as u64;
     let shown = if quarters_squared < 1 << 19 { quarters_squared } else { 1 << 19 };
     let steps = NEAR_QUARTERS_SQUARED + shown;
-    ((NEAR_QUARTERS_SQUARED * NEAR_QUARTERS_SQUARED << 30) / (steps * steps)) as u32
+    (((NEAR_QUARTERS_SQUARED * NEAR_QUARTERS_SQUARED) << 30) / (steps * steps)) as u32
 }
 
 const MID_WEIGHT: u32 = weight(square(MID_M * GRID_PER_M));

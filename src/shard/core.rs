@@ -745,8 +745,7 @@ impl Core {
             let entry = lane.entries[usize::from(reference.slot)].as_deref_mut();
             let session = &mut entry.expect("active sessions are in their lanes").session;
             let here = session.told_by == shard && session.told_tick == now_tick;
-            let may = (whom == Whom::Rest || here) && session.may_show(tick);
-            if may && session.is_due(now_tick, send_hz) {
+            if (whom == Whom::Rest || here) && session.is_due(now_tick, send_hz) && session.may_show(tick) {
                 (lane.bodies, *bodies) = (lane.bodies + 1, *bodies + 1);
                 send(reference, &mut |out| session.write_body(now_tick, &sight, scratch, out));
             }
