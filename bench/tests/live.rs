@@ -4,6 +4,10 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+/// Held by a test while its players play: another one's, and strace, would take the cores from them.
+static CORES: Mutex<()> = Mutex::new(());
 
 fn swarm_program() -> &'static str {
     env!("CARGO_BIN_EXE_ringshard-bench")
@@ -91,6 +95,7 @@ fn report(swarm: Child) -> serde_json::Value {
 
 #[test]
 fn everybody_crosses_the_seam_and_contradicts_nothing() {
+    let _cores = CORES.lock().unwrap_or_else(PoisonError::into_inner);
     let daemon = Daemon::start("seam", "2");
     for arguments in [["--scenario", "seam", "--transport", "udp"], ["--scenario", "crowd", "--transport", "tcp"]] {
         let seam = arguments[1] == "seam";
@@ -115,6 +120,7 @@ fn calls_per_tick(thread: &str) -> Option<(f64, String)> {
 
 #[test]
 fn a_shards_system_calls_do_not_grow_with_its_players() {
+    let _cores = CORES.lock().unwrap_or_else(PoisonError::into_inner);
     let daemon = Daemon::start("calls", "1");
     for players in ["20", "400"] {
         let swarm = daemon.swarm(&["--players", players, "--duration", "12"]);
