@@ -39,7 +39,6 @@ use crate::net::packet::DropReason;
 use crate::net::session::BodyDrop;
 use crate::net::stream::LENGTH_BYTES;
 use crate::sys;
-use crate::world::frame::Frame;
 use crate::world::parcel::InputParcel;
 use crate::world::{Decree, DecreeKind, World};
 
@@ -47,6 +46,8 @@ use crate::world::{Decree, DecreeKind, World};
 pub const SHARD_NICE: i32 = -10;
 /// Before an edge the executor is left for a timer of the thread's own, which wakes it more exactly.
 const NAP: Duration = Duration::from_micros(800);
+/// System calls of a nap.
+const NAP_CALLS: f64 = 1.0;
 /// Before an edge the thread stays awake for as long.
 const AWAKE: Duration = Duration::from_micros(100);
 /// The shard that balances the cuts.
@@ -63,8 +64,6 @@ const CLOCK_TICKS: u64 = 30;
 pub const STOP_TICKS: u64 = 30;
 /// Nanoseconds of waiting after which a shard lets other threads of its core run: at most three system calls a meeting.
 const MEETING_YIELD_NS: u64 = 1_000_000;
-/// Frames in the pool: those kept by every shard, those under way, and the one being filled.
-const FRAME_POOL: usize = crate::limits::FRAMES_KEPT + 8;
 
 /// What one shard is made from. Everything in it may travel to the shard's thread.
 pub struct ShardSetup {
@@ -112,7 +111,6 @@ struct Shard {
     packets: Packets,
     mesh: MeshEnd,
     carrier: Carrier<Post<LaneLinks>>,
-    frames: Vec<Arc<Frame>>,
     keeper: Arc<ArrayQueue<KeeperCommand>>,
     answers: Arc<ArrayQueue<KeeperAnswer>>,
     reports: Arc<ArrayQueue<ShardReport>>,
@@ -197,7 +195,6 @@ impl Shard {
             packets,
             mesh: setup.mesh,
             carrier: setup.carrier,
-            frames: (0..FRAME_POOL).map(|_| Arc::default()).collect(),
             keeper: setup.keeper,
             answers: setup.answers,
             reports: setup.reports,
@@ -404,10 +401,7 @@ impl Shard {
     /// Shows the tick and gives everybody its part.
     fn publish(&mut self, tick: u64) {
         let mut outs = self.mesh.outcomes(tick);
-        let mut shown = self.take_frame();
-        let frame = Arc::get_mut(&mut shown).expect("a frame from the pool is nobody's");
-        self.core.publish(frame, &mut outs);
-        outs.iter_mut().for_each(|parcel| parcel.frame = Some(shown.clone()));
+        self.core.publish(&mut outs);
         if self.costs.weigh(&mut self.core) {
             let out = &mut outs[BALANCING.index()];
             out.weighed = true;
@@ -415,14 +409,7 @@ impl Shard {
             out.lane_costs.extend_from_slice(&self.costs.lanes);
         }
         self.recorder.iter_mut().for_each(|recorder| recorder.parcels(tick, &outs));
-        self.frames.push(shown);
         self.core.hear(self.mesh.give_outcomes(outs));
-    }
-
-    /// A frame that nobody looks at any more; a new one while others are slow to let go.
-    fn take_frame(&mut self) -> Arc<Frame> {
-        let free = self.frames.iter().position(|frame| Arc::strong_count(frame) == 1);
-        free.map_or_else(Arc::default, |at| self.frames.remove(at))
     }
 
     /// Second meeting: what the others show and tell of this tick.
@@ -530,7 +517,7 @@ impl Shard {
             entities: (players + npcs + spawners) as u64,
             handoffs: self.core.world.counters.handed_out,
             late_parcels: self.core.late_parcels,
-            syscalls_per_tick: calls + executor::calls_per_pass(self.io),
+            syscalls_per_tick: calls + executor::calls_per_pass(self.io) + NAP_CALLS,
             packets_in: counters.datagrams_in + self.links.frames_in,
             packets_out: counters.datagrams_out + self.frames_out,
             record: self.recorder.as_mut().map(|recorder| recorder.report(gauge.busy_ns)),

@@ -17,7 +17,6 @@ use crate::net::session::Rates;
 use crate::net::token::UserData;
 use crate::shard::core::{Core, Rules};
 use crate::world::cut::CutMap;
-use crate::world::frame::Frame;
 use crate::world::land::Land;
 use crate::world::movement::{BUTTON_RUN, Command};
 use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel};
@@ -151,10 +150,7 @@ impl Realm {
         core.play();
         let mut outs: Vec<OutcomeParcel> = (0..count).map(|_| OutcomeParcel::default()).collect();
         outs.iter_mut().for_each(|out| out.reset(core.world.shard, tick));
-        let mut frame = Frame::default();
-        core.publish(&mut frame, &mut outs);
-        let frame = Arc::new(frame);
-        outs.iter_mut().for_each(|out| out.frame = Some(frame.clone()));
+        core.publish(&mut outs);
         encoder.parcels(outs.iter());
         for (to, out) in outs.into_iter().enumerate() {
             self.shards[to].outcomes[at].push_back(out);

@@ -164,7 +164,6 @@ mod tests {
     use crate::net::session::Rates;
     use crate::shard::core::Rules;
     use crate::world::cut::{CutMap, place};
-    use crate::world::frame::Frame;
     use crate::world::land::Land;
     use crate::world::parcel::OutcomeParcel;
     use crate::world::{World, WorldConfig};
@@ -206,7 +205,7 @@ mod tests {
             let mut outs = [OutcomeParcel::default(), OutcomeParcel::default()];
             outs[0].reset(ShardId(0), tick);
             outs[1].reset(ShardId(0), tick);
-            core.publish(&mut Frame::default(), &mut outs);
+            core.publish(&mut outs);
             let decree = outs[0].decree.clone().map(|decree| decree.kind);
             let [mut own, _] = outs;
             let mut other = OutcomeParcel::default();

@@ -5,6 +5,7 @@
 //! reads a clock, waits.
 
 use std::borrow::BorrowMut;
+use std::sync::Arc;
 
 use crate::control::{BudgetReport, LadderReport};
 use crate::flight::record::{Outside, Taken};
@@ -16,7 +17,6 @@ use crate::limits::{
     DECREE_TICKS_MIN, EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES,
     SHARDS_MAX, TCP_CONNECTIONS_MAX, TICK_HZ,
 };
-use crate::net::flow::Flow;
 use crate::net::handshake::Identity;
 use crate::net::interest::{Radii, Scratch};
 use crate::net::message::{Seam, ServerMessage, Welcome};
@@ -143,6 +143,8 @@ pub struct Core {
     pub world: World,
     /// What all shards show.
     pub frames: Frames,
+    /// Frames of this shard: those that somebody still looks at, and those to be filled again.
+    published: Vec<Arc<Frame>>,
     /// Inputs for the coming tick, by owner.
     pub inputs: Vec<InputParcel>,
     /// What the keeper must hear, in order.
@@ -216,6 +218,7 @@ impl Core {
             lane_words: (0..shards).map(lane_word).collect(),
             world,
             frames: Frames::new(shards),
+            published: Vec::new(),
             inputs: (0..shards).map(|_| InputParcel::default()).collect(),
             keeper: Vec::new(),
             ended: Vec::new(),
@@ -304,13 +307,16 @@ impl Core {
 
     /// The byte budgets of all sessions.
     pub fn budgets(&self) -> BudgetReport {
-        let flows = || self.active.iter().filter_map(|&reference| Some(&self.entry(reference)?.session.flow));
-        let sum: u64 = flows().map(|flow| u64::from(flow.bytes_per_s())).sum();
-        BudgetReport {
-            cuts: self.cuts_before + flows().map(|flow| flow.cuts).sum::<u64>(),
-            bytes_per_s_least: flows().map(Flow::bytes_per_s).min(),
-            bytes_per_s_mean: sum.checked_div(self.active.len() as u64),
+        // Once over all sessions: they are larger than the caches.
+        let (mut cuts, mut sum, mut least) = (self.cuts_before, 0, None);
+        for flow in self.active.iter().filter_map(|&reference| Some(&self.entry(reference)?.session.flow)) {
+            let bytes_per_s = flow.bytes_per_s();
+            cuts += flow.cuts;
+            sum += u64::from(bytes_per_s);
+            least = Some(least.map_or(bytes_per_s, |least: u32| least.min(bytes_per_s)));
         }
+        let bytes_per_s_mean = sum.checked_div(self.active.len() as u64);
+        BudgetReport { cuts, bytes_per_s_least: least, bytes_per_s_mean }
     }
 
     fn entry(&self, reference: SessionRef) -> Option<&Entry> {
@@ -623,9 +629,14 @@ impl Core {
         }
     }
 
-    /// Third part of the step: what everybody sees of it, and each shard's part of its outcome.
-    pub fn publish(&mut self, frame: &mut Frame, outs: &mut [impl BorrowMut<OutcomeParcel>]) {
-        self.world.publish(frame, outs);
+    /// Third part of the step: what everybody sees of it, and each shard's part of its outcome. The frame is one that
+    /// nobody looks at any more; a new one while others are slow to let go.
+    pub fn publish(&mut self, outs: &mut [impl BorrowMut<OutcomeParcel>]) {
+        let free = self.published.iter().position(|frame| Arc::strong_count(frame) == 1);
+        let mut frame = free.map_or_else(Arc::default, |at| self.published.swap_remove(at));
+        self.world.publish(Arc::get_mut(&mut frame).expect("a free frame is nobody's"), outs);
+        outs.iter_mut().for_each(|out| out.borrow_mut().frame = Some(frame.clone()));
+        self.published.push(frame);
         let tick = self.world.tick + DECREE_TICKS_MIN;
         // A level moves nobody: the next decree need not wait for it.
         self.next_decree = if self.decree.is_some() { tick + 2 } else { self.next_decree };

@@ -16,7 +16,6 @@ use crate::mesh::{self, Carrier, MeshEnd};
 use crate::shard::core::{Core, Rules, Whom};
 use crate::shard::lanes::Post;
 use crate::world::cut::CutMap;
-use crate::world::frame::Frame;
 use crate::world::{World, WorldConfig};
 
 /// What a shard's core does in a tick, as a model of its cost: nanoseconds on a core of today.
@@ -52,8 +51,6 @@ pub struct Node {
     carriers: Vec<Carrier<Post<()>>>,
     /// Lanes that went from one shard to another.
     pub lanes_moved: u64,
-    /// Frames to be filled; those that somebody still looks at stay here as well.
-    frames: Vec<Arc<Frame>>,
     /// Answers under way, with the tick in which they are heard.
     answers: VecDeque<(u64, Vec<(ShardId, KeeperAnswer)>)>,
     /// First tick in which each shard runs again.
@@ -90,7 +87,6 @@ impl Node {
             mesh: mesh::connect(shards),
             carriers: mesh::carriers(shards),
             lanes_moved: 0,
-            frames: Vec::new(),
             answers: VecDeque::new(),
             stalled_until: vec![0; shards],
             keeper_stalled_until: 0,
@@ -171,7 +167,7 @@ impl Node {
     /// The tick of every shard, in lockstep but for those that stand still. `send` gets each session's body.
     pub fn step(&mut self, tick: u64, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
         let shards: Vec<usize> = (0..self.cores.len()).filter(|&shard| self.runs(shard, tick)).collect();
-        let Node { cores, mesh, carriers, frames, .. } = self;
+        let Node { cores, mesh, carriers, .. } = self;
         let mut missing = cores.len() - shards.len();
         for &at in &shards {
             let core = &mut cores[at];
@@ -189,12 +185,7 @@ impl Node {
             core.play();
             core.give_posts(tick, &carriers[at]);
             let mut outs = mesh[at].outcomes(tick);
-            let free = frames.iter().position(|frame| Arc::strong_count(frame) == 1);
-            let mut frame = free.map_or_else(Arc::default, |at| frames.swap_remove(at));
-            let shown = Arc::get_mut(&mut frame).expect("a free frame is nobody's");
-            core.publish(shown, &mut outs);
-            outs.iter_mut().for_each(|parcel| parcel.frame = Some(frame.clone()));
-            frames.push(frame);
+            core.publish(&mut outs);
             core.hear(mesh[at].give_outcomes(outs));
         }
         for &at in &shards {

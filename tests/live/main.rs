@@ -27,12 +27,10 @@ fn play(players: &mut [Player], seconds: u64, done: impl Fn(&Player) -> bool) {
     assert!(players.iter().all(done), "not done within {seconds} s: {players:?}");
 }
 
-#[test]
-fn players_walk_see_each_other_and_are_saved() {
-    let data = TempFolder::new();
-    let mut server = Server::start(&data, &["--shards", "2"]);
+/// Twenty players who join, walk and see each other without a contradiction.
+fn walk_about(server: &Server) -> Vec<Player> {
     let mut players: Vec<_> =
-        (1..=20).map(|id| Player::join(&server, id, Some((1_000 * 256 + id as i32 * 200, 1_000 * 256)))).collect();
+        (1..=20).map(|id| Player::join(server, id, Some((1_000 * 256 + id as i32 * 200, 1_000 * 256)))).collect();
     play(&mut players, 20, |player| {
         player.bot.counts.moved_m > 6.0 && player.bot.session.view().visible(player.newest_tick(), 120) >= 19
     });
@@ -41,6 +39,14 @@ fn players_walk_see_each_other_and_are_saved() {
         assert_eq!((errors.jump, errors.twice, errors.never_leaves, errors.other), (0, 0, 0, 0), "{player:?}");
         assert_eq!(player.bot.counts.own_position, 0, "{player:?}");
     }
+    players
+}
+
+#[test]
+fn players_walk_see_each_other_and_are_saved() {
+    let data = TempFolder::new();
+    let mut server = Server::start(&data, &["--shards", "2"]);
+    let players = walk_about(&server);
     assert_eq!(server.stop(), 0);
     let rows = server.inspect();
     for player in &players {

@@ -7,9 +7,9 @@ use ringshard::net::body::PONG_MARKER;
 use ringshard::net::token::UserData;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
-use super::client::{Player, TcpTool, dev_token};
+use super::client::{TcpTool, dev_token};
 use super::server::{Server, TempFolder, run};
-use super::{count, play};
+use super::{count, walk_about};
 
 /// The numbers of `io_uring_setup`, `io_uring_enter` and `io_uring_register` on every architecture.
 const IO_URING_CALLS: [i64; 3] = [425, 426, 427];
@@ -36,16 +36,7 @@ fn without_io_uring_players_play_over_udp_and_tcp_and_the_record_replays() {
     let mut tools: Vec<_> = (0..10).map(|_| TcpTool::open(server.game)).collect();
     let guest = dev_token(server.game, 1_000, 3_600, UserData { reusable: true, ..UserData::default() });
     tools.iter_mut().for_each(|tool| tool.send_frame(&guest));
-    let mut players: Vec<_> =
-        (1..=20).map(|id| Player::join(&server, id, Some((1_000 * 256 + id as i32 * 200, 1_000 * 256)))).collect();
-    play(&mut players, 20, |player| {
-        player.bot.counts.moved_m > 6.0 && player.bot.session.view().visible(player.newest_tick(), 120) >= 19
-    });
-    for player in &players {
-        let errors = player.bot.errors();
-        assert_eq!((errors.jump, errors.twice, errors.never_leaves, errors.other), (0, 0, 0, 0), "{player:?}");
-        assert_eq!(player.bot.counts.own_position, 0, "{player:?}");
-    }
+    let _players = walk_about(&server);
     for tool in &mut tools {
         tool.ping(5, Duration::from_secs(5));
         assert_eq!(count(&tool.received, &PONG_MARKER), 5, "each ping is answered once");

@@ -13,7 +13,6 @@ use ringshard::net::interest::Radii;
 use ringshard::net::session::Rates;
 use ringshard::shard::core::{Core, Rules, Whom};
 use ringshard::world::cut::CutMap;
-use ringshard::world::frame::Frame;
 use ringshard::world::land::Land;
 use ringshard::world::{World, WorldConfig};
 
@@ -27,7 +26,6 @@ pub struct Game {
     /// Sessions and world.
     pub core: Core,
     mesh: MeshEnd,
-    frames: Vec<Arc<Frame>>,
 }
 
 impl Game {
@@ -45,17 +43,13 @@ impl Game {
         let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
         let rates = Rates { send_hz, bytes_per_s: SESSION_BYTES_PER_S_MAX };
         let rules = Rules { radii, rates, dev: true, seam: None };
-        Game {
-            core: Core::new(World::new(config, ShardId(0)), 1, rules),
-            mesh: mesh::connect(1).remove(0),
-            frames: Vec::new(),
-        }
+        Game { core: Core::new(World::new(config, ShardId(0)), 1, rules), mesh: mesh::connect(1).remove(0) }
     }
 
     /// Steps a tick with everything that arrived, and shows it.
     pub fn step(&mut self, tick: u64) {
         self.answer_claims();
-        let Game { core, mesh, frames } = self;
+        let Game { core, mesh } = self;
         core.give_actions();
         mesh.give_inputs(tick, &mut core.inputs);
         core.begin(tick);
@@ -65,12 +59,7 @@ impl Game {
         core.inputs[0] = mine;
         core.play();
         let mut outs = mesh.outcomes(tick);
-        let free = frames.iter().position(|frame| Arc::strong_count(frame) == 1);
-        let mut shown = free.map_or_else(Arc::default, |at| frames.swap_remove(at));
-        let frame = Arc::get_mut(&mut shown).expect("a free frame is nobody's");
-        core.publish(frame, &mut outs);
-        outs.iter_mut().for_each(|parcel| parcel.frame = Some(shown.clone()));
-        frames.push(shown);
+        core.publish(&mut outs);
         core.hear(mesh.give_outcomes(outs));
     }
 

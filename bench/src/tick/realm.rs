@@ -170,7 +170,6 @@ pub struct Realm {
     setting: Setting,
     core: Core,
     mesh: MeshEnd,
-    frames: Vec<Arc<Frame>>,
     /// The line that divides two shards, where players live at it.
     border: Option<Crossing>,
     clients: Vec<Client>,
@@ -311,7 +310,6 @@ impl Realm {
                 setting,
                 core: Core::new(World::new(config.clone(), ShardId(shard as u8)), setting.shards, rules),
                 mesh,
-                frames: Vec::new(),
                 border: crossings.first().copied(),
                 clients: (0..setting.players).filter(mine).map(client).collect(),
                 by_session: HashMap::new(),
@@ -435,14 +433,9 @@ impl Realm {
 
     #[inline(never)]
     fn show(&mut self, tick: u64) {
-        let Realm { core, mesh, frames, .. } = self;
+        let Realm { core, mesh, .. } = self;
         let mut outs = mesh.outcomes(tick);
-        let free = frames.iter().position(|frame| Arc::strong_count(frame) == 1);
-        let mut shown = free.map_or_else(Arc::default, |at| frames.swap_remove(at));
-        let frame = Arc::get_mut(&mut shown).expect("a free frame is nobody's");
-        core.publish(frame, &mut outs);
-        outs.iter_mut().for_each(|parcel| parcel.frame = Some(shown.clone()));
-        frames.push(shown);
+        core.publish(&mut outs);
         core.hear(mesh.give_outcomes(outs));
     }
 
