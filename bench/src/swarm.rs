@@ -62,13 +62,16 @@ pub struct SwarmArgs {
     /// Input packets a second of each player.
     #[arg(long, default_value_t = 30, value_name = "HZ", value_parser = clap::value_parser!(u32).range(2..=240))]
     input_hz: u32,
-    /// One player in so many looks at, and checks, all that it is shown; the others only their own state, which is what
-    /// thousands on one load core have time for.
+    /// One player in so many looks at, and checks, all that it is shown; the others see only which of their commands were
+    /// applied, which is what thousands on one load core have time for.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     look_one_in: u32,
     /// Control address of the server: then the report says how its shards share the work.
     #[arg(long, value_name = "ADDR")]
     control: Option<SocketAddr>,
+    /// The load threads never sleep, so that nobody has to wake them: for cores that they share with nobody.
+    #[arg(long)]
+    awake: bool,
     /// Load threads.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
@@ -172,7 +175,8 @@ impl Run {
         let (server, transport, input_hz) = (args.connect, args.transport, args.input_hz);
         let trades = args.scenario == Scenario::Trade;
         let (land, seed, look_one_in) = (places.land.clone(), args.seed, args.look_one_in);
-        let common = Common { server, transport, input_hz, land, seed, look_one_in, trades };
+        let awake = args.awake;
+        let common = Common { server, transport, input_hz, land, seed, look_one_in, trades, awake };
         let players = u64::from(args.players);
         // Pairs stay on one thread: its two players must know each other.
         let group = if trades { 2 } else { 1 };

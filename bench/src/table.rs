@@ -160,7 +160,7 @@ fn swarm(program: &Path, players: u32, input_hz: u32, send_hz: u32, stopped: &At
         })
     };
     let (players, input_hz, game) = (players.to_string(), input_hz.to_string(), server.game.to_string());
-    let swarm = ["swarm", "--players", &players, "--input-hz", &input_hz, "--connect", &game];
+    let swarm = ["swarm", "--players", &players, "--input-hz", &input_hz, "--connect", &game, "--awake"];
     // A child begins on the cores of its parent. Where it cannot be pinned its lateness says so.
     let _ = sys::set_thread_cpus(&[load_cpu]);
     let played = output(&[&swarm[..], &["--look-one-in", SWARM_LOOKS, "--duration", SWARM_PLAYS_S]].concat());

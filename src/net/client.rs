@@ -159,7 +159,7 @@ impl ClientSession {
                 kind::RELIABLE_ORDERED => full |= self.handle_fragment(ChannelKind::Ordered, section),
                 kind::RELIABLE_UNORDERED => full |= self.handle_fragment(ChannelKind::Unordered, section),
                 kind::OWN_STATE => summary.own_state |= self.handle_own_state(section.bytes),
-                kind::EVENTS => self.handle_events(section.bytes),
+                kind::EVENTS if self.options.decode => self.handle_events(section.bytes),
                 kind::PONG => summary.pongs += u32::from(section.bytes == PONG_MARKER),
                 _ if self.options.decode => {
                     summary.slices += u32::from(self.view.section(header.tick(), section.kind, section.bytes));

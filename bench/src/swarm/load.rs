@@ -29,6 +29,8 @@ const NICE: i32 = -13;
 const SLICE_NS: u64 = 200_000;
 /// Sockets read between two looks at the turns.
 const EVENTS_MAX: usize = 64;
+/// Sockets read once more meanwhile; as many as [`EVENTS_MAX`] while no others have anything.
+const AGAIN: usize = 2;
 /// Reads that wait to be taken. Full: the sockets wait.
 const BACKLOG_MAX: usize = 2_048;
 /// Least reads taken between two looks at the sockets; of a long backlog a quarter is.
@@ -123,6 +125,8 @@ pub struct LoadThread {
     players: Vec<Player>,
     schedule: Schedule,
     epoll: std::os::fd::OwnedFd,
+    /// Players whose socket may have more than what was read, oldest first.
+    again: VecDeque<usize>,
     tally: Tally,
     /// Newest tick that any player heard of, and when.
     server_tick: (u32, u64),
@@ -152,6 +156,7 @@ impl LoadThread {
             players,
             schedule,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            again: VecDeque::new(),
             tally: Tally::default(),
             server_tick: (0, 0),
             pulsed_ns: 0,
@@ -171,11 +176,14 @@ impl LoadThread {
         while !self.control.stop.load(Ordering::Relaxed) {
             self.notice_begin();
             self.take_turns();
-            if backlog.reads.len() + EVENTS_MAX <= BACKLOG_MAX {
-                self.wait(&mut events, backlog.reads.is_empty());
-            }
-            for event in events.drain(..) {
-                self.read(event.data.u64() as usize, &mut backlog);
+            if backlog.reads.len() + EVENTS_MAX + AGAIN <= BACKLOG_MAX {
+                let is_idle = backlog.reads.is_empty() && self.again.is_empty();
+                self.wait(&mut events, is_idle);
+                let again = if events.is_empty() { EVENTS_MAX } else { AGAIN };
+                for event in events.drain(..) {
+                    self.read(event.data.u64() as usize, &mut backlog);
+                }
+                self.read_again(again, &mut backlog);
             }
             self.hear(&mut backlog);
             let now_ns = self.control.now_ns();
@@ -214,28 +222,43 @@ impl LoadThread {
     fn watch(&mut self, at: usize) {
         let link = self.players[at].link.as_ref().expect("it was opened just now");
         let data = epoll::EventData::new_u64(at as u64);
-        if let Err(error) = epoll::add(&self.epoll, link.descriptor(), data, epoll::EventFlags::IN) {
+        // Told once for what came: telling it again until it was read costs as much as reading it.
+        let told_once = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        if let Err(error) = epoll::add(&self.epoll, link.descriptor(), data, told_once) {
             self.players[at].stage = Stage::Refused(format!("its socket cannot be watched: {error}"));
         }
     }
 
-    /// Sleeps until a socket has something or turns are due; with `may_sleep` off it only looks.
+    /// Sleeps until a socket has something or turns are due; with `may_sleep` off, or awake on purpose, it only looks.
     fn wait(&self, events: &mut Vec<epoll::Event>, may_sleep: bool) {
         let until_due = self.schedule.next_due_ns().saturating_sub(self.control.now_ns());
-        let ns = if until_due == 0 || !may_sleep { 0 } else { until_due.clamp(TOGETHER_NS, PULSE_NS) };
+        let ns =
+            if until_due == 0 || !may_sleep || self.common.awake { 0 } else { until_due.clamp(TOGETHER_NS, PULSE_NS) };
         let timeout = Timespec { tv_sec: 0, tv_nsec: ns as i64 };
         // Interrupted by a signal: nothing came, and the loop goes on.
         let _ = epoll::wait(&self.epoll, spare_capacity(events), Some(&timeout));
     }
 
     fn read(&mut self, at: usize, backlog: &mut Backlog) {
-        assert!(backlog.reads.len() < BACKLOG_MAX, "there was room for all events");
+        assert!(backlog.reads.len() < BACKLOG_MAX, "there was room for all reads");
         let slot = backlog.slot(backlog.taken + backlog.reads.len());
-        let length = self.players[at].read(slot);
-        if let Some(length) = length {
+        let player = &mut self.players[at];
+        if let Some(length) = player.read(slot) {
             backlog.reads.push_back((at, self.control.now_ns(), length));
+            if !std::mem::replace(&mut player.has_more, true) {
+                self.again.push_back(at);
+            }
         }
         self.unwatch_dead(at);
+    }
+
+    /// Looks whether the sockets that were read longest ago had more, `count` of them at the most.
+    fn read_again(&mut self, count: usize, backlog: &mut Backlog) {
+        for _ in 0..count.min(self.again.len()) {
+            let at = self.again.pop_front().expect("as many as were counted");
+            self.players[at].has_more = false;
+            self.read(at, backlog);
+        }
     }
 
     fn unwatch_dead(&self, at: usize) {

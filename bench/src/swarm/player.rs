@@ -45,6 +45,8 @@ pub struct Common {
     pub look_one_in: u32,
     /// Whether they deal with goods.
     pub trades: bool,
+    /// Whether load threads never sleep.
+    pub awake: bool,
 }
 
 /// Where a player stands.
@@ -107,6 +109,8 @@ pub struct Player {
     heard_ns: u64,
     /// Answers to operations that were given out.
     operations_told: usize,
+    /// Its socket may have more than what was read.
+    pub has_more: bool,
 }
 
 impl Player {
@@ -115,7 +119,7 @@ impl Player {
         let reliable_transport = common.transport == Transport::Tcp;
         let decode = number.is_multiple_of(common.look_one_in.into());
         let options = ClientOptions { packed: true, decode, reliable_transport };
-        let mut bot = Bot::new(common.seed, number, haunt, Some(common.land.clone()), options);
+        let mut bot = Bot::new(common.seed, number, haunt, decode.then(|| common.land.clone()), options);
         bot.trader = common.trades.then(|| Trader::new(common.seed, number));
         Player {
             bot,
@@ -127,6 +131,7 @@ impl Player {
             packets: 0,
             heard_ns: 0,
             operations_told: 0,
+            has_more: false,
         }
     }
 

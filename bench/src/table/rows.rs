@@ -141,7 +141,7 @@ pub const ROWS: &[Row] = &[
         less: true,
         floor: 25.0,
         aim: 20.0,
-        command: "ringshard-bench swarm --players 5000 --input-hz 20 --look-one-in 50",
+        command: "ringshard-bench swarm --players 5000 --input-hz 20 --look-one-in 50 --awake",
     },
     Row {
         name: "busy",
@@ -152,7 +152,7 @@ pub const ROWS: &[Row] = &[
         less: true,
         floor: 0.70,
         aim: 0.55,
-        command: "ringshard-bench swarm --players 5000 --input-hz 20 --look-one-in 50",
+        command: "ringshard-bench swarm --players 5000 --input-hz 20 --look-one-in 50 --awake",
     },
     Row {
         name: "latency-60",
@@ -163,7 +163,7 @@ pub const ROWS: &[Row] = &[
         less: true,
         floor: 25.0,
         aim: 20.0,
-        command: "ringshard-bench swarm --players 2000 --input-hz 60 --look-one-in 50",
+        command: "ringshard-bench swarm --players 2000 --input-hz 60 --look-one-in 50 --awake",
     },
     Row {
         name: "tick",
