@@ -219,7 +219,7 @@ pub const LANE_SEND_BUFFER_BYTES: usize = 8 * 1_024 * 1_024;
 pub const DATAGRAM_SEND_BYTES_MAX: usize = 1_232;
 /// Operations that a shard hands the kernel in one call, a power of two, and datagrams that wait for a submit without a
 /// ring. Full: what is there is submitted at once.
-pub const RING_SUBMISSIONS_MAX: u32 = 8_192;
+pub const RING_SUBMISSIONS_MAX: u32 = 512;
 /// Completions that the kernel keeps for a shard, a power of two. Full: receives end and are armed again, counted
 /// `completions_overflowed`.
 pub const RING_COMPLETIONS_MAX: u32 = 32_768;

@@ -110,6 +110,8 @@ pub struct Session {
     pub told: Option<Told>,
     /// Tick of `told`; 0 before the first.
     pub told_tick: u64,
+    /// Its place among those of its lane that were heard, the last time that it was.
+    pub turn: u32,
     /// The send budget as it was at the tick `budget_tick`.
     budget: u32,
     applied_sent: u32,
@@ -147,6 +149,7 @@ impl Session {
             client_id,
             told: None,
             told_tick: 0,
+            turn: 0,
             told_by: ShardId::default(),
             reliable_transport,
             packed: false,

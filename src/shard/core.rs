@@ -64,6 +64,8 @@ pub(super) struct Lane {
     guests: u64,
     /// Bodies in and out since it was weighed.
     bodies: u64,
+    /// Bodies in since the last tick.
+    heard: u32,
     /// When that was.
     weighed_tick: u64,
 }
@@ -187,6 +189,8 @@ pub struct Core {
     /// Those that are here, by number.
     pub(super) lanes: Vec<Option<Lane>>,
     pub(super) active: Vec<SessionRef>,
+    /// Those that are due, while they are served, each with its turn.
+    due: Vec<(u32, SessionRef)>,
     /// Sessions with actions that their entity did not name yet.
     pub(super) acting: Vec<SessionRef>,
     scratch: Scratch,
@@ -240,6 +244,7 @@ impl Core {
             rules,
             cuts_before: 0,
             active: Vec::new(),
+            due: Vec::new(),
             acting: Vec::new(),
             scratch: Scratch::default(),
             closing: Vec::new(),
@@ -503,10 +508,11 @@ impl Core {
     pub fn handle_body(&mut self, reference: SessionRef, body: &[u8]) {
         let Core { lanes, inputs, drops, acting, bodies, .. } = self;
         let Some(lane) = lanes.get_mut(usize::from(reference.lane)).and_then(Option::as_mut) else { return };
-        (lane.bodies, *bodies) = (lane.bodies + 1, *bodies + 1);
+        (lane.bodies, lane.heard, *bodies) = (lane.bodies + 1, lane.heard + 1, *bodies + 1);
         let entry = lane.entries.get_mut(usize::from(reference.slot));
         let Some(entry) = entry.and_then(Option::as_deref_mut) else { return };
         assert_eq!(entry.session.reference, reference, "a transport knows its session's end");
+        entry.session.turn = lane.heard;
         let was_acting = entry.session.is_acting();
         if let Err(reason) = entry.session.handle_body(body, inputs) {
             drops[reason.index()] += 1;
@@ -736,11 +742,12 @@ impl Core {
         })
     }
 
-    /// Serves the sessions that are due: calls `send` with each one and a function that writes its body.
+    /// Serves the sessions that are due: calls `send` with each one and a function that writes its body. Who was heard first
+    /// is served first, as far as the order within a lane tells: it waited longest.
     pub fn send_due(&mut self, whom: Whom, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
         let Some(tick) = self.frames.complete_tick() else { return };
         let (now_tick, shard) = (self.world.tick, self.world.shard);
-        let Core { frames, lanes, active, rules, ladder, scratch, bodies, .. } = self;
+        let Core { frames, lanes, active, due, rules, ladder, scratch, bodies, .. } = self;
         let none = Frame::default();
         let mut shown = [&none; SHARDS_MAX];
         let mut count = 0;
@@ -752,20 +759,24 @@ impl Core {
         let rates = Rates { send_hz, ..rules.rates };
         let sight = Sight { frames, shown: &shown[..count], tick, radii: rules.radii, pace, rates };
         for &reference in active.iter() {
-            let lane = lanes[usize::from(reference.lane)].as_mut().expect("the lanes of active sessions are here");
-            let entry = lane.entries[usize::from(reference.slot)].as_deref_mut();
-            let session = &mut entry.expect("active sessions are in their lanes").session;
+            let (_, session) = lane_and_session(lanes, reference);
             let here = session.told_by == shard && session.told_tick == now_tick;
             if (whom == Whom::Rest || here) && session.is_due(now_tick, send_hz) && session.may_show(tick) {
-                (lane.bodies, *bodies) = (lane.bodies + 1, *bodies + 1);
-                send(reference, &mut |out| session.write_body(now_tick, &sight, scratch, out));
+                due.push((session.turn, reference));
             }
+        }
+        due.sort_unstable_by_key(|&(turn, _)| turn);
+        for (_, reference) in due.drain(..) {
+            let (lane, session) = lane_and_session(lanes, reference);
+            (*lane, *bodies) = (*lane + 1, *bodies + 1);
+            send(reference, &mut |out| session.write_body(now_tick, &sight, scratch, out));
         }
     }
 
     /// After the sends: sessions whose farewell is over end.
     pub fn end_tick(&mut self) {
         let tick = self.world.tick;
+        self.lanes.iter_mut().flatten().for_each(|lane| lane.heard = 0);
         let mut closing = std::mem::take(&mut self.closing);
         closing.retain(|&session| {
             // One that hung up meanwhile is gone.
@@ -802,5 +813,108 @@ fn keeper_command(save: &Save) -> Option<KeeperCommand> {
         (true, _) => None,
         (false, None) => Some(KeeperCommand::Row(row)),
         (false, Some(session)) => Some(KeeperCommand::Release { client_id: save.client_id, session, row: Some(row) }),
+    }
+}
+
+/// A session that is here, and the count of its lane's bodies.
+fn lane_and_session(lanes: &mut [Option<Lane>], reference: SessionRef) -> (&mut u64, &mut Session) {
+    let lane = lanes[usize::from(reference.lane)].as_mut().expect("the lanes of active sessions are here");
+    let entry = lane.entries[usize::from(reference.slot)].as_deref_mut();
+    (&mut lane.bodies, &mut entry.expect("active sessions are in their lanes").session)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::SESSION_BYTES_PER_S_MAX;
+    use crate::net::client::{ClientOptions, ClientSession};
+    use crate::net::token::UserData;
+    use crate::net::wire;
+    use crate::world::WorldConfig;
+    use crate::world::cut::CutMap;
+    use crate::world::land::Land;
+
+    fn core() -> Core {
+        let config = WorldConfig {
+            seed: 1,
+            land: Arc::new(Land::new(1)),
+            cut: Arc::new(CutMap::equal(1)),
+            npcs: 0,
+            npc_life_ticks: 600,
+            start_tick: 0,
+            things: Arc::new([]),
+        };
+        let rates = Rates { send_hz: 60, bytes_per_s: SESSION_BYTES_PER_S_MAX };
+        let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
+        Core::new(World::new(config, ShardId(0)), 1, Rules { radii, rates, dev: true, seam: None })
+    }
+
+    /// One tick with what was heard; gives back whom it served, in order, each with its body.
+    fn tick(core: &mut Core) -> Vec<(SessionRef, Vec<u8>)> {
+        let tick = core.world.tick + 1;
+        core.give_actions();
+        core.begin(tick);
+        let mut mine = std::mem::take(&mut core.inputs[0]);
+        core.take_inputs(ShardId(0), &mine);
+        mine.reset(tick);
+        core.inputs[0] = mine;
+        core.play();
+        let mut out = OutcomeParcel::default();
+        out.reset(ShardId(0), tick);
+        core.publish(std::slice::from_mut(&mut out));
+        core.hear(&mut out);
+        let mut served = Vec::new();
+        core.send_due(Whom::Rest, |session, write| {
+            let mut body = [0; crate::limits::BODY_BYTES_MAX];
+            let length = write(&mut body);
+            served.push((session, body[..length].to_vec()));
+        });
+        core.end_tick();
+        served
+    }
+
+    #[test]
+    fn who_was_heard_first_is_served_first() {
+        let mut core = core();
+        let guest = |client_id: u64| {
+            let user_data = UserData { reusable: true, ..UserData::default() };
+            Identity { client_id, user_data, token_mac: [0; 16], expires_unix_s: u64::MAX, timeout_s: 10 }
+        };
+        let options = ClientOptions { packed: true, decode: false, reliable_transport: false };
+        let mut clients: Vec<(SessionRef, ClientSession)> = (0..6)
+            .map(|number| {
+                let session = core.admit(number as u8 % 2, guest(number + 1), false).expect("there is room");
+                (session, ClientSession::new(options))
+            })
+            .collect();
+        let mut orders = std::collections::HashSet::new();
+        for round in 0..60 {
+            // Others come first each time; lanes take turns, as the ring's do.
+            clients.rotate_left(2);
+            let now_tick = core.world.tick as u32;
+            let mut heard = Vec::new();
+            for (session, client) in &mut clients {
+                if client.own_state().is_some() {
+                    client.push_command(wire::Command::new(0, 127, 0, 0, 0, 0), 0);
+                    heard.push(*session);
+                }
+                let mut body = [0; crate::limits::BODY_BYTES_MAX];
+                let length = client.poll_body(now_tick, 0, &mut body);
+                core.handle_body(*session, &body[..length]);
+            }
+            let served = tick(&mut core);
+            for (session, body) in &served {
+                let (_, client) = clients.iter_mut().find(|(other, _)| other == session).expect("it was admitted");
+                client.handle_body(body).expect("a body of ours");
+            }
+            if heard.len() == clients.len() {
+                let place =
+                    |session: &SessionRef| heard.iter().position(|other| other == session).expect("all are") / 2;
+                let places: Vec<usize> = served.iter().map(|(session, _)| place(session)).collect();
+                assert!(places.is_sorted() && places.len() == 6, "round {round}: {places:?}");
+                orders.insert(served.iter().map(|(session, _)| *session).collect::<Vec<_>>());
+            }
+        }
+        assert!(orders.len() >= 3, "the order followed what was heard: {} of them", orders.len());
     }
 }
