@@ -2,7 +2,7 @@
 //!
 //! Owns the turns of a leg and one epoll. Promises: a turn's time depends on nothing that the other side does, and no turn
 //! is skipped; how late turns were taken is part of the result, and a leg that was late is void. Never waits for an
-//! answer.
+//! answer, and never sleeps: a thread that must be woken is late, and whoever sends to it pays for its waking.
 
 use std::collections::HashSet;
 use std::io;
@@ -21,8 +21,6 @@ const EVENTS_MAX: usize = 64;
 const TURNS_MAX: usize = 512;
 /// Bytes of one read.
 const READ_BYTES: usize = 2_048;
-/// Turns that may fall due while the thread sleeps: it wakes once for all of them, and others of its core run meanwhile.
-const TOGETHER: Duration = Duration::from_micros(250);
 /// Longest time to hear what is there already.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 /// A leg whose turns were later than this at the 99th percentile is void, microseconds.
@@ -63,8 +61,6 @@ pub struct Leg {
     pub seconds: f64,
     /// How late turns were taken, microseconds.
     pub late_us: Histogram<u64>,
-    /// CPU time of this thread.
-    pub cpu_s: f64,
 }
 
 impl Leg {
@@ -100,12 +96,11 @@ impl Drive {
 
     /// `turns_hz` turns a second, the flows one after the other, for some time.
     pub fn run<F: Flow>(&mut self, flows: &mut [F], turns_hz: f64, time: Duration) -> Leg {
-        let (start, cpu_before_s) = (self.now(), thread_cpu_s());
+        let start = self.now();
         let mut leg = Leg {
             counts: Counts::default(),
             seconds: 0.0,
             late_us: Histogram::new_with_bounds(1, 60_000_000, 2).expect("the bounds are in order"),
-            cpu_s: 0.0,
         };
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let due_of = |turn: u64| start + Duration::from_nanos((turn as f64 * 1e9 / turns_hz) as u64);
@@ -126,35 +121,24 @@ impl Drive {
                 turn += 1;
                 now = self.now();
             }
-            let sleep = match due_of(turn) {
-                due if due <= now => Duration::ZERO,
-                due => (due - now).clamp(TOGETHER, time),
-            };
-            self.hear(flows, sleep, &mut events, &mut leg.counts);
+            self.hear(flows, &mut events, &mut leg.counts);
         }
         leg.seconds = (self.now() - start).as_secs_f64();
-        leg.cpu_s = thread_cpu_s() - cpu_before_s;
         leg
     }
 
     /// Hears all that is there already; gives the seconds that it took.
     pub fn catch_up<F: Flow>(&self, flows: &mut [F], counts: &mut Counts) -> f64 {
         let (begin, mut events) = (self.now(), Vec::with_capacity(EVENTS_MAX));
-        while self.hear(flows, Duration::ZERO, &mut events, counts) && self.now() - begin < CATCH_UP_MAX {}
+        while self.hear(flows, &mut events, counts) && self.now() - begin < CATCH_UP_MAX {}
         (self.now() - begin).as_secs_f64()
     }
 
-    /// Hears what came, after a sleep when nothing is there; says whether something was.
-    fn hear<F: Flow>(
-        &self,
-        flows: &mut [F],
-        sleep: Duration,
-        events: &mut Vec<epoll::Event>,
-        counts: &mut Counts,
-    ) -> bool {
-        let timeout = Timespec { tv_sec: sleep.as_secs() as i64, tv_nsec: sleep.subsec_nanos().into() };
+    /// Hears what came; says whether something did.
+    fn hear<F: Flow>(&self, flows: &mut [F], events: &mut Vec<epoll::Event>, counts: &mut Counts) -> bool {
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Interrupted by a signal: nothing came, and the loop goes on.
-        let _ = epoll::wait(&self.epoll, spare_capacity(events), Some(&timeout));
+        let _ = epoll::wait(&self.epoll, spare_capacity(events), Some(&at_once));
         let mut bytes = [0; READ_BYTES];
         let any = !events.is_empty();
         for event in events.drain(..) {

@@ -161,13 +161,12 @@ fn receive_leg(stage: &mut Stage, args: &PpsArgs, stopped: &AtomicBool) -> Resul
     while args.rate.is_none() && rate <= RATE_MAX && !stopped.load(Ordering::Relaxed) {
         let taken = stage.take_timely(rate / BURST as f64, BURST, TRY)?;
         eprintln!(
-            "{rate:.0}/s: {} sent, {} received, {} lost, {:.0} snapshots/s, core {:.0} % busy, load {:.0} % busy, late {} us",
+            "{rate:.0}/s: {} sent, {} received, {} lost, {:.0} snapshots/s, core {:.0} % busy, load late {} us",
             taken.leg.counts.sent,
             taken.received,
             taken.lost(),
             taken.answer_pps,
             taken.busy * 100.0,
-            taken.leg.cpu_s / taken.leg.seconds * 100.0,
             taken.leg.late_us.value_at_quantile(0.99),
         );
         if !taken.is_clean() {
@@ -180,7 +179,10 @@ fn receive_leg(stage: &mut Stage, args: &PpsArgs, stopped: &AtomicBool) -> Resul
     let rate = best.unwrap_or(RATE_FIRST);
     let taken = stage.take_timely(rate / BURST as f64, BURST, time)?;
     let Taken { leg, received, answer_pps, busy, .. } = &taken;
-    let void = (!taken.is_clean()).then(|| format!("{} datagrams were lost, or the load was late", taken.lost()));
+    let void = (!taken.is_clean()).then(|| match taken.lost() {
+        0 => format!("the load was late by {} us", leg.late_us.value_at_quantile(0.99)),
+        lost => format!("{lost} datagrams were lost"),
+    });
     Ok(json!({
         "server_rx_pps": *received as f64 / leg.seconds,
         "server_tx_pps": answer_pps,
@@ -188,7 +190,6 @@ fn receive_leg(stage: &mut Stage, args: &PpsArgs, stopped: &AtomicBool) -> Resul
         "core_busy": busy,
         "payload_bytes": leg.counts.sent_bytes as f64 / leg.counts.sent.max(1) as f64,
         "burst": BURST,
-        "load_busy": leg.cpu_s / leg.seconds,
         "load_late_us_p99": leg.late_us.value_at_quantile(0.99),
         "broke_at": broke,
         "void": void,

@@ -1,7 +1,7 @@
 //! `table`: every published figure beside its floor and its aim, each from the command that shows it.
 //!
-//! Owns the list of rows. Promises: a figure is what a command of this program printed, the median of its runs; a run that
-//! was void or failed is said so in its row, never left out. Never measures anything itself.
+//! Owns the list of rows. Promises: a figure is what a command of this program printed, the median of its runs that were not
+//! void; how many were void or failed, and why, is said in its row. Never measures anything itself.
 
 mod rows;
 
@@ -32,6 +32,8 @@ const SWARM_WATCHED: Duration = Duration::from_secs(5);
 const SWARM_PLAYS_S: &str = "12";
 /// One of its players in so many looks at all that it is shown.
 const SWARM_LOOKS: &str = "50";
+/// A swarm that was late comes once more.
+const SWARM_TRIES: u32 = 2;
 
 /// Arguments of `table`.
 #[derive(Args, Clone, Debug)]
@@ -60,7 +62,9 @@ struct Runs {
 /// A row with its figure.
 struct Figure<'a> {
     row: &'a Row,
+    /// By the runs that were not void; by all when all were.
     measured: Vec<f64>,
+    is_void: bool,
     why_not: Option<String>,
 }
 
@@ -105,7 +109,11 @@ fn repeat(measurement: &Measurement, count: u32, program: &Path, stopped: &Atomi
         let value = match &measurement.source {
             Source::Command(arguments) => output(arguments),
             Source::Ratio { above, below, field } => ratio(above, below, field),
-            Source::Swarm { players, input_hz, send_hz } => swarm(program, *players, *input_hz, *send_hz, stopped),
+            Source::Swarm { players, input_hz, send_hz } => {
+                let once = || swarm(program, *players, *input_hz, *send_hz, stopped);
+                (1..SWARM_TRIES)
+                    .fold(once(), |run, _| run.and_then(|run| if run["void"].is_null() { Ok(run) } else { once() }))
+            }
         };
         match value {
             Ok(value) => runs.values.push(value),
@@ -179,12 +187,17 @@ fn swarm(program: &Path, players: u32, input_hz: u32, send_hz: u32, stopped: &At
 
 impl<'a> Figure<'a> {
     fn of(row: &'a Row, runs: &Runs) -> Figure<'a> {
-        let field = |value: &Value| value.pointer(row.field).and_then(Value::as_f64).filter(|value| value.is_finite());
-        let mut measured: Vec<f64> = runs.values.iter().filter_map(field).collect();
-        measured.sort_by(f64::total_cmp);
+        let field = |value: &&Value| value.pointer(row.field).and_then(Value::as_f64).filter(|value| value.is_finite());
         let void = |value: &Value| value.pointer(row.void).and_then(Value::as_str).map(str::to_owned);
-        let why_not = runs.failed.clone().or_else(|| runs.values.iter().find_map(void));
-        Figure { row, measured, why_not }
+        let (void_ones, good): (Vec<&Value>, Vec<&Value>) = runs.values.iter().partition(|value| void(value).is_some());
+        let is_void = good.is_empty() && !void_ones.is_empty();
+        let mut measured: Vec<f64> = if is_void { &void_ones } else { &good }.iter().filter_map(field).collect();
+        measured.sort_by(f64::total_cmp);
+        let of_void = || {
+            let why = void(void_ones.first()?)?;
+            Some(format!("{} of {} runs void: {why}", void_ones.len(), runs.values.len()))
+        };
+        Figure { row, measured, is_void, why_not: runs.failed.clone().or_else(of_void) }
     }
 
     fn median(&self) -> Option<f64> {
@@ -193,6 +206,9 @@ impl<'a> Figure<'a> {
 
     fn verdict(&self) -> &'static str {
         let Some(median) = self.median() else { return "not measured" };
+        if self.is_void {
+            return "void";
+        }
         let reaches = |bound: f64| if self.row.less { median <= bound } else { median >= bound };
         match (reaches(self.row.floor), reaches(self.row.aim)) {
             (_, true) => "aim",
@@ -292,9 +308,23 @@ mod tests {
     #[test]
     fn a_figure_that_misses_its_floor_is_short() {
         let row = &ROWS[0];
-        let verdict = |measured: f64| Figure { row, measured: vec![measured], why_not: None }.verdict();
+        let of = |values: &[Value]| Figure::of(row, &Runs { values: values.to_vec(), failed: None });
+        let run = |measured: f64| json!({ "server_rx_pps": measured });
+        let verdict = |measured: f64| of(&[run(measured)]).verdict();
         assert_eq!([verdict(row.aim), verdict(row.floor), verdict(row.floor * 0.99)], ["aim", "floor", "short"]);
-        assert_eq!(Figure { row, measured: Vec::new(), why_not: None }.verdict(), "not measured");
+        assert_eq!(of(&[]).verdict(), "not measured");
+    }
+
+    #[test]
+    fn a_void_run_counts_only_where_no_other_does_and_is_said() {
+        let row = &ROWS[0];
+        let of = |values: &[Value]| Figure::of(row, &Runs { values: values.to_vec(), failed: None });
+        let void = json!({ "server_rx_pps": 1.0, "receive": { "void": "the load was late" } });
+        let some = of(&[void.clone(), json!({ "server_rx_pps": row.aim })]);
+        assert_eq!((some.verdict(), &some.measured[..]), ("aim", &[row.aim][..]));
+        assert_eq!(some.why_not.as_deref(), Some("1 of 2 runs void: the load was late"));
+        let all = of(&[void]);
+        assert_eq!((all.verdict(), &all.measured[..]), ("void", &[1.0][..]));
     }
 
     #[test]
