@@ -237,6 +237,11 @@ impl SentPackets {
         if (1..HALF).contains(&oldest.wrapping_sub(self.open)) {
             self.close_before(oldest, settle);
         }
+        // What arrived needs no place any more: all sessions' packets together are larger than a core's caches.
+        while self.packets.front().is_some_and(|packet| packet.arrived) {
+            self.packets.pop_front();
+            self.open = self.open.wrapping_add(1);
+        }
         true
     }
 
