@@ -675,7 +675,9 @@ impl World {
             self.private.extend(given.words.drain(..).map(|word| player.whisper(word)));
             player.run(&self.config.land, self.elapsed);
             self.private.extend(player.settle_wave(tick));
-            self.orders.extend(player.find_deed(tick));
+            if let Some(order) = player.find_deed(tick) {
+                self.orders.push(order);
+            }
             if player.released {
                 self.gone.push(player.body.id);
             } else if rows && player.row_is_due(tick) {

@@ -385,16 +385,18 @@ impl Player {
 
     /// Looks now and then whether the other side of its trade is still there.
     pub fn watch_trade(&mut self, tick: u64, frames: &Frames, given: &mut Given) {
-        let Some(trade) = self.dealings.trade.filter(|trade| !trade.ordered) else { return };
+        // In place: a trade is long, and hardly anybody has one.
+        let open = self.dealings.trade.as_ref().filter(|trade| !trade.ordered);
+        let Some(&Trade { partner, since, .. }) = open else { return };
         if self.released {
             self.end_trade(Refusal::Gone, given);
         } else if (tick + mix(self.body.id.0) % WATCH_TICKS).is_multiple_of(WATCH_TICKS) {
-            match frames.find(trade.partner) {
+            match frames.find(partner) {
                 None => self.end_trade(Refusal::Gone, given),
                 Some(seen) if !within(self.body.grid(), seen.position, TRADE_LEASH) => {
                     self.end_trade(Refusal::TooFar, given);
                 }
-                Some(_) if tick >= trade.since + TRADE_TICKS => self.end_trade(Refusal::Cancelled, given),
+                Some(_) if tick >= since + TRADE_TICKS => self.end_trade(Refusal::Cancelled, given),
                 Some(_) => (),
             }
         }

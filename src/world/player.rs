@@ -55,7 +55,9 @@ impl Player {
             self.body.motion.advance(land, command, &mut self.body.tile);
             self.applied = tick;
         }
-        self.held.copy_within(usize::from(count)..usize::from(self.held_count), 0);
+        if count < self.held_count {
+            self.held.copy_within(usize::from(count)..usize::from(self.held_count), 0);
+        }
         self.held_count -= count;
         self.credit -= count;
         if count == 0 && self.credit == CREDIT_TICKS_MAX {
