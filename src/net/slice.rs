@@ -29,8 +29,9 @@ pub enum DeltaError {
 /// An entity keeps the id and archetype that its slot has in the keyframe.
 pub fn encode_delta(now: &[EntityPlain], keyframe: &[EntityPlain], out: &mut Vec<u8>) {
     assert!(now.len() == keyframe.len() && now.len() <= SLICE_SLOTS_MAX, "{} and {}", now.len(), keyframe.len());
-    out.reserve(now.len() * SLOT_BYTES_MAX + 8);
-    let mut bits = BitWriter { out, word: 0, filled: 0 };
+    let start = out.len();
+    out.resize(start + now.len() * SLOT_BYTES_MAX + 8, 0);
+    let mut bits = BitWriter { bytes: &mut out[start..], used: 0, word: 0, filled: 0 };
     for (now, key) in now.iter().zip(keyframe) {
         if now.id() == 0 {
             bits.push(0b0, 1);
@@ -40,18 +41,18 @@ pub fn encode_delta(now: &[EntityPlain], keyframe: &[EntityPlain], out: &mut Vec
             encode_changed(*now, *key, &mut bits);
         }
     }
-    bits.finish();
+    let bytes = bits.finish();
+    out.truncate(start + bytes);
 }
 
 #[inline]
-fn encode_changed(now: EntityPlain, key: EntityPlain, bits: &mut BitWriter) {
+fn encode_changed(now: EntityPlain, key: EntityPlain, bits: &mut BitWriter<'_>) {
     assert!(now.id() == key.id(), "slot of {:#x} has {:#x} in the keyframe", now.id(), key.id());
     assert!((now.look() ^ key.look()) & 0xf == 0, "{:#x} changed its archetype within an epoch", now.id());
     let (x, x_bits) = classed(now.x(), key.x(), &PLANE_BITS);
     let (y, y_bits) = classed(now.y(), key.y(), &PLANE_BITS);
     let (z, z_bits) = classed(now.z(), key.z(), &HEIGHT_BITS);
-    bits.push(0b11 | x << 2, 2 + x_bits);
-    bits.push(y, y_bits);
+    bits.push(0b11 | x << 2 | y << (2 + x_bits), 2 + x_bits + y_bits);
     let tail = u64::from(now.yaw()) | u64::from(now.look() >> 4) << 8;
     bits.push(z | tail << z_bits, z_bits + 12);
 }
@@ -60,10 +61,10 @@ fn encode_changed(now: EntityPlain, key: EntityPlain, bits: &mut BitWriter) {
 #[inline]
 fn classed(now: u16, key: u16, bits: &[u32; 4]) -> (u64, u32) {
     let difference = i32::from(now.wrapping_sub(key) as i16);
-    // Bits of the difference in two's complement; none for zero.
-    let needed = 32 - (difference << 1 ^ difference >> 31).leading_zeros();
+    // Has as many bits as the difference in two's complement; none for zero.
+    let zigzag = difference << 1 ^ difference >> 31;
     // Without a branch: which class it is cannot be foretold.
-    let class: usize = bits[..3].iter().map(|&most| usize::from(needed > most)).sum();
+    let class: usize = bits[..3].iter().map(|&most| usize::from(zigzag >> most != 0)).sum();
     let value = if class == 3 { u64::from(now) } else { difference as u64 & ((1 << bits[class]) - 1) };
     (class as u64 | value << 2, 2 + bits[class])
 }
@@ -140,27 +141,30 @@ fn decode_changed(key: EntityPlain, bits: &mut BitReader) -> EntityPlain {
 }
 
 struct BitWriter<'a> {
-    out: &'a mut Vec<u8>,
+    /// Has eight bytes more than the bits need.
+    bytes: &'a mut [u8],
+    /// Whole bytes written.
+    used: usize,
+    /// The bits behind them, fewer than eight.
     word: u64,
     filled: u32,
 }
 
 impl BitWriter<'_> {
-    /// Appends the low `count` bits, at most 32, of a value that has no higher ones.
+    /// Appends the low `count` bits, at most 56, of a value that has no higher ones.
     #[inline]
     fn push(&mut self, value: u64, count: u32) {
-        self.word |= value << self.filled;
-        self.filled += count;
-        if self.filled >= 32 {
-            self.out.extend_from_slice(&(self.word as u32).to_le_bytes());
-            self.word >>= 32;
-            self.filled -= 32;
-        }
+        let word = self.word | value << (self.filled & 7);
+        let filled = self.filled + count;
+        // All eight bytes, without asking how many of them are whole.
+        self.bytes[self.used..self.used + 8].copy_from_slice(&word.to_le_bytes());
+        self.used += filled as usize / 8;
+        (self.word, self.filled) = (word >> (filled & 56), filled & 7);
     }
 
-    fn finish(self) {
-        let bytes = self.filled.div_ceil(8) as usize;
-        self.out.extend_from_slice(&self.word.to_le_bytes()[..bytes]);
+    /// Bytes that the bits take.
+    fn finish(self) -> usize {
+        self.used + usize::from(self.filled > 0)
     }
 }
 
