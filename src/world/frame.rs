@@ -322,8 +322,10 @@ impl Frames {
 
     /// All frames of the ticks after `from` up to `to`, in order of shard and tick.
     pub fn between(&self, from: u64, to: u64) -> impl Iterator<Item = &Frame> {
-        let frames = self.kept.iter().flatten().map(|frame| &**frame);
-        frames.filter(move |frame| frame.tick > from && frame.tick <= to)
+        self.kept.iter().flat_map(move |kept| {
+            let older = kept.len() - kept.iter().rev().take_while(|frame| frame.tick > from).count();
+            kept.range(older..).map(|frame| &**frame).take_while(move |frame| frame.tick <= to)
+        })
     }
 
     /// What the newest frames show of an entity.
