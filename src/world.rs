@@ -49,6 +49,8 @@ use slices::{Bodies, Slices};
 use table::Table;
 use trig::direction;
 
+/// Public events that a frame has room for from the start.
+const EVENTS_USUAL: usize = 256;
 /// Ticks that an answer of the ledger looks for its entity.
 const UNHEARD_TICKS: u64 = 120;
 /// Ticks that somebody looks at who waved.
@@ -701,14 +703,15 @@ impl World {
     /// Last part of a tick: homes, handoffs, the frame, and what each shard is told. `outs` has one parcel for each
     /// shard, this one included; `frame` is filled and given back for all of them.
     pub fn publish(&mut self, frame: &mut Frame, outs: &mut [impl BorrowMut<OutcomeParcel>]) {
-        self.settle();
         let World { players, npcs, things, slices, .. } = self;
-        let mut bodies = Bodies { players, npcs, things };
-        slices.turn(self.tick, &mut bodies);
+        slices.turn(self.tick, &mut Bodies { players, npcs, things });
+        self.settle();
         (frame.shard, frame.tick) = (self.shard, self.tick);
-        slices.show(frame, self.shard, self.tick, &mut bodies);
-        self.counters.entities_hidden += slices.hidden as u64;
+        // Wildlife has the lowest ids and things the highest, so that sorted lists behind each other are one.
+        self.slices.show(frame, self.shard, &[self.npcs.order(), self.players.order(), self.things.order()]);
+        self.counters.entities_hidden += self.slices.hidden as u64;
         frame.events.clear();
+        frame.events.reserve(EVENTS_USUAL);
         self.counters.events_over += self.events.len().saturating_sub(EVENTS_PER_FRAME_MAX) as u64;
         frame.events.extend(self.events.drain(..).take(EVENTS_PER_FRAME_MAX));
         frame.events.sort_unstable_by_key(|public| (public.cell, public.event.0));
@@ -725,39 +728,53 @@ impl World {
         self.hand_over(outs);
     }
 
-    /// Gives everybody a home cell and a slot, and announces who will leave.
+    /// Goes through everybody once: gives a home cell and a slot, announces who will leave, and looks at all as they are
+    /// shown. Finds whose handoff is in force in the next tick.
     fn settle(&mut self) {
         let (tick, shard) = (self.tick, self.shard);
         let coming = self.decrees.iter().any(|decree| decree.tick <= tick + 2);
         let decreed = std::mem::take(&mut self.recut) || coming;
-        let settle = |body: &mut Body, slices: &mut Slices, owner: &dyn Fn(CellKey) -> ShardId| {
-            let before = body.home.plot();
-            let fresh = body.settle() || body.place.is_none();
-            if body.place.is_none() || body.home.plot() != before {
-                body.place.take().into_iter().for_each(|place| slices.leave(place));
-                slices.join(body, tick);
-            }
-            // Who stays in its cell stays here, unless the cuts change.
-            if body.leaving.is_none() && (fresh || decreed) {
-                let to = owner(body.home);
-                body.leaving = (to != shard).then_some(Leaving { to, tick: tick + 2 });
-            }
-        };
         let mut npcs = std::mem::take(&mut self.npcs);
         let mut players = std::mem::take(&mut self.players);
         let mut spawners = std::mem::take(&mut self.spawners);
         let mut things = std::mem::take(&mut self.things);
         let mut slices = std::mem::take(&mut self.slices);
+        let mut gone = std::mem::take(&mut self.gone);
         let owner = |cell: CellKey| if decreed { self.owner_at(cell, tick + 2) } else { self.cut.owner(cell) };
-        npcs.iter_mut().for_each(|npc| settle(&mut npc.body, &mut slices, &owner));
-        players.iter_mut().for_each(|player| settle(&mut player.body, &mut slices, &owner));
-        things.iter_mut().for_each(|thing| settle(&mut thing.body, &mut slices, &owner));
-        for spawner in spawners.iter_mut().filter(|spawner| spawner.leaving.is_none()) {
-            let to = owner(spawner.home);
-            spawner.leaving = (to != shard).then_some(Leaving { to, tick: tick + 2 });
+        let announced = |home: CellKey| {
+            let to = owner(home);
+            (to != shard).then_some(Leaving { to, tick: tick + 2 })
+        };
+        let is_due = |leaving: &Option<Leaving>| leaving.is_some_and(|leaving| leaving.tick <= tick + 1);
+        let mut settle = |body: &mut Body| {
+            let before = body.home.plot();
+            let (moved, placed) = (body.settle(), body.place.is_some());
+            if !placed || moved && body.home.plot() != before {
+                body.place.take().into_iter().for_each(|place| slices.leave(place));
+                slices.join(body, tick);
+            }
+            // Who stays in its cell stays here, unless the cuts change.
+            if body.leaving.is_none() && (moved || !placed || decreed) {
+                body.leaving = announced(body.home);
+            }
+            if is_due(&body.leaving) {
+                gone.push(body.id);
+            }
+            slices.look(body, tick);
+        };
+        npcs.iter_mut().for_each(|npc| settle(&mut npc.body));
+        players.iter_mut().for_each(|player| settle(&mut player.body));
+        things.iter_mut().for_each(|thing| settle(&mut thing.body));
+        for spawner in spawners.iter_mut() {
+            if spawner.leaving.is_none() {
+                spawner.leaving = announced(spawner.home);
+            }
+            if is_due(&spawner.leaving) {
+                gone.push(spawner.id);
+            }
         }
         (self.npcs, self.players, self.spawners) = (npcs, players, spawners);
-        (self.things, self.slices) = (things, slices);
+        (self.things, self.slices, self.gone) = (things, slices, gone);
     }
 
     /// Tells each session about its entity.
@@ -773,15 +790,8 @@ impl World {
         }
     }
 
-    /// Gives away whose handoff is in force in the next tick.
+    /// Gives away those of whom [`World::settle`] found that their handoff is in force in the next tick.
     fn hand_over(&mut self, outs: &mut [impl BorrowMut<OutcomeParcel>]) {
-        let next = self.tick + 1;
-        let due = |leaving: &Option<Leaving>| leaving.is_some_and(|leaving| leaving.tick <= next);
-        let npcs = self.npcs.iter().filter(|npc| due(&npc.body.leaving)).map(|npc| npc.body.id);
-        let players = self.players.iter().filter(|player| due(&player.body.leaving)).map(|player| player.body.id);
-        let spawners = self.spawners.iter().filter(|spawner| due(&spawner.leaving)).map(|spawner| spawner.id);
-        let things = self.things.iter().filter(|thing| due(&thing.body.leaving)).map(|thing| thing.body.id);
-        self.gone.extend(npcs.chain(players).chain(spawners).chain(things));
         self.counters.handed_out += self.gone.len() as u64;
         for id in self.gone.drain(..) {
             if let Some(mut npc) = self.npcs.remove(id) {

@@ -193,14 +193,16 @@ impl Frame {
         })
     }
 
-    /// Place in `slices` of the slice at a place in the shard's slab; beyond the end when it is not shown.
-    pub fn place(&self, slab: u32) -> usize {
-        self.places.get(slab as usize).map_or(usize::MAX, |&place| place as usize)
+    /// Place in the columns, and in `slices`, of a slot of the slice at a place in the shard's slab, which is shown.
+    pub fn locate(&self, slab: u32, slot: u32) -> (u32, u32) {
+        let place = self.places[slab as usize];
+        (self.slices[place as usize].first + slot, place)
     }
 
     /// A slice by its name, if it is shown.
     pub fn head(&self, name: SliceName) -> Option<&SliceHead> {
-        self.slices.get(self.place(name.place() as u32)).filter(|slice| slice.name == name)
+        let place = *self.places.get(name.place())?;
+        self.slices.get(place as usize).filter(|slice| slice.name == name)
     }
 
     /// What this frame shows of an entity.

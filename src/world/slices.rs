@@ -3,11 +3,12 @@
 //! Owns, per slice, who stands in which slot and what the keyframe showed. Promises: within a keyframe epoch members and
 //! slots stay; who joins is appended, who leaves leaves a hole; a crowded plot is cut along a Morton curve, so that its
 //! slices are small in space, those who stand still apart from those who move; a slice in which nobody moved goes on as
-//! it is, since its keyframe is still true.
+//! it is, since its keyframe is still true. All bodies are looked at once a tick, before anything is shown.
 
-use crate::ids::{CellKey, EntityId, ShardId};
+use crate::ids::{CellKey, EntityId, IdClass, ShardId};
 use crate::limits::{KEYFRAME_TICKS, SLICE_SLOTS_MAX};
-use crate::net::{slice::encode_delta, wire};
+use crate::net::slice::{HOLE, encode_delta};
+use crate::net::wire;
 use crate::world::entity::{Body, Npc, Place, Player, Thing};
 use crate::world::frame::{Frame, Indexed, SliceHead, SliceName};
 use crate::world::table::Table;
@@ -20,6 +21,9 @@ const STEADY_FILL_MIN: usize = 24;
 const STEADY_MAX: usize = 128;
 /// Slices that a plot can have. Full: who comes is not shown until somebody leaves, counted `entities_hidden`.
 const PLOT_SLICES_MAX: usize = 256;
+
+/// Slices by which the slab grows.
+const SLAB_STEP: u32 = 128;
 
 /// One group of entities of one plot.
 #[derive(Clone, Debug)]
@@ -35,6 +39,18 @@ struct Slice {
     live: u8,
     ids: Vec<EntityId>,
     keyframe: Vec<wire::EntityPlain>,
+    /// Its members as they are in this tick, by slot.
+    now: [wire::EntityPlain; SLICE_SLOTS_MAX],
+}
+
+impl Slice {
+    /// Who left its slot is not there any more.
+    fn empty_holes(&mut self) {
+        if usize::from(self.live) < self.ids.len() {
+            let slots = self.now.iter_mut().zip(&self.ids);
+            slots.filter(|(_, id)| **id == EntityId::NONE).for_each(|(now, _)| *now = HOLE);
+        }
+    }
 }
 
 /// A slice in the order of plots.
@@ -47,19 +63,21 @@ struct Ordered {
     slice: u32,
 }
 
-/// Slot and slice of a body in the frame, in one word, so that it stays in a register; all ones when it has none.
+/// Where a body stands, in one word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Shown(u64);
+struct Looked(u32);
 
-impl Shown {
-    const NOWHERE: Shown = Shown(u64::MAX);
+impl Looked {
+    const NOWHERE: Looked = Looked(u32::MAX);
+    const SLOT_BITS: u32 = 8;
 
-    fn new(slot: usize, slice: usize) -> Shown {
-        Shown((slice as u64) << 32 | slot as u64)
+    fn at(Place { slice, slot }: Place) -> Looked {
+        Looked(slice << Looked::SLOT_BITS | u32::from(slot))
     }
 
-    fn indexed(self, id: EntityId) -> Indexed {
-        Indexed { id, slot: self.0 as u32, slice: (self.0 >> 32) as u32 }
+    /// Slot and slice in a frame.
+    fn find(self, frame: &Frame) -> (u32, u32) {
+        frame.locate(self.0 >> Looked::SLOT_BITS, self.0 & ((1 << Looked::SLOT_BITS) - 1))
     }
 }
 
@@ -75,8 +93,10 @@ pub struct Slices {
     members: Vec<(bool, u32, EntityId)>,
     /// Scratch: slices of that plot that get other members.
     open: Vec<u32>,
-    /// Scratch: where wildlife, players and things stand in the frame, in the order of their tables.
-    placed: [Vec<Shown>; 3],
+    /// Where those stand who were looked at in this tick, one after the other.
+    looked: Vec<Looked>,
+    /// Of them those who leave, with their next owners.
+    leaving: Vec<(Looked, ShardId)>,
 }
 
 /// The bodies of a shard, players and wildlife.
@@ -91,13 +111,11 @@ pub struct Bodies<'a> {
 
 impl Bodies<'_> {
     fn get_mut(&mut self, id: EntityId) -> Option<&mut Body> {
-        if let Some(npc) = self.npcs.get_mut(id) {
-            return Some(&mut npc.body);
+        match id.class() {
+            IdClass::Npc => self.npcs.get_mut(id).map(|npc| &mut npc.body),
+            IdClass::Thing => self.things.get_mut(id).map(|thing| &mut thing.body),
+            _ => self.players.get_mut(id).map(|player| &mut player.body),
         }
-        if let Some(player) = self.players.get_mut(id) {
-            return Some(&mut player.body);
-        }
-        self.things.get_mut(id).map(|thing| &mut thing.body)
     }
 }
 
@@ -157,21 +175,10 @@ impl Slices {
         let number = taken.count();
         assert!(number < PLOT_SLICES_MAX, "{number} slices are in a plot already");
         let at = range.start + number;
-        let slice = self.free.pop().unwrap_or_else(|| {
-            let ids = Vec::with_capacity(SLICE_SLOTS_MAX);
-            let keyframe = Vec::with_capacity(SLICE_SLOTS_MAX);
-            self.slab.push(Slice {
-                number: 0,
-                tenant: 0,
-                epoch: 0,
-                steady: false,
-                reshaped: false,
-                live: 0,
-                ids,
-                keyframe,
-            });
-            self.slab.len() as u32 - 1
-        });
+        if self.free.is_empty() {
+            self.make_room();
+        }
+        let slice = self.free.pop().expect("there is room now");
         let number = number as u8;
         let fresh = &mut self.slab[slice as usize];
         let turned = turn_of(plot, tick);
@@ -182,6 +189,24 @@ impl Slices {
         fresh.keyframe.clear();
         self.order.insert(at, Ordered { plot, number, turned, slice });
         slice
+    }
+
+    /// Makes many slices at once, so that hardly any tick asks for memory.
+    fn make_room(&mut self) {
+        let first = self.slab.len() as u32;
+        self.slab.extend((0..SLAB_STEP).map(|_| Slice {
+            number: 0,
+            tenant: 0,
+            epoch: 0,
+            steady: false,
+            reshaped: false,
+            live: 0,
+            ids: Vec::with_capacity(SLICE_SLOTS_MAX),
+            keyframe: Vec::with_capacity(SLICE_SLOTS_MAX),
+            now: [HOLE; SLICE_SLOTS_MAX],
+        }));
+        self.free.extend((first..first + SLAB_STEP).rev());
+        self.order.reserve(self.slab.len() - self.order.len());
     }
 
     /// Begins a new keyframe epoch for the plots whose turn it is.
@@ -278,15 +303,28 @@ impl Slices {
         }
     }
 
-    /// Fills a frame with all slices as they are now, and encodes them.
-    pub fn show(&mut self, frame: &mut Frame, shard: ShardId, tick: u64, bodies: &mut Bodies<'_>) {
+    /// Takes down how a body looks in this tick, after all that joins and leaves before it is shown.
+    pub fn look(&mut self, body: &Body, tick: u64) {
+        let Some(place) = body.place else { return self.looked.push(Looked::NOWHERE) };
+        self.slab[place.slice as usize].now[usize::from(place.slot)] = body.plain(tick);
+        self.looked.push(Looked::at(place));
+        if let Some(leaving) = body.leaving {
+            self.leaving.push((Looked::at(place), leaving.to));
+        }
+    }
+
+    /// Fills a frame with all slices as their members were looked at, and encodes them. `orders` are those of the tables
+    /// whose bodies were looked at, one after the other, with lower ids before higher ones.
+    pub fn show(&mut self, frame: &mut Frame, shard: ShardId, orders: &[&[(EntityId, u32)]]) {
         frame.slices.clear();
         frame.keyframe.clear();
+        frame.now.clear();
         for ordered in &self.order {
-            let slice = &self.slab[ordered.slice as usize];
+            let slice = &mut self.slab[ordered.slice as usize];
             if slice.live == 0 {
                 continue;
             }
+            slice.empty_holes();
             let (first, slots) = (frame.keyframe.len() as u32, slice.ids.len() as u8);
             frame.slices.push(SliceHead {
                 plot: ordered.plot,
@@ -302,44 +340,30 @@ impl Slices {
                 packed_bytes: 0,
             });
             frame.keyframe.extend_from_slice(&slice.keyframe);
+            frame.now.extend_from_slice(&slice.now[..slice.ids.len()]);
         }
-        frame.now.clear();
-        frame.now.resize(frame.keyframe.len(), wire::EntityPlain::default());
+        frame.index_rows();
         frame.next_owner.clear();
         frame.next_owner.resize(frame.keyframe.len(), shard);
-        frame.index_rows();
-        let mut placed = std::mem::take(&mut self.placed);
-        placed.iter_mut().for_each(Vec::clear);
-        let Bodies { players, npcs, things } = bodies;
-        placed[0].extend(npcs.iter_mut().map(|npc| show_body(frame, &npc.body, tick)));
-        placed[1].extend(players.iter_mut().map(|player| show_body(frame, &player.body, tick)));
-        placed[2].extend(things.iter_mut().map(|thing| show_body(frame, &thing.body, tick)));
-        // Wildlife has the lowest ids and things the highest, so that sorted lists behind each other are one.
-        frame.index.clear();
-        for (order, placed) in [npcs.order(), players.order(), things.order()].into_iter().zip(&placed) {
-            let shown = order.iter().map(|&(id, at)| (id, placed[at as usize]));
-            frame
-                .index
-                .extend(shown.filter(|(_, shown)| *shown != Shown::NOWHERE).map(|(id, shown)| shown.indexed(id)));
+        for (looked, to) in self.leaving.drain(..) {
+            let (slot, _) = looked.find(frame);
+            frame.next_owner[slot as usize] = to;
         }
-        self.hidden = placed.iter().map(Vec::len).sum::<usize>() - frame.index.len();
-        self.placed = placed;
+        frame.index.clear();
+        let mut looked = &self.looked[..];
+        for order in orders {
+            let (mine, others) = looked.split_at(order.len());
+            looked = others;
+            for &(id, at) in order.iter().filter(|&&(_, at)| mine[at as usize] != Looked::NOWHERE) {
+                let (slot, slice) = mine[at as usize].find(frame);
+                frame.index.push(Indexed { id, slot, slice });
+            }
+        }
+        self.hidden = self.looked.len() - frame.index.len();
+        self.looked.clear();
         frame.measure_boxes();
         encode(frame);
     }
-}
-
-/// Shows a body in the frame, if it has a slot; gives where.
-fn show_body(frame: &mut Frame, body: &Body, tick: u64) -> Shown {
-    let Some(place) = body.place else { return Shown::NOWHERE };
-    let slice = frame.place(place.slice);
-    let head = &frame.slices[slice];
-    let slot = head.first as usize + usize::from(place.slot);
-    frame.now[slot] = body.plain(tick);
-    if let Some(leaving) = body.leaving {
-        frame.next_owner[slot] = leaving.to;
-    }
-    Shown::new(slot, slice)
 }
 
 fn encode(frame: &mut Frame) {
