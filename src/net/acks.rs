@@ -5,6 +5,7 @@
 //! nothing. Never resends anything itself.
 
 use crate::limits::{FRAGMENTS_PER_PACKET_MAX, NOTES_PER_PACKET_MAX, SENT_PACKETS_KEPT};
+use crate::sys::prefetch;
 use std::collections::VecDeque;
 
 /// How many sequences before the newest one an acknowledgement names.
@@ -189,6 +190,11 @@ impl SentPackets {
     /// Nothing sent yet; the first sequence is 0.
     pub fn new() -> SentPackets {
         SentPackets { packets: VecDeque::new(), next: 0, kept: 0, open: 0, timed: 0, newest: None, arrived: 0 }
+    }
+
+    /// Asks for the memory of the newest packets, the next one goes behind them.
+    pub fn prefetch(&self) {
+        self.packets.back().into_iter().for_each(|packet| prefetch(packet, 2 * size_of::<SentPacket>()));
     }
 
     /// Sequence that the next recorded packet gets.

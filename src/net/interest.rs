@@ -8,6 +8,7 @@ use crate::ids::{CELL_GRID, CellKey, GRID_PER_M};
 use crate::limits::{EVENTS_PER_BODY_MAX, KEYFRAME_TICKS, LEAVES_HELD_MAX, LEAVES_PER_BODY_MAX};
 use crate::net::body::{BodyWriter, kind};
 use crate::net::wire;
+use crate::sys::prefetch;
 use crate::world::boxes::square;
 use crate::world::frame::{Frame, SliceHead, SliceName, distance};
 
@@ -45,6 +46,8 @@ const LEFT_FIRST: usize = 16;
 const LIST_STEP: usize = 16;
 /// Slices that are looked for first among those that wait: more rarely fit in one body.
 const FIRST_SLICES: usize = 16;
+/// Bytes of each list that are asked for before a body needs them: of sixteen slices.
+const PREFETCH_BYTES: usize = 256;
 /// Slots that a partial keyframe is worth sending for.
 const KEYFRAME_SLOTS_MIN: usize = 8;
 /// Bytes of a slice section's header.
@@ -309,6 +312,12 @@ impl Interest {
     /// Whether none is followed.
     pub fn is_empty(&self) -> bool {
         self.list.followed.is_empty()
+    }
+
+    /// Asks for the memory of what is followed: of some, as more are rarely near.
+    pub fn prefetch(&self) {
+        prefetch(&self.list.followed[..], PREFETCH_BYTES);
+        prefetch(&self.list.origins[..], PREFETCH_BYTES);
     }
 
     /// Looks around from a wire grid position of a space in the frames of one tick, given in order of their shards; not again as long

@@ -56,6 +56,11 @@ impl Reliable {
         }
     }
 
+    /// Asks for the memory that the next body needs of it.
+    pub fn prefetch(&self) {
+        self.sent.prefetch();
+    }
+
     /// Whether all that was sent arrived.
     pub fn is_idle(&self) -> bool {
         self.ordered_out.is_empty() && self.unordered_out.is_empty()

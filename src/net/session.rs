@@ -18,6 +18,7 @@ use crate::net::message::{ClientMessage, ServerMessage};
 use crate::net::messages::Close;
 use crate::net::reliable::Reliable;
 use crate::net::wire;
+use crate::sys::prefetch;
 use crate::world::effect::Word;
 use crate::world::frame::{Frame, Frames};
 use crate::world::movement::Command;
@@ -29,6 +30,9 @@ const LOST_TICKS: u32 = 60;
 const SEND_COST: u32 = 60;
 /// The send budget that a session can save: two sends.
 const BUDGET_MAX: u32 = 2 * SEND_COST;
+
+/// Bytes at the beginning of a session that every tick needs.
+const PULSE_BYTES: usize = 128;
 
 /// Why a body was dropped; a label of a counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +120,7 @@ pub struct Session {
     budget: u32,
     applied_sent: u32,
     budget_tick: u64,
+    shown_tick: u64,
     pings: usize,
     closing: Option<Close>,
     /// Which shard told it.
@@ -136,7 +141,6 @@ pub struct Session {
     expired_tick: u64,
     /// Its byte budget.
     pub flow: Flow,
-    shown_tick: u64,
     /// What its client must still hear of its goods.
     goods: GoodsNews,
 }
@@ -182,6 +186,7 @@ impl Session {
 
     /// Takes a body from the peer. Commands go into the input parcel of the entity's owner, one of `inputs` by shard.
     pub fn handle_body(&mut self, body: &[u8], inputs: &mut [InputParcel]) -> Result<(), BodyDrop> {
+        self.prefetch_lists();
         let (header, sections) = BodyReader::client(body)?;
         match self.reliable.arrival(header.sequence()) {
             // A constant frame repeats its sequence for ever; over a reliable transport nothing can come twice.
@@ -295,6 +300,23 @@ impl Session {
         }
         // What found no place among them may have one now.
         let _ = self.take_messages();
+    }
+
+    /// Asks for the memory that every tick needs of it.
+    #[inline]
+    pub fn prefetch_pulse(&self) {
+        prefetch(self, PULSE_BYTES);
+    }
+
+    /// Asks for the memory that its next body needs of it.
+    pub fn prefetch(&self) {
+        prefetch(self, size_of::<Session>());
+    }
+
+    /// And for what lies elsewhere, once that came.
+    pub fn prefetch_lists(&self) {
+        self.interest.prefetch();
+        self.reliable.prefetch();
     }
 
     /// Hears from its entity's owner; true for the first time.

@@ -31,6 +31,12 @@ use crate::world::land::LAND_M;
 use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel, Told};
 use crate::world::{Decree, DecreeKind, Save, World};
 
+/// Sessions by which [`Core`] asks for memory before it needs it: for what every tick needs of each, for the whole of one that
+/// is sent something, and for its lists.
+const PULSES_AHEAD: usize = 8;
+const SESSIONS_AHEAD: usize = 4;
+const LISTS_AHEAD: usize = 2;
+
 /// Where a session is on its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
@@ -325,9 +331,7 @@ impl Core {
     }
 
     fn entry(&self, reference: SessionRef) -> Option<&Entry> {
-        let lane = self.lanes.get(usize::from(reference.lane))?.as_ref()?;
-        let entry = lane.entries.get(usize::from(reference.slot))?.as_deref()?;
-        (entry.session.reference == reference).then_some(entry)
+        entry_of(&self.lanes, reference).filter(|entry| entry.session.reference == reference)
     }
 
     fn entry_mut(&mut self, reference: SessionRef) -> Option<&mut Entry> {
@@ -675,9 +679,13 @@ impl Core {
         if let Some(frame) = parcel.frame.take() {
             self.frames.push(frame);
         }
-        for told in parcel.told.drain(..) {
+        for (at, &told) in parcel.told.iter().enumerate() {
+            if let Some(ahead) = parcel.told.get(at + PULSES_AHEAD) {
+                entry_of(&self.lanes, ahead.session).inspect(|entry| entry.session.prefetch_pulse());
+            }
             self.hear_told(told, parcel.shard, parcel.tick);
         }
+        parcel.told.clear();
         parcel.private.drain(..).for_each(|event| self.hear_private(event));
         if parcel.shard == self.world.shard {
             self.hear_own_post();
@@ -758,7 +766,11 @@ impl Core {
         let (send_hz, pace) = (ladder.step().send_hz(rules.rates.send_hz), ladder.step().pace());
         let rates = Rates { send_hz, ..rules.rates };
         let sight = Sight { frames, shown: &shown[..count], tick, radii: rules.radii, pace, rates };
-        for &reference in active.iter() {
+        due.reserve(active.len());
+        for (at, &reference) in active.iter().enumerate() {
+            if let Some(ahead) = active.get(at + PULSES_AHEAD) {
+                entry_of(lanes, *ahead).inspect(|entry| entry.session.prefetch_pulse());
+            }
             let (_, session) = lane_and_session(lanes, reference);
             let here = session.told_by == shard && session.told_tick == now_tick;
             if (whom == Whom::Rest || here) && session.is_due(now_tick, send_hz) && session.may_show(tick) {
@@ -766,11 +778,18 @@ impl Core {
             }
         }
         due.sort_unstable_by_key(|&(turn, _)| turn);
-        for (_, reference) in due.drain(..) {
+        for (at, &(_, reference)) in due.iter().enumerate() {
+            if let Some((_, ahead)) = due.get(at + SESSIONS_AHEAD) {
+                entry_of(lanes, *ahead).inspect(|entry| entry.session.prefetch());
+            }
+            if let Some((_, ahead)) = due.get(at + LISTS_AHEAD) {
+                entry_of(lanes, *ahead).inspect(|entry| entry.session.prefetch_lists());
+            }
             let (lane, session) = lane_and_session(lanes, reference);
             (*lane, *bodies) = (*lane + 1, *bodies + 1);
             send(reference, &mut |out| session.write_body(now_tick, &sight, scratch, out));
         }
+        due.clear();
     }
 
     /// After the sends: sessions whose farewell is over end.
@@ -792,6 +811,12 @@ impl Core {
         });
         self.closing = closing;
     }
+}
+
+/// What stands at the place of a session, whoever's it is now.
+fn entry_of(lanes: &[Option<Lane>], reference: SessionRef) -> Option<&Entry> {
+    let lane = lanes.get(usize::from(reference.lane))?.as_ref()?;
+    lane.entries.get(usize::from(reference.slot))?.as_deref()
 }
 
 /// What the keeper hears of a save.
