@@ -186,15 +186,21 @@ pub struct Realm {
 
 impl Way {
     fn clear(&mut self) {
-        self.bytes.clear();
         self.bodies.clear();
     }
 
+    /// Bytes of all bodies.
+    fn length(&self) -> usize {
+        self.bodies.last().map_or(0, |&(_, to)| to)
+    }
+
     fn put(&mut self, session: SessionRef, write: impl FnOnce(&mut [u8]) -> usize) -> usize {
-        let from = self.bytes.len();
-        self.bytes.resize(from + BODY_BYTES_MAX, 0);
-        let length = write(&mut self.bytes[from..]);
-        self.bytes.truncate(from + length);
+        let from = self.length();
+        // Room once and for all: an arena is not emptied for each body.
+        if self.bytes.len() < from + BODY_BYTES_MAX {
+            self.bytes.resize(from + BODY_BYTES_MAX, 0);
+        }
+        let length = write(&mut self.bytes[from..from + BODY_BYTES_MAX]);
         self.bodies.push((session, from + length));
         length
     }
@@ -461,7 +467,7 @@ impl Realm {
         measured.phase_ns.iter_mut().zip(phase_ns).for_each(|(sum, ns)| *sum += ns);
         measured.allocations += allocations;
         measured.sends += self.down.bodies.len() as u64;
-        measured.send_bytes += self.down.bytes.len() as u64;
+        measured.send_bytes += self.down.length() as u64;
         measured.over_one_datagram += self.down.each().filter(|(_, body)| body.len() > BODY_BYTES_MAX).count() as u64;
         if let Some(frame) = self.core.frames.newest_of(self.core.world.shard) {
             measured.entities += frame.index.len() as u64;
