@@ -337,6 +337,23 @@ mod tests {
     }
 
     #[test]
+    fn what_arrived_is_kept_only_behind_what_did_not() {
+        let mut sent = SentPackets::new();
+        for sequence in 0..100 {
+            sent.record(noted(0), |_, _| {});
+            assert!(sent.on_ack(sequence, 0, |_, _| {}));
+            assert!(sent.packets.is_empty(), "{sequence}");
+        }
+        sent.record(noted(100), |_, _| {});
+        sent.record(noted(101), |_, _| {});
+        assert!(sent.on_ack(101, 0, |_, _| {}));
+        assert_eq!(sent.packets.len(), 2);
+        let mut told = Vec::new();
+        assert!(sent.on_ack(101, 1, fates(&mut told)));
+        assert_eq!((told, sent.packets.len()), (vec![(Fate::Arrived, 100)], 0));
+    }
+
+    #[test]
     fn a_packet_whose_time_is_over_can_still_arrive() {
         let mut sent = SentPackets::new();
         for tick in [10, 20, 30] {

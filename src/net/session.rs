@@ -5,6 +5,7 @@
 //! tick that applied the newest command. Never does I/O and never steps the world.
 
 use std::collections::VecDeque;
+use std::mem::offset_of;
 
 use crate::goods::GoodsNews;
 use crate::ids::{EntityId, FINE_SHIFT, SessionRef, ShardId};
@@ -33,6 +34,7 @@ const BUDGET_MAX: u32 = 2 * SEND_COST;
 
 /// Bytes at the beginning of a session that every tick needs.
 const PULSE_BYTES: usize = 128;
+const _: () = assert!(offset_of!(Session, reference) <= PULSE_BYTES, "what every tick needs stands before the name");
 
 /// Why a body was dropped; a label of a counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
