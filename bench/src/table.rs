@@ -109,10 +109,14 @@ fn repeat(measurement: &Measurement, count: u32, program: &Path, stopped: &Atomi
         let value = match &measurement.source {
             Source::Command(arguments) => output(arguments),
             Source::Ratio { above, below, field } => ratio(above, below, field),
-            Source::Swarm { players, input_hz, send_hz } => {
-                let once = || swarm(program, *players, *input_hz, *send_hz, stopped);
+            Source::Swarm { players, input_hz } => {
+                let once = || swarm(program, *players, *input_hz, stopped);
                 (1..SWARM_TRIES)
                     .fold(once(), |run, _| run.and_then(|run| if run["void"].is_null() { Ok(run) } else { once() }))
+            }
+            Source::Most { players, step, players_max, input_hz, latency_ms } => {
+                let counts = (*players, *step, *players_max);
+                most_players(counts, *latency_ms, |players| swarm(program, players, *input_hz, stopped))
             }
         };
         match value {
@@ -144,11 +148,47 @@ fn ratio(above: &[&str], below: &[&str], field: &str) -> Result<Value, Failure> 
     Ok(json!({ "ratio": above / below }))
 }
 
+/// The most players whose latency stays below `latency_ms`: more and more from `players` on, or fewer and fewer.
+fn most_players(
+    (players, step, players_max): (u32, u32, u32),
+    latency_ms: f64,
+    mut swarm: impl FnMut(u32) -> Result<Value, Failure>,
+) -> Result<Value, Failure> {
+    let mut runs = Vec::new();
+    let mut holds = |players: u32| -> Result<bool, Failure> {
+        let (mut held, mut missed) = (0, 0);
+        while held < 2 && missed < 2 {
+            let played = swarm(players)?;
+            let (latency, void) = (&played["input_to_snapshot_ms"]["p99"], &played["void"]);
+            let is_held = void.is_null() && latency.as_f64().is_some_and(|ms| ms < latency_ms);
+            (held, missed) = (held + u32::from(is_held), missed + u32::from(!is_held));
+            eprintln!(
+                "{players} players: input to snapshot p99 {latency} ms{}",
+                void.as_str().map_or(String::new(), |why| format!(", void: {why}"))
+            );
+            runs.push(json!({ "players": players, "latency_ms_p99": latency, "busy": played["busy"], "void": void }));
+        }
+        Ok(held == 2)
+    };
+    let mut most = players;
+    if holds(most)? {
+        while most + step <= players_max && holds(most + step)? {
+            most += step;
+        }
+    } else {
+        most -= step;
+        while most > 0 && !holds(most)? {
+            most = most.saturating_sub(step);
+        }
+    }
+    Ok(json!({ "players": most, "runs": runs }))
+}
+
 /// Players on a server of one core: what they saw, and how busy the core was while all of them played.
-fn swarm(program: &Path, players: u32, input_hz: u32, send_hz: u32, stopped: &AtomicBool) -> Result<Value, Failure> {
+fn swarm(program: &Path, players: u32, input_hz: u32, stopped: &AtomicBool) -> Result<Value, Failure> {
     let work = Work::make("table", None)?;
     let config = work.path().join("config.toml");
-    std::fs::write(&config, format!("[net]\nsend_hz = {send_hz}\n[load]\nstep = 0\n"))
+    std::fs::write(&config, format!("[net]\nsend_hz = {input_hz}\n[load]\nstep = 0\n"))
         .map_err(|error| Failure::of_file("write", &config, &error))?;
     let data = work.path().join("data");
     // The shard has the last core for itself, the players the first.
@@ -325,6 +365,25 @@ mod tests {
         assert_eq!(some.why_not.as_deref(), Some("1 of 2 runs void: the load was late"));
         let all = of(&[void]);
         assert_eq!((all.verdict(), &all.measured[..]), ("void", &[1.0][..]));
+    }
+
+    #[test]
+    fn the_most_players_are_looked_for_both_ways() {
+        let most = |bound: u32, unlucky: u32| {
+            let mut runs = 0;
+            let found = most_players((2_000, 250, 3_000), 25.0, |players| {
+                runs += 1;
+                let void = if runs == unlucky { json!("the load was late") } else { Value::Null };
+                let latency_ms = if players <= bound { 20.0 } else { 30.0 };
+                Ok(json!({ "input_to_snapshot_ms": { "p99": latency_ms }, "void": void }))
+            });
+            (found.expect("no run fails")["players"].as_u64(), runs)
+        };
+        assert_eq!(most(2_000, 0), (Some(2_000), 4));
+        assert_eq!(most(2_600, 1), (Some(2_500), 9), "one void run in three is borne");
+        assert_eq!(most(9_000, 0), (Some(3_000), 10));
+        assert_eq!(most(1_500, 0), (Some(1_500), 6));
+        assert_eq!(most(0, 0).0, Some(0));
     }
 
     #[test]
