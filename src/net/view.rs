@@ -102,6 +102,8 @@ struct Slice {
     /// Of `keyframe`.
     epoch: Option<u8>,
     keyframe: Vec<EntityPlain>,
+    /// Tick of the newest body that brought a part of it.
+    keyframe_tick: u32,
     /// Epoch and tick of the newest update.
     updated: Option<(u8, u32)>,
     /// By slot, as of the newest update: index of the entity, or [`NOBODY`].
@@ -130,7 +132,7 @@ impl View {
     /// Takes one slice section of a body as of `tick`; other kinds are left alone. True: it was a slice's update.
     pub fn section(&mut self, tick: u32, section_kind: u8, bytes: &[u8]) -> bool {
         let outcome = match section_kind {
-            kind::KEYFRAME => self.keyframe(bytes).map(|()| false),
+            kind::KEYFRAME => self.keyframe(tick, bytes).map(|()| false),
             kind::DELTA => self.delta(tick, bytes),
             kind::PLAIN => self.plain(tick, bytes),
             kind::LEAVE => self.leave(bytes).map(|()| false),
@@ -212,7 +214,7 @@ impl View {
         self.not_held
     }
 
-    fn keyframe(&mut self, bytes: &[u8]) -> Option<()> {
+    fn keyframe(&mut self, tick: u32, bytes: &[u8]) -> Option<()> {
         let (header, bytes) = split_header(bytes)?;
         let first = usize::from(header.first_slot());
         let entities = entities(bytes).filter(|e| e.len() == usize::from(header.count()))?;
@@ -226,6 +228,9 @@ impl View {
         if is_new {
             slice.epoch = Some(header.epoch());
             slice.keyframe.clear();
+        }
+        if is_new || tick.wrapping_sub(slice.keyframe_tick) as i32 > 0 {
+            slice.keyframe_tick = tick;
         }
         if slice.keyframe.len() < end {
             slice.keyframe.resize(end, HOLE);
@@ -277,6 +282,11 @@ impl View {
             return None;
         }
         let index = self.slice(&header)?;
+        let slice = &mut self.slices[index as usize];
+        if slice.epoch != Some(header.epoch()) && tick.wrapping_sub(slice.keyframe_tick) as i32 > 0 {
+            // Its number will be another keyframe's.
+            slice.epoch = None;
+        }
         self.decoded.clear();
         self.decoded.extend(entities);
         self.apply(index, tick, header.epoch());

@@ -386,6 +386,28 @@ fn orphans_are_forgotten_and_a_slice_that_leaves_takes_its_members() {
 }
 
 #[test]
+fn the_number_of_a_keyframe_is_free_again_once_an_update_had_another() {
+    let slice = |epoch: u8, ids: &[u64]| {
+        let entities = ids.iter().flat_map(|&id| EntityPlain::new(id, 9_000, 9_000, 0, 0, 0).0);
+        header((0, 0), epoch, 0, ids.len()).0.into_iter().chain(entities).collect::<Vec<u8>>()
+    };
+    let mut view = View::default();
+    view.section(1, kind::KEYFRAME, &slice(3, &[5, 6]));
+    view.section(9_000, kind::PLAIN, &slice(2, &[7, 8]));
+    view.section(9_016, kind::KEYFRAME, &slice(3, &[7, 8]));
+    // One that was overtaken says nothing of what came after it.
+    view.section(9_010, kind::PLAIN, &slice(2, &[7, 8]));
+    let mut delta = header((0, 0), 3, 0, 2).0.to_vec();
+    encode_delta(
+        &[EntityPlain::new(7, 9_000, 9_000, 0, 0, 0), HOLE],
+        &[EntityPlain::new(7, 9_000, 9_000, 0, 0, 0); 2],
+        &mut delta,
+    );
+    assert!(view.section(9_017, kind::DELTA, &delta));
+    assert_eq!((view.errors(), view.not_held()), (Errors::default(), 0));
+}
+
+#[test]
 fn a_new_epoch_gives_slots_anew_and_its_keyframe_orphans_whom_it_lacks() {
     let mut view = View::default();
     let slice = |epoch: u8, ids: &[u64]| {
