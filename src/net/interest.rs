@@ -35,8 +35,8 @@ const LATE_PER_BODY: usize = 3;
 const RARE_TICKS: u64 = KEYFRAME_TICKS / 2;
 /// Slices that do not fit into what is left of a body after which no further is tried.
 const MISSES_MAX: u32 = 24;
-/// Where updates come half as often as at the viewer: 2 m, in quarter metres, squared.
-const NEAR_QUARTERS_SQUARED: u64 = 64;
+/// Where updates come half as often as at the viewer: 1.4 m, in quarter metres, squared.
+const NEAR_QUARTERS_SQUARED: u64 = 32;
 /// Longest wait that counts.
 const WAIT_TICKS_MAX: u64 = 1 << 10;
 /// Slices that a client has room for at first, to follow and to leave.
@@ -75,27 +75,26 @@ pub struct Pace {
 
 impl Pace {
     fn ticks(self, weight: u32) -> u64 {
-        if weight > MID_WEIGHT {
-            0
-        } else if weight > FAR_WEIGHT {
-            self.mid_ticks
-        } else {
-            self.far_ticks
-        }
+        [0, self.mid_ticks, self.far_ticks, self.far_ticks][(weight & 3) as usize]
     }
 }
 
-/// Updates come as often as the root of the weight says: half as often at 2 m, a fifth at 4 m, a 17th at 8 m. Far ones are
-/// due when they are late. At most 2^30, so that it fits beside the square of the wait and a place.
-const fn weight(squared: u32) -> u32 {
-    let quarters_squared = (squared >> 8) as u64;
-    let shown = if quarters_squared < 1 << 19 { quarters_squared } else { 1 << 19 };
-    let steps = NEAR_QUARTERS_SQUARED + shown;
-    (((NEAR_QUARTERS_SQUARED * NEAR_QUARTERS_SQUARED) << 30) / (steps * steps)) as u32
+/// Updates come as often as the root of the weight says: half as often at 1.4 m, a ninth at 4 m, a 33rd at 8 m; and it
+/// halves with each doubling of a slice's bytes, so that those who stand still, who cost a tenth of those who walk, do not
+/// wait for them. Far ones are due when they are late. At most 2^30, so that it fits beside the square of the wait and a
+/// place; the last two bits name the part of the [`Pace`].
+fn weight(squared: u32, bytes: u16) -> u32 {
+    let steps = NEAR_QUARTERS_SQUARED + u64::from(squared >> 8).min(1 << 19);
+    let near = ((NEAR_QUARTERS_SQUARED * NEAR_QUARTERS_SQUARED) << 30) / (steps * steps);
+    let doublings = (bytes / CHEAP_BYTES).max(1).ilog2();
+    let pace = u32::from(squared >= MID_SQUARED) + u32::from(squared >= FAR_SQUARED);
+    (near >> doublings) as u32 & !3 | pace
 }
 
-const MID_WEIGHT: u32 = weight(square(MID_M * GRID_PER_M));
-const FAR_WEIGHT: u32 = weight(square(FAR_M * GRID_PER_M));
+const MID_SQUARED: u32 = square(MID_M * GRID_PER_M);
+const FAR_SQUARED: u32 = square(FAR_M * GRID_PER_M);
+/// Bytes of a slice that costs little more than its header.
+const CHEAP_BYTES: u16 = 32;
 
 /// Which slice, unique in the realm and in the order of [`Frame::slices`] shard by shard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -384,7 +383,7 @@ impl Interest {
             return;
         }
         let list = if merge.changed { &mut merge.next.followed[..] } else { &mut self.list.followed[..merge.at] };
-        list.last_mut().expect("it was just put there").weight = weight(squared);
+        list.last_mut().expect("it was just put there").weight = weight(squared, slice.packed_bytes);
     }
 
     /// The list will differ: from here on it is made anew. Mostly it does not, and nothing is copied.

@@ -1,7 +1,7 @@
 //! Slices: how the entities of a plot are grouped, shown and encoded.
 //!
 //! Owns, per slice, who stands in which slot and what the keyframe showed. Promises: within a keyframe epoch members and
-//! slots stay; who joins is appended, who leaves leaves a hole; a crowded plot is cut along a Morton curve, so that its
+//! slots stay; who joins is appended, who leaves leaves a hole; a crowded plot is cut along a Hilbert curve, so that its
 //! slices are small in space, those who stand still apart from those who move; a slice in which nobody moved goes on as
 //! it is, since its keyframe is still true. All bodies are looked at once a tick, before anything is shown.
 
@@ -15,6 +15,11 @@ use crate::world::table::Table;
 
 /// Members that a slice begins an epoch with at the most: the rest of the slots is for those who join.
 const SLICE_FILL: usize = 48;
+/// Members of a plot who move, from which on they are a crowd.
+const CROWD_MIN: usize = 192;
+/// The same of slices of those who stand still and of those who move in a crowd: one needs few slices, the others small
+/// ones, of which those around a viewer have fewer bytes.
+const CROWD_FILL: [usize; 2] = [56, 32];
 /// Members that a slice of a crowded plot has at least to go on as it is.
 const STEADY_FILL_MIN: usize = 24;
 /// Slices of a plot that go on as they are at the most, so that there is room for the others.
@@ -89,7 +94,7 @@ pub struct Slices {
     order: Vec<Ordered>,
     /// Entities without a slot in the newest frame: nobody sees them.
     pub hidden: usize,
-    /// Scratch: members of the plot that turns: whether they move, their places on the Morton curve, who.
+    /// Scratch: members of the plot that turns: whether they move, their places on the curve, who.
     members: Vec<(bool, u32, EntityId)>,
     /// Scratch: slices of that plot that get other members.
     open: Vec<u32>,
@@ -238,7 +243,7 @@ impl Slices {
             let from = members.len();
             for (id, key) in ids.iter().zip(keyframe).filter(|(id, _)| **id != EntityId::NONE) {
                 let plain = bodies.get_mut(*id).expect("members are here").plain(tick);
-                members.push((plain.0 != key.0, morton(plain.x(), plain.y()), *id));
+                members.push((plain.0 != key.0, curve(plain.x(), plain.y()), *id));
             }
             let is_full = usize::from(*live) == ids.len() && (alone || ids.len() >= STEADY_FILL_MIN);
             let stays = staying < STEADY_MAX && is_full && members[from..].iter().all(|(moves, ..)| !moves);
@@ -258,7 +263,8 @@ impl Slices {
         let movers = if crowded { members.partition_point(|(moves, ..)| !moves) } else { members.len() };
         let (still, moving) = members.split_at(movers);
         let room = PLOT_SLICES_MAX - (self.range(plot).len() - open.len());
-        let wanted = [still, moving].map(|group| group.len().div_ceil(SLICE_FILL));
+        let [still_fill, moving_fill] = if moving.len() < CROWD_MIN { [SLICE_FILL; 2] } else { CROWD_FILL };
+        let wanted = [still.len().div_ceil(still_fill), moving.len().div_ceil(moving_fill)];
         let parted = wanted.iter().sum::<usize>() <= room;
         let (groups, wanted) = match parted {
             true => ([still, moving], wanted),
@@ -375,14 +381,38 @@ fn encode(frame: &mut Frame) {
     }
 }
 
-/// Place of a position on the Morton curve: the bits of both coordinates, interleaved.
-fn morton(x: u16, y: u16) -> u32 {
-    let spread = |v: u16| {
-        let v = u32::from(v);
-        let v = (v | v << 8) & 0x00ff_00ff;
-        let v = (v | v << 4) & 0x0f0f_0f0f;
-        let v = (v | v << 2) & 0x3333_3333;
-        (v | v << 1) & 0x5555_5555
-    };
-    spread(x) | spread(y) << 1
+/// Steps of 1/4 m along the curve's axes, as bits; finer differences say nothing.
+const CURVE_BITS: u32 = 10;
+
+/// Place of a position on the Hilbert curve: what is close on it is close on the land, and a piece of it is in one piece
+/// there as well, which one of a Morton curve mostly is not.
+fn curve(x: u16, y: u16) -> u32 {
+    let (mut x, mut y) = (u32::from(x) >> (16 - CURVE_BITS), u32::from(y) >> (16 - CURVE_BITS));
+    (0..CURVE_BITS).rev().fold(0, |place, bit| {
+        let (right, up) = (x >> bit & 1, y >> bit & 1);
+        // In the lower quarters it lies turned, in the right one the other way round. Without branches: nobody could foretell them.
+        let (turned, round) = ((up ^ 1).wrapping_neg(), (right & (up ^ 1)).wrapping_neg());
+        let other = (x ^ y) & turned;
+        (x, y) = (x ^ round ^ other, y ^ round ^ other);
+        place << 2 | (3 * right) ^ up
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_curve_goes_through_all_places_step_by_step() {
+        let step = 1u16 << (16 - CURVE_BITS);
+        let side = 64;
+        let mut places: Vec<(u32, i32, i32)> =
+            (0..side).flat_map(|x| (0..side).map(move |y| (curve(x * step, y * step), x.into(), y.into()))).collect();
+        places.sort_unstable();
+        for pair in places.windows(2) {
+            let ((a, ax, ay), (b, bx, by)) = (pair[0], pair[1]);
+            assert_eq!((b - a, (ax - bx).abs() + (ay - by).abs()), (1, 1), "{pair:?}");
+        }
+        assert_eq!(curve(step - 1, step - 1), curve(0, 0));
+    }
 }
