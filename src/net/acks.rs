@@ -192,9 +192,9 @@ impl SentPackets {
         SentPackets { packets: VecDeque::new(), next: 0, kept: 0, open: 0, timed: 0, newest: None, arrived: 0 }
     }
 
-    /// Asks for the memory of the newest packets, the next one goes behind them.
+    /// Asks for the memory of the newest packet that did not arrive, if there is one.
     pub fn prefetch(&self) {
-        self.packets.back().into_iter().for_each(|packet| prefetch(packet, 2 * size_of::<SentPacket>()));
+        self.packets.back().into_iter().for_each(|packet| prefetch(packet, size_of::<SentPacket>()));
     }
 
     /// Sequence that the next recorded packet gets.
@@ -211,6 +211,10 @@ impl SentPackets {
         self.packets.push_back(packet);
         self.next = sequence.wrapping_add(1);
         self.kept = (self.kept + 1).min(SENT_PACKETS_KEPT as u16);
+        // A peer that acknowledges nothing for long: sequences wrap, and its newest one would seem to be ahead.
+        if self.newest.is_some_and(|newest| self.next.wrapping_sub(newest) > SENT_PACKETS_KEPT as u16) {
+            (self.newest, self.arrived) = (None, 0);
+        }
         sequence
     }
 
@@ -334,6 +338,25 @@ mod tests {
         assert_eq!(told, [(Fate::Arrived, 33)]);
         assert!(!sent.on_ack(40, !0, fates(&mut told)) && !sent.on_ack(u16::MAX, !0, fates(&mut told)));
         assert_eq!(told.len(), 1, "packets never sent change nothing");
+    }
+
+    #[test]
+    fn silence_of_any_length_confuses_nobody() {
+        let mut sent = SentPackets::new();
+        for tick in 0..140_000_u32 {
+            sent.record(noted(tick), |_, _| {});
+            if tick < 100 {
+                assert!(sent.on_ack(tick as u16, !0, |_, _| {}));
+            }
+            if tick.is_multiple_of(97) {
+                let (mut back, mut told) = (sent.clone(), Vec::new());
+                assert!(back.on_ack(tick as u16, 0, fates(&mut told)), "tick {tick}");
+                let arrived: Vec<u32> = told.iter().filter(|(fate, _)| *fate == Fate::Arrived).map(|t| t.1).collect();
+                let expected: &[u32] = if tick < 100 { &[] } else { &[tick] };
+                assert_eq!(arrived, expected);
+                assert!(back.on_ack(tick as u16, !0, |_, _| {}) && back.packets.len() <= 33);
+            }
+        }
     }
 
     #[test]
