@@ -116,8 +116,8 @@ pub struct Session {
     pub told: Option<Told>,
     /// Tick of `told`; 0 before the first.
     pub told_tick: u64,
-    /// Its place among those of its lane that were heard, the last time that it was.
-    pub turn: u32,
+    /// When it was heard last: the tick before, and in the low 32 bits its place among those of its lane.
+    pub turn: u64,
     /// The send budget as it was at the tick `budget_tick`.
     budget: u32,
     applied_sent: u32,

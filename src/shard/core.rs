@@ -70,7 +70,7 @@ pub(super) struct Lane {
     guests: u64,
     /// Bodies in and out since it was weighed.
     bodies: u64,
-    /// Bodies in since the last tick.
+    /// Bodies in since the last tick that changed something.
     heard: u32,
     /// When that was.
     weighed_tick: u64,
@@ -196,7 +196,7 @@ pub struct Core {
     pub(super) lanes: Vec<Option<Lane>>,
     pub(super) active: Vec<SessionRef>,
     /// Those that are due, while they are served, each with its turn.
-    due: Vec<(u32, SessionRef)>,
+    due: Vec<(u64, SessionRef)>,
     /// Sessions with actions that their entity did not name yet.
     pub(super) acting: Vec<SessionRef>,
     scratch: Scratch,
@@ -510,16 +510,19 @@ impl Core {
 
     /// A body of a session came.
     pub fn handle_body(&mut self, reference: SessionRef, body: &[u8]) {
-        let Core { lanes, inputs, drops, acting, bodies, .. } = self;
+        let Core { world, lanes, inputs, drops, acting, bodies, .. } = self;
         let Some(lane) = lanes.get_mut(usize::from(reference.lane)).and_then(Option::as_mut) else { return };
-        (lane.bodies, lane.heard, *bodies) = (lane.bodies + 1, lane.heard + 1, *bodies + 1);
+        (lane.bodies, *bodies) = (lane.bodies + 1, *bodies + 1);
         let entry = lane.entries.get_mut(usize::from(reference.slot));
         let Some(entry) = entry.and_then(Option::as_deref_mut) else { return };
         assert_eq!(entry.session.reference, reference, "a transport knows its session's end");
-        entry.session.turn = lane.heard;
         let was_acting = entry.session.is_acting();
-        if let Err(reason) = entry.session.handle_body(body, inputs) {
-            drops[reason.index()] += 1;
+        match entry.session.handle_body(body, inputs) {
+            Ok(()) => {
+                lane.heard += 1;
+                entry.session.turn = world.tick << 32 | u64::from(lane.heard);
+            }
+            Err(reason) => drops[reason.index()] += 1,
         }
         if entry.session.is_acting() && !was_acting {
             acting.push(reference);
