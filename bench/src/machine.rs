@@ -16,7 +16,7 @@ pub struct Provenance {
     pub kernel: String,
     /// Model name of the CPU.
     pub cpu: String,
-    /// Cores that this process may use.
+    /// Cores of the machine, however few of them this process or thread has.
     pub cores: usize,
     /// UTC, as 2026-11-21T04:14:11Z.
     pub date: String,
@@ -43,7 +43,8 @@ impl Provenance {
             commit: commit.unwrap_or_else(unknown),
             kernel: read("/proc/sys/kernel/osrelease").map_or_else(unknown, |text| text.trim().to_owned()),
             cpu: read("/proc/cpuinfo").and_then(model).unwrap_or_else(unknown),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: read("/proc/cpuinfo")
+                .map_or(1, |text| text.lines().filter(|line| line.starts_with("processor")).count()),
             date: utc(unix_s()),
             command_line: std::env::args().collect::<Vec<_>>().join(" "),
         }

@@ -119,6 +119,7 @@ pub fn run(args: &SwarmArgs, json: bool) -> Result<ExitCode, Failure> {
     let truth = args.truth.as_deref().map(TruthFile::create).transpose()?;
     let operations = args.truth.as_deref().map(OperationsFile::create).transpose()?;
     let welcome = probe::welcome_of(args.connect)?;
+    args.control.iter().try_for_each(|&control| ringshard::control::client::status(control).map(|_| ()))?;
     let places = Places::find(args.scenario, &welcome).map_err(|text| Failure::new(Code::Failed, text))?;
     let drops_before = ringshard::io::kernel_drops(args.connect.port());
     let mut run = Run::start(args, &places, truth, operations.as_ref())?;

@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -47,9 +47,6 @@ pub struct TableArgs {
     /// Puts the table into a file, between its marks.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// The server's program; without it, the `ringshard` beside this one.
-    #[arg(long, value_name = "PATH")]
-    server: Option<PathBuf>,
 }
 
 /// What the runs of a measurement came to.
@@ -65,6 +62,8 @@ struct Figure<'a> {
     /// By the runs that were not void; by all when all were.
     measured: Vec<f64>,
     is_void: bool,
+    /// Least and most, by the runs or within the only one.
+    spread: Option<(f64, f64)>,
     why_not: Option<String>,
 }
 
@@ -77,7 +76,9 @@ pub fn run(args: &TableArgs, json: bool) -> Result<ExitCode, Failure> {
         let text = format!("there is no row {unknown}; there are {}", names.join(", "));
         return Err(Failure::new(Code::Usage, text));
     }
-    let program = server_program(args.server.as_deref())?;
+    // Before all else: measuring takes a while.
+    args.write.iter().try_for_each(|path| parts(path).map(|_| ()))?;
+    let program = server_program(None)?;
     let stopped = stop_on_signal()?;
     let mut runs = HashMap::new();
     for measurement in MEASUREMENTS {
@@ -90,6 +91,9 @@ pub fn run(args: &TableArgs, json: bool) -> Result<ExitCode, Failure> {
         let begin = Instant::now();
         runs.insert(measurement.name, repeat(measurement, count, &program, &stopped));
         eprintln!("{}: {count} run(s), {:.0} s", measurement.name, begin.elapsed().as_secs_f64());
+        if stopped.load(Ordering::Relaxed) {
+            return Err(Failure::new(Code::Failed, "stopped by a signal before all was measured: there is no table"));
+        }
     }
     let figures: Vec<Figure<'_>> =
         wanted.into_iter().filter_map(|row| Some(Figure::of(row, runs.get(row.measurement)?))).collect();
@@ -244,7 +248,13 @@ impl<'a> Figure<'a> {
             let why = void(void_ones.first()?)?;
             Some(format!("{} of {} runs void: {why}", void_ones.len(), runs.values.len()))
         };
-        Figure { row, measured, is_void, why_not: runs.failed.clone().or_else(of_void) }
+        let spread = match (&measured[..], &runs.values[..]) {
+            ([], _) => None,
+            ([_], [only]) => least_and_most(row.field, only),
+            ([_], _) => None,
+            ([least, .., most], _) => Some((*least, *most)),
+        };
+        Figure { row, measured, is_void, spread, why_not: runs.failed.clone().or_else(of_void) }
     }
 
     fn median(&self) -> Option<f64> {
@@ -273,6 +283,16 @@ impl<'a> Figure<'a> {
     }
 }
 
+/// What a command that makes pairs itself says of their spread, beside a figure or under its name.
+fn least_and_most(field: &str, value: &Value) -> Option<(f64, f64)> {
+    let (parent, name) = field.rsplit_once('/')?;
+    let of = |what: &str| {
+        let names = [format!("{parent}/{name}_{what}"), format!("{parent}/ratio_{what}"), format!("{parent}/{what}")];
+        names.iter().find_map(|name| value.pointer(name)?.as_f64())
+    };
+    Some((of("min")?, of("max")?))
+}
+
 /// The table, in the words of Markdown.
 fn table(figures: &[Figure<'_>], provenance: &Provenance) -> String {
     let Provenance { commit, kernel, cpu, cores, date, .. } = provenance;
@@ -284,10 +304,8 @@ fn table(figures: &[Figure<'_>], provenance: &Provenance) -> String {
         let row = figure.row;
         let sign = if row.less { "≤" } else { "≥" };
         let median = figure.median().map_or("-".to_owned(), number);
-        let spread = match figure.measured[..] {
-            [] | [_] => "-".to_owned(),
-            [least, .., most] => format!("{} to {}", number(least), number(most)),
-        };
+        let spread =
+            figure.spread.map_or("-".to_owned(), |(least, most)| format!("{} to {}", number(least), number(most)));
         let reached = match &figure.why_not {
             Some(why) => format!("{}; {why}", figure.verdict()),
             None => figure.verdict().to_owned(),
@@ -318,14 +336,19 @@ fn number(value: f64) -> String {
     }
 }
 
-/// Replaces what stands between the marks of a file.
-fn put(path: &Path, text: &str) -> Result<(), Failure> {
+/// What stands in a file before and behind the table.
+fn parts(path: &Path) -> Result<(String, String), Failure> {
     let file = std::fs::read_to_string(path).map_err(|error| Failure::of_file("read", path, &error))?;
     let parts = file.split_once(MARKS[0]).and_then(|(head, rest)| Some((head, rest.split_once(MARKS[1])?.1)));
-    let Some((head, tail)) = parts else {
+    parts.map(|(head, tail)| (head.to_owned(), tail.to_owned())).ok_or_else(|| {
         let text = format!("{} has no place for the table: two lines, {} and {}", path.display(), MARKS[0], MARKS[1]);
-        return Err(Failure::new(Code::Usage, text.replace('\n', "")));
-    };
+        Failure::new(Code::Usage, text.replace('\n', ""))
+    })
+}
+
+/// Replaces what stands between the marks of a file.
+fn put(path: &Path, text: &str) -> Result<(), Failure> {
+    let (head, tail) = parts(path)?;
     let whole = format!("{head}{}{text}{}{tail}", MARKS[0], MARKS[1]);
     std::fs::write(path, whole).map_err(|error| Failure::of_file("write", path, &error))
 }
@@ -372,6 +395,11 @@ mod tests {
         assert_eq!(some.why_not.as_deref(), Some("1 of 2 runs void: the load was late"));
         let all = of(&[void]);
         assert_eq!((all.verdict(), &all.measured[..]), ("void", &[1.0][..]));
+        let pairs =
+            json!({ "ratio": 1.0, "ratio_min": 0.5, "ratio_max": 2.0, "peer": { "median": 3, "min": 2, "max": 4 } });
+        assert_eq!(least_and_most("/ratio", &pairs), Some((0.5, 2.0)));
+        assert_eq!(least_and_most("/peer/median", &pairs), Some((2.0, 4.0)));
+        assert_eq!(least_and_most("/ratio", &json!({ "ratio": 1.0 })), None);
     }
 
     #[test]
