@@ -11,6 +11,11 @@ export PATH="$PATH:$HOME/.cargo/bin:$RINGSHARD_CACHE/tools/bin"
 
 RUST_NEEDED=1.88
 
+# RocksDB is most of a first build: what it compiles, how long that takes, and how often to say where it is.
+ROCKSDB_OBJECTS=343
+ROCKSDB_USUALLY="7 minutes on two cores"
+PROGRESS_SECONDS=20
+
 # say TEXT...: progress, on standard error.
 say() {
     printf '%s: %s\n' "$(basename "$0")" "$*" >&2
@@ -102,13 +107,51 @@ set_up() {
     mkdir -p "$CARGO_TARGET_DIR"
 }
 
-# find_rocksdb: the RocksDB that was built for release, a quarter of an hour, for builds with other flags; builds it where
-# there is none.
+# with_progress COMMAND...: runs a build and, while that compiles RocksDB, says how far it is. What watches reads a pipe that
+# this shell alone holds open, so it ends with this shell, however that ends.
+with_progress() {
+    local pipe code=0
+    exec {pipe}> >(watch_rocksdb)
+    "$@" {pipe}>&- || code=$?
+    exec {pipe}>&-
+    return "$code"
+}
+
+# watch_rocksdb: a line every PROGRESS_SECONDS for as long as RocksDB is compiled, until standard input ends.
+watch_rocksdb() {
+    local start=$SECONDS built code
+    while true; do
+        code=0
+        read -r -t "$PROGRESS_SECONDS" || code=$?
+        # A time-out is above 128; all else means that the build is over.
+        ((code > 128)) || return 0
+        built="$(rocksdb_objects)"
+        if ((built > 0)); then
+            say "compiling RocksDB: $built of $ROCKSDB_OBJECTS files after $((SECONDS - start)) s;" \
+                "the first build's longest part, usually $ROCKSDB_USUALLY"
+        fi
+    done
+}
+
+# rocksdb_objects: how many object files a build of RocksDB has made by now; 0 where none is under way.
+rocksdb_objects() {
+    local folder
+    for folder in "$CARGO_TARGET_DIR"/release/build/librocksdb-sys-*/out; do
+        [[ -d "$folder" && ! -e "$folder/librocksdb.a" ]] || continue
+        # One that was broken off long ago does not grow any more.
+        [[ -n "$(find "$folder" -name '*.o' -mmin -2 -print -quit)" ]] || continue
+        find "$folder" -name '*.o' | wc -l
+        return 0
+    done
+    echo 0
+}
+
+# find_rocksdb: the RocksDB that was built for release, for builds with other flags; builds it where there is none.
 find_rocksdb() {
     local library
     library="$(find "$CARGO_TARGET_DIR/release/build" -name librocksdb.a 2>/dev/null | head -n 1)"
     if [[ -z "$library" ]]; then
-        cargo build --release --lib
+        with_progress cargo build --release --lib
         library="$(find "$CARGO_TARGET_DIR/release/build" -name librocksdb.a | head -n 1)"
     fi
     ROCKSDB_LIB_DIR="$(dirname "$library")"
@@ -164,13 +207,15 @@ stop() {
     wait "$pid" 2>/dev/null || true
 }
 
-# install_with_cargo PROGRAM CRATE@VERSION [FLAG]...: builds a program once, into the cache beside the target folder.
+# install_with_cargo PROGRAM CRATE@VERSION [FLAG]...: builds a program once, into the cache beside the target folder. A tool
+# that runs for seconds is not worth minutes of optimization.
 install_with_cargo() {
     local program="$1" crate="$2"
     shift 2
     command -v "$program" >/dev/null && return 0
     say "building $crate, once"
     CARGO_TARGET_DIR="$RINGSHARD_CACHE/tools/target" \
+        CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
         cargo install --locked --quiet "$crate" --root "$RINGSHARD_CACHE/tools" "$@" || return 1
     rm -rf "$RINGSHARD_CACHE/tools/target"
 }
