@@ -34,10 +34,27 @@ pub const COMMANDS_HELD_MAX: usize = 32;
 pub const CREDIT_TICKS_START: u8 = 6;
 /// Ticks of time credit that an entity can save.
 pub const CREDIT_TICKS_MAX: u8 = 15;
-/// Actions (reliable client messages) that a session holds until its entity named them. Full: the channel waits.
-pub const ACTIONS_HELD_MAX: usize = 16;
+/// Ticks that commands may wait without a pause. Then what never ran meanwhile is discarded, told by own state's `discarded`.
+pub const LAG_TICKS_MAX: u8 = 15;
+/// Bodies of a session taken in one tick, for each tick that passed since the last one. More: of a datagram only its commands
+/// are taken, counted `bodies_over`; a stream is not read until the next tick.
+pub const BODIES_PER_TICK_MAX: u32 = 4;
+/// Datagrams of a session opened in one tick. More are dropped unopened, counted `flood`.
+pub const DATAGRAMS_PER_TICK_MAX: u16 = 64;
+/// Ticks that count when several passed at once, for [`BODIES_PER_TICK_MAX`].
+pub const TICKS_AT_ONCE_MAX: u64 = 16;
+/// Commands of a session that constant frames (client tick 0) bring in one tick. More are dropped, counted `commands_refused`.
+pub const COMMANDS_PER_TICK_MAX: u8 = 32;
+/// Requests that a session takes from its channel in one tick. More wait there.
+pub const REQUESTS_PER_TICK_MAX: usize = 8;
+/// Requests of one stream that a session holds until its entity took them. More are refused, `Full`.
+pub const REQUESTS_HELD_MAX: usize = 64;
+/// Most by which the number of a request may be ahead of the newest one of its stream. More is refused, `OutOfOrder`.
+pub const REQUESTS_AHEAD_MAX: u64 = 64;
+/// Bytes of a stream that is not read for now, one drain's at the most: all that the ring's buffers can hold.
+pub const STREAM_UNREAD_BYTES_MAX: usize = RING_BUFFERS_MAX as usize * DRAIN_PASSES_MAX * 1_078;
 /// Pings answered in one drain for one session. More are dropped, counted `pings_over`.
-pub const PINGS_PER_DRAIN_MAX: usize = 64;
+pub const PINGS_PER_DRAIN_MAX: u32 = 64;
 
 /// Bytes of one reliable message, all fragments together.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1_024;

@@ -291,7 +291,7 @@ impl Shard {
         self.receive(tick);
         self.hear_keeper_and_control(tick);
         self.lap(Phase::Receive);
-        self.core.give_actions();
+        self.core.pass_requests();
         self.recorder.iter_mut().for_each(|recorder| recorder.given(&self.core));
         self.mesh.give_inputs(tick, &mut self.core.inputs);
         self.costs.begin();
@@ -332,6 +332,9 @@ impl Shard {
         self.costs.begin();
         let Shard { packets, links, core, .. } = self;
         let now = (tick, unix_s());
+        core.receive_for(tick);
+        links.resume(core, now);
+        links.readings.drain(..).for_each(|(connection, reads)| packets.tcp_read(connection, reads));
         let mut has_room = [false; LANES];
         for (lane, room) in has_room.iter_mut().enumerate() {
             *room = core.no_admission(lane as u8).is_none();
@@ -346,6 +349,7 @@ impl Shard {
             Event::TcpBytes { connection, bytes } => links.handle_bytes(core, connection, now, bytes),
             Event::TcpClosed { connection, .. } => links.handle_closed(core, connection),
         });
+        links.readings.drain(..).for_each(|(connection, reads)| packets.tcp_read(connection, reads));
         self.costs.end(Part::Serve);
     }
 
@@ -567,6 +571,7 @@ impl Shard {
             ("silent", link.silent),
             ("slow", link.slow),
             ("full", link.full),
+            ("streams_paused", link.streams_paused),
             ("replies_over", link.replies_over),
             ("datagrams_truncated", packets.datagrams_truncated),
             ("send_would_block", packets.send_would_block),

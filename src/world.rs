@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::goods::{Order, OrderKind, Settled};
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
 use crate::limits::EVENTS_PER_FRAME_MAX;
+use crate::net::message::{Request, Stream};
 use crate::net::{messages::Refusal, wire};
 use crate::planted::{Bug, planted};
 use cut::{CutMap, LaneMap};
@@ -43,7 +44,7 @@ use goods::{Deal, Given};
 use land::Land;
 use movement::Motion;
 use parcel::{Handoffs, Input, InputKind, InputParcel, OutcomeParcel, Told};
-use player::EVENT_WAVE;
+use player::{EVENT_WAVE, is_about_trade};
 use random::{Digest, mix};
 use slices::{Bodies, Slices};
 use table::Table;
@@ -373,9 +374,9 @@ impl World {
             (EffectKind::Wave { x, y, .. }, Target::Entity(target)) => {
                 return self.turn_to(effect.source, target, x, y);
             }
-            (EffectKind::Refused { action, refusal }, Target::Entity(target)) => {
+            (EffectKind::Refused { request, refusal }, Target::Entity(target)) => {
                 let Some(player) = self.players.get_mut(target) else { return false };
-                self.private.extend(player.refuse_wave(action, refusal));
+                self.private.extend(player.refuse_wave(request, refusal));
             }
             (EffectKind::Gone, Target::Actor(target)) => {
                 let Some(spawner) = self.spawners.get_mut(target) else { return false };
@@ -512,7 +513,7 @@ impl World {
     fn refuse(&mut self, effect: &Effect, frames: &Frames) {
         let refusal = Refusal::Gone;
         let kind = match effect.kind {
-            EffectKind::Wave { action, .. } => EffectKind::Refused { action, refusal },
+            EffectKind::Wave { request, .. } => EffectKind::Refused { request, refusal },
             EffectKind::Lift { operation } => EffectKind::Missed { operation, refusal },
             EffectKind::Trade { effect: TradeEffect::End { .. }, .. } => {
                 self.counters.refusals_lost += 1;
@@ -626,45 +627,51 @@ impl World {
                     let commands = &parcel.commands[first as usize..(first + count) as usize];
                     self.counters.commands_over += player.hold(first_tick, commands);
                 }
-                InputKind::Emote { number, emote } => {
-                    if player.begins(number) {
-                        self.events.push(player.emote(emote, self.tick));
-                        self.private.push(player.outcome(number, Refusal::None));
-                    }
-                }
-                InputKind::WaveAt { number, target } => {
-                    if player.begins(number) {
-                        match player.wave(number, target, self.tick, frames) {
-                            Ok(effect) => self.send(effect, frames),
-                            Err(refusal) => self.private.push(player.outcome(number, refusal)),
-                        }
-                    }
-                }
-                // While an order is under way the next one is not begun: its session repeats it in the next tick.
-                InputKind::Goods { number, operation, wish } => {
-                    if player.dealings.operation.is_none() && player.begins(number) {
-                        let deal = player.deal(operation, wish, frames);
-                        self.private
-                            .push(player.outcome(number, deal.as_ref().err().copied().unwrap_or(Refusal::None)));
-                        match deal {
-                            Ok(Deal::Order(order)) => self.orders.push(order),
-                            Ok(Deal::Effect(effect)) => self.send(effect, frames),
-                            Err(_) => (),
-                        }
-                    }
-                }
-                InputKind::Trade { number, wish } => {
-                    let may = player.dealings.operation.is_none() && self.tick >= player.dealings.trade_tick;
-                    if may && player.begins(number) {
-                        player.dealings.trade_tick = self.tick + goods::TRADE_WISH_TICKS;
-                        let done = player.trade(wish, self.tick, frames, &mut self.given);
-                        self.private.push(player.outcome(number, done.err().unwrap_or(Refusal::None)));
-                        self.give(session, frames);
+                InputKind::Request { ordinal, number, request } => {
+                    if player.takes(ordinal, &request, self.tick) {
+                        self.obey(entity, number, request, frames);
                     }
                 }
                 InputKind::Leave => player.released = true,
             }
         }
+    }
+
+    /// Does what a client asks of its entity, which is here and took the request.
+    fn obey(&mut self, entity: EntityId, number: u64, request: Request, frames: &Frames) {
+        let (tick, stream) = (self.tick, request.stream());
+        let player = self.players.get_mut(entity).expect("the caller found it");
+        let (session, given) = (player.session, &mut self.given);
+        let done = match request {
+            // Guests own nothing.
+            _ if player.guest && is_about_trade(&request) => Err(Refusal::NotNow),
+            Request::Emote { kind } => {
+                self.events.push(player.emote(kind, tick));
+                Ok(())
+            }
+            Request::WaveAt { target } => match player.wave(number, target, tick, frames) {
+                // It is answered when nobody refused it.
+                Ok(effect) => return self.send(effect, frames),
+                Err(refusal) => Err(refusal),
+            },
+            // What the ledger is asked, it answers.
+            Request::Goods(goods) => match player.deal(number, goods, frames) {
+                Ok(Deal::Order(order)) => return self.orders.push(order),
+                Ok(Deal::Effect(effect)) => return self.send(effect, frames),
+                Err(refusal) => Err(refusal),
+            },
+            Request::TradeAsk { target } => player.ask_trade(target, tick, frames, given),
+            Request::TradeOffer { offer } => player.offer_trade(offer, given),
+            Request::TradeCancel => player.cancel_trade(given),
+            Request::TradeConfirm { offer } => player.confirm_trade(number, offer, given),
+        };
+        if is_about_trade(&request) {
+            player.dealings.trade_tick = tick + goods::TRADE_WISH_TICKS;
+        }
+        if done.is_err() || stream == Stream::World {
+            self.private.push(player.answer(stream, number, done.err().unwrap_or(Refusal::None)));
+        }
+        self.give(session, frames);
     }
 
     /// Third part of a tick: the players move. Without `rows` changed characters stay dirty and only those that go are
@@ -786,6 +793,7 @@ impl World {
                 state: player.own_state(self.tick),
                 home: player.body.home,
                 next_owner: leaving.map_or(self.shard, |leaving| leaving.to),
+                taken: player.taken,
             });
         }
     }

@@ -553,12 +553,7 @@ impl Replay<'_> {
                 InputKind::Commands { first_tick, count, .. } => {
                     format!("input: {count} commands from client tick {first_tick} by shard {shard}")
                 }
-                InputKind::Emote { number, emote } => format!("input: action {number}, emote {emote}"),
-                InputKind::WaveAt { number, target } => format!("input: action {number}, wave at {}", target.0),
-                InputKind::Goods { number, operation, wish } => {
-                    format!("input: action {number}, operation {operation}: {wish:?}")
-                }
-                InputKind::Trade { number, wish } => format!("input: action {number}, trade: {wish:?}"),
+                InputKind::Request { number, request, .. } => format!("input: request {number}: {request:?}"),
                 InputKind::Leave => "input: its session ended".to_owned(),
             };
             self.moment(tick).events.push(text);

@@ -11,10 +11,10 @@ use super::replay::{self, Report, Request, Segment};
 use crate::exit::Code;
 use crate::ids::{EntityId, GRID_PER_M, ShardId};
 use crate::limits::SESSION_BYTES_PER_S_MAX;
-use crate::net::handshake::Identity;
 use crate::net::interest::Radii;
 use crate::net::session::Rates;
 use crate::net::token::UserData;
+use crate::net::{self, handshake::Identity};
 use crate::shard::core::{Core, Rules};
 use crate::world::cut::CutMap;
 use crate::world::land::Land;
@@ -125,11 +125,12 @@ impl Realm {
             let command = Command { yaw, forward: 127, right: 0, buttons: BUTTON_RUN };
             core.inputs[owner].push_commands(entity, told.session, 0, [command].into_iter());
             if tick.is_multiple_of(30) {
-                let kind = InputKind::Emote { number: told.state.action() + 1, emote: 1 };
+                let (ordinal, request) = (told.taken[0] + 1, net::message::Request::Emote { kind: 1 });
+                let kind = InputKind::Request { ordinal, number: ordinal.into(), request };
                 core.inputs[owner].inputs.push(Input { entity, session: told.session, kind });
             }
         }
-        core.give_actions();
+        core.pass_requests();
         encoder.given(&core.outside, &core.inputs);
         let given: Vec<InputParcel> = core.inputs.iter_mut().map(std::mem::take).collect();
         for (to, parcel) in given.into_iter().enumerate() {
@@ -277,7 +278,7 @@ fn an_entity_has_a_history() {
     assert!(report.to_tick <= 150 && report.history.len() > 100, "{} lines", report.history.len());
     assert!(report.history.windows(2).all(|pair| pair[0].tick < pair[1].tick));
     let events: Vec<&String> = report.history.iter().flat_map(|moment| &moment.events).collect();
-    for part in ["joins by shard 0", "input: 1 commands", "emote 1"] {
+    for part in ["joins by shard 0", "input: 1 commands", "Emote { kind: 1 }"] {
         assert!(events.iter().any(|event| event.contains(part)), "{part}: {events:?}");
     }
     let placed = report.history.iter().filter(|moment| moment.position_m.is_some()).count();

@@ -34,6 +34,8 @@ pub(super) enum Step {
     Receive,
     /// A send; the last one before a close does not wait for the peer.
     Send { last: bool },
+    /// The end of the lasting receive.
+    Pause,
     /// The end of everything that the kernel holds for it.
     Cancel,
     /// Its socket closed: the kernel holds nothing for it.
@@ -54,6 +56,8 @@ pub(super) struct Connection {
     /// A cancellation is with the kernel.
     pub(super) cancelling: bool,
     closing: bool,
+    /// Nothing is received until its owner wants more.
+    paused: bool,
     listed: bool,
     /// What the kernel sends, from `sent` on.
     outgoing: Vec<u8>,
@@ -75,10 +79,12 @@ impl Connection {
                 _ => Step::Cancel,
             };
         }
-        if !self.receiving {
+        if !self.receiving && !self.paused {
             Step::Receive
         } else if !self.sending && unsent {
             Step::Send { last: false }
+        } else if self.receiving && self.paused && !self.cancelling {
+            Step::Pause
         } else {
             Step::Rest
         }
@@ -87,6 +93,11 @@ impl Connection {
     /// Whether its owner is done with it.
     pub(super) fn is_closing(&self) -> bool {
         self.closing
+    }
+
+    /// Whether its owner wants nothing from it for now.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// Ends it, with one try to send what waits, or none.
@@ -170,6 +181,7 @@ impl Connections {
             sending: false,
             cancelling: false,
             closing: false,
+            paused: false,
             listed: false,
             outgoing: Vec::new(),
             sent: 0,
@@ -232,6 +244,14 @@ impl Connections {
     pub(super) fn unlist(&mut self, slot: u16) {
         if let Some(tenant) = &mut self.places[usize::from(slot)].tenant {
             tenant.listed = false;
+        }
+    }
+
+    /// Says whether a connection is read from now on.
+    pub(super) fn read(&mut self, id: ConnectionId, reads: bool) {
+        if let Some(connection) = self.open_mut(id) {
+            connection.paused = !reads;
+            self.list(id.slot);
         }
     }
 

@@ -195,6 +195,11 @@ impl MmsgSockets {
         }
     }
 
+    /// See [`super::Packets::tcp_read`].
+    pub(super) fn tcp_read(&mut self, connection: ConnectionId, reads: bool) {
+        self.connections.read(connection, reads);
+    }
+
     /// See [`super::Packets::tcp_has_room`].
     pub(super) fn tcp_has_room(&mut self, connection: ConnectionId, bytes: usize) -> bool {
         let has_room = self.connections.has_room(connection, bytes);
@@ -290,7 +295,9 @@ impl MmsgSockets {
 
     /// Hands over a peer's bytes or its end.
     fn receive_bytes(&mut self, id: ConnectionId, on_event: &mut impl FnMut(Event<'_>)) {
-        let Some(connection) = self.connections.open_mut(id) else { return };
+        let Some(connection) = self.connections.open_mut(id).filter(|connection| !connection.is_paused()) else {
+            return;
+        };
         self.counters.calls += 1;
         match (&*SockRef::from(&connection.socket)).read(&mut self.stream) {
             Ok(0) => self.lose(id, CloseReason::Peer, on_event),
@@ -371,7 +378,8 @@ impl MmsgSockets {
                     return;
                 }
                 Step::Wait => unreachable!("calls are done when they return"),
-                Step::Rest => return,
+                // What is not read waits in the kernel.
+                Step::Rest | Step::Pause => return,
             }
         }
     }

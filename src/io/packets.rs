@@ -168,6 +168,12 @@ impl Packets {
         either!(self, path => path.send_datagram(lane, to, fill));
     }
 
+    /// Whether a connection is read from now on; until then its bytes wait in the kernel, and then at its peer. What the
+    /// kernel has given out already still comes.
+    pub fn tcp_read(&mut self, connection: ConnectionId, reads: bool) {
+        either!(self, path => path.tcp_read(connection, reads));
+    }
+
     /// Whether [`Packets::tcp_send`] would take so many bytes; no is counted like a refusal.
     pub fn tcp_has_room(&mut self, connection: ConnectionId, bytes: usize) -> bool {
         either!(self, path => path.tcp_has_room(connection, bytes))

@@ -262,6 +262,11 @@ impl PacketRing {
         self.push(send, Operation::LaneSend);
     }
 
+    /// Says whether a connection is read from now on; see [`super::Packets::tcp_read`].
+    pub fn tcp_read(&mut self, connection: ConnectionId, reads: bool) {
+        self.connections.read(connection, reads);
+    }
+
     /// Whether [`PacketRing::tcp_send`] would take so many bytes; no is counted like a refusal.
     pub fn tcp_has_room(&mut self, connection: ConnectionId, bytes: usize) -> bool {
         let has_room = self.connections.has_room(connection, bytes);
@@ -354,6 +359,11 @@ impl PacketRing {
                     let wait = if last { libc::MSG_DONTWAIT } else { libc::MSG_WAITALL };
                     let send = opcode::Send::new(socket, bytes.as_ptr(), bytes.len() as u32);
                     self.push(send.flags(wait | libc::MSG_NOSIGNAL).build(), Operation::Send(id));
+                }
+                Step::Pause => {
+                    connection.cancelling = true;
+                    let cancel = opcode::AsyncCancel::new(Operation::Receive(id).pack()).build();
+                    self.push(cancel, Operation::Cancel(id));
                 }
                 Step::Cancel => {
                     connection.cancelling = true;
@@ -530,7 +540,8 @@ impl PacketRing {
             }
             (..=0, _) => self.lose(id, CloseReason::Peer, on_event),
             (libc::ENOBUFS, _) => self.counters.buffers_empty += 1,
-            (libc::EINTR | libc::EAGAIN, _) => {}
+            // Cancelled: it is not read for now.
+            (libc::EINTR | libc::EAGAIN | libc::ECANCELED, _) => {}
             (errno, _) => self.lose(id, CloseReason::Error(errno), on_event),
         }
     }

@@ -6,7 +6,8 @@
 //! [`crate::net::acks`]; a channel never makes packets of its own.
 
 use crate::limits::{
-    CHANNEL_BYTES_MAX, CHANNEL_MESSAGES_MAX, FRAGMENT_BYTES_MAX, FRAGMENTS_MAX, MESSAGE_BYTES_MAX, RESEND_TICKS,
+    BODY_BYTES_MAX, CHANNEL_BYTES_MAX, CHANNEL_MESSAGES_MAX, FRAGMENT_BYTES_MAX, FRAGMENTS_MAX, MESSAGE_BYTES_MAX,
+    RESEND_TICKS,
 };
 use crate::net::acks::{CarriedFragment, SentPacket};
 use crate::net::body::{BodyWriter, kind};
@@ -48,6 +49,8 @@ pub struct SendChannel {
     bytes: usize,
 }
 
+/// Fragments that fit one body: each has the header of its section, its own, and a word.
+const FRAGMENTS_PER_BODY_MAX: usize = BODY_BYTES_MAX / 12;
 /// Most fragments that this end cuts a message into.
 const FRAGMENTS_SENT_MAX: usize = MESSAGE_BYTES_MAX.div_ceil(FRAGMENT_BYTES_MAX);
 
@@ -208,6 +211,20 @@ pub struct ReceiveChannel {
     ready: VecDeque<Vec<u8>>,
     /// Bytes in the window and in `ready`.
     bytes: usize,
+    /// Bounds of what it holds. Over a reliable transport nobody sends again what found no room: there they are so large that
+    /// a body fits that is taken while [`ReceiveChannel::has_room`].
+    bytes_max: usize,
+    messages_max: usize,
+}
+
+/// Where a well-formed fragment belongs.
+#[derive(Clone, Copy, Debug)]
+pub struct Placed<'a> {
+    /// In the window; none: its message was whole before.
+    place: Option<usize>,
+    fragment: u8,
+    fragments: u8,
+    piece: &'a [u8],
 }
 
 #[derive(Clone, Default, Debug)]
@@ -237,12 +254,31 @@ impl Incoming {
 
 impl ReceiveChannel {
     /// An empty channel.
-    pub fn new(kind: ChannelKind) -> ReceiveChannel {
-        ReceiveChannel { kind, first: 0, window: VecDeque::new(), ready: VecDeque::new(), bytes: 0 }
+    pub fn new(kind: ChannelKind, reliable_transport: bool) -> ReceiveChannel {
+        let spare = usize::from(reliable_transport);
+        ReceiveChannel {
+            kind,
+            first: 0,
+            window: VecDeque::new(),
+            ready: VecDeque::new(),
+            bytes: 0,
+            bytes_max: CHANNEL_BYTES_MAX + spare * BODY_BYTES_MAX,
+            messages_max: CHANNEL_MESSAGES_MAX + spare * FRAGMENTS_PER_BODY_MAX,
+        }
     }
 
-    /// Takes the bytes of a section of this channel.
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<Receipt, FragmentError> {
+    /// Whether all fragments that a body may carry find room.
+    pub fn has_room(&self) -> bool {
+        self.bytes + BODY_BYTES_MAX <= self.bytes_max && self.ready.len() + FRAGMENTS_PER_BODY_MAX <= self.messages_max
+    }
+
+    /// Whether a message waits to be polled.
+    pub fn has_messages(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Where the bytes of a section of this channel belong; changes nothing.
+    pub fn check<'a>(&self, bytes: &'a [u8]) -> Result<Placed<'a>, FragmentError> {
         let (header, piece) = bytes.split_first_chunk().ok_or(FragmentError::Header)?;
         let header = FragmentHeader(*header);
         let (fragment, fragments) = (header.fragment(), header.fragments());
@@ -254,11 +290,7 @@ impl ReceiveChannel {
         }
         let ahead = header.message().wrapping_sub(self.first);
         if ahead >= 0x8000 {
-            if planted(Bug::MessageTwice) && fragments == 1 {
-                self.bytes += piece.len();
-                self.ready.push_back(piece.to_vec());
-            }
-            return Ok(Receipt::Duplicate);
+            return Ok(Placed { place: None, fragment, fragments, piece });
         }
         let place = usize::from(ahead);
         if place >= CHANNEL_MESSAGES_MAX {
@@ -268,14 +300,27 @@ impl ReceiveChannel {
             if incoming.fragments != fragments {
                 return Err(FragmentError::Changed);
             }
-            if incoming.arrived >> fragment & 1 != 0 {
-                return Ok(Receipt::Duplicate);
-            }
-            if incoming.bytes + piece.len() > MESSAGE_BYTES_MAX {
+            if incoming.arrived >> fragment & 1 == 0 && incoming.bytes + piece.len() > MESSAGE_BYTES_MAX {
                 return Err(FragmentError::Message);
             }
         }
-        if self.bytes + piece.len() > CHANNEL_BYTES_MAX || self.ready.len() >= CHANNEL_MESSAGES_MAX {
+        Ok(Placed { place: Some(place), fragment, fragments, piece })
+    }
+
+    /// Takes the bytes of a section of this channel.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<Receipt, FragmentError> {
+        let Placed { place, fragment, fragments, piece } = self.check(bytes)?;
+        let Some(place) = place else {
+            if planted(Bug::MessageTwice) && fragments == 1 {
+                self.bytes += piece.len();
+                self.ready.push_back(piece.to_vec());
+            }
+            return Ok(Receipt::Duplicate);
+        };
+        if self.window.get(place).is_some_and(|incoming| incoming.arrived >> fragment & 1 != 0) {
+            return Ok(Receipt::Duplicate);
+        }
+        if self.bytes + piece.len() > self.bytes_max || self.ready.len() >= self.messages_max {
             return Ok(Receipt::Full);
         }
         self.insert(place, fragment, fragments, piece);
@@ -326,7 +371,7 @@ mod tests {
 
     #[test]
     fn malformed_fragments_change_nothing() {
-        let mut channel = ReceiveChannel::new(ChannelKind::Ordered);
+        let mut channel = ReceiveChannel::new(ChannelKind::Ordered, false);
         assert_eq!(channel.receive(&fragment(1, 0, 2, b"ab")), Ok(Receipt::Accepted));
         let long = [7; FRAGMENT_BYTES_MAX + 1];
         for (bytes, error) in [
@@ -353,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_message_over_its_limit_is_malformed() {
-        let mut channel = ReceiveChannel::new(ChannelKind::Unordered);
+        let mut channel = ReceiveChannel::new(ChannelKind::Unordered, false);
         for n in 0..16 {
             assert_eq!(channel.receive(&fragment(0, n, 64, &[n; 1_000])), Ok(Receipt::Accepted));
         }
@@ -363,7 +408,7 @@ mod tests {
 
     #[test]
     fn a_full_channel_takes_more_after_a_poll() {
-        let mut channel = ReceiveChannel::new(ChannelKind::Ordered);
+        let mut channel = ReceiveChannel::new(ChannelKind::Ordered, false);
         let mut taken = 0u16;
         while channel.receive(&fragment(taken, 0, 1, &[1])) == Ok(Receipt::Accepted) {
             taken += 1;
@@ -375,7 +420,7 @@ mod tests {
 
     #[test]
     fn messages_that_wait_for_an_earlier_one_stay_within_the_bytes() {
-        let mut channel = ReceiveChannel::new(ChannelKind::Ordered);
+        let mut channel = ReceiveChannel::new(ChannelKind::Ordered, false);
         let full = (1..64u16).flat_map(|message| [0, 1].map(|number| fragment(message, number, 2, &[1; 1_000])));
         let accepted = full.map(|bytes| channel.receive(&bytes)).filter(|r| *r == Ok(Receipt::Accepted)).count();
         assert_eq!(accepted, CHANNEL_BYTES_MAX / 1_000);
@@ -433,7 +478,7 @@ mod tests {
         fn any_fragments_keep_the_bounds(
             fragments in proptest::collection::vec((0u16..70, 0u8..6, 0u8..6, 0usize..1_100), 0..400),
         ) {
-            let mut channel = ReceiveChannel::new(ChannelKind::Ordered);
+            let mut channel = ReceiveChannel::new(ChannelKind::Ordered, false);
             for (message, number, count, length) in fragments {
                 let _ = channel.receive(&fragment(message, number, count, &vec![0; length]));
                 prop_assert!(channel.bytes() <= CHANNEL_BYTES_MAX);

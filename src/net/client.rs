@@ -12,7 +12,7 @@ use crate::limits::{
 use crate::net::acks::{Arrival, SentPacket};
 use crate::net::body::{BodyError, BodyReader, BodyWriter, FLAG_PACKED, PONG_MARKER, Section, kind};
 use crate::net::channel::{ChannelFull, ChannelKind, Receipt};
-use crate::net::message::{ClientMessage, ServerMessage, Welcome};
+use crate::net::message::{Request, ServerMessage, Stream, Welcome};
 use crate::net::reliable::Reliable;
 use crate::net::view::{Errors, View};
 use crate::net::wire;
@@ -65,7 +65,8 @@ pub struct ClientSession {
     own_state: Option<wire::OwnState>,
     commands: VecDeque<SentCommand>,
     next_tick: u32,
-    next_action: u16,
+    /// Number of the next request of the stream `World`.
+    next_number: u64,
     events_known: VecDeque<wire::Event>,
     events: VecDeque<wire::Event>,
     messages: VecDeque<ServerMessage>,
@@ -83,7 +84,7 @@ impl ClientSession {
             own_state: None,
             commands: VecDeque::with_capacity(COMMANDS_REMEMBERED_MAX),
             next_tick: 1,
-            next_action: 1,
+            next_number: 1,
             events_known: VecDeque::new(),
             events: VecDeque::new(),
             messages: VecDeque::new(),
@@ -111,12 +112,24 @@ impl ClientSession {
         self.commands.pop_front()
     }
 
-    /// Sends a message on the ordered channel; returns its action number.
-    pub fn send(&mut self, message: ClientMessage) -> Result<u16, ChannelFull> {
-        let action = self.next_action;
-        self.reliable.send(ChannelKind::Ordered, message.encode(action))?;
-        self.next_action = action.wrapping_add(1);
-        Ok(action)
+    /// Sends a request of the stream `World`; returns its number.
+    pub fn request(&mut self, request: Request) -> Result<u64, ChannelFull> {
+        assert_eq!(request.stream(), Stream::World, "orders have numbers of their own");
+        let number = self.next_number;
+        self.send(request.encode(number))?;
+        self.next_number += 1;
+        Ok(number)
+    }
+
+    /// Sends an order with its number, which its character's client remembers over its sessions.
+    pub fn order(&mut self, number: u64, request: Request) -> Result<(), ChannelFull> {
+        assert_eq!(request.stream(), Stream::Goods, "other streams are numbered here");
+        self.send(request.encode(number))
+    }
+
+    /// Sends any bytes as a message, for clients that try what they must not.
+    pub fn send(&mut self, message: Vec<u8>) -> Result<(), ChannelFull> {
+        self.reliable.send(ChannelKind::Ordered, message)
     }
 
     /// Writes the next body and returns its length. `now_tick` is the caller's own count of 1/60 s. Pings beyond what
@@ -283,8 +296,10 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, value: T, max: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::goods::{Offer, Refusal};
     use crate::limits::BODY_BYTES_MAX;
     use crate::net::body::{Commands, FLAG_ACKS};
+    use crate::net::message::{NumberedRequest, TradeNews, TradeStep};
     use proptest::prelude::*;
 
     const OPTIONS: ClientOptions = ClientOptions { packed: true, decode: true, reliable_transport: false };
@@ -366,7 +381,13 @@ mod tests {
     fn events_and_messages_are_handed_out_once() {
         let mut session = ClientSession::new(OPTIONS);
         let wave = |tick| wire::Event::new(1, 2, tick, 2, 0);
-        let result = ServerMessage::ActionResult { action: 3, refusal: crate::net::message::Refusal::Gone };
+        let result = ServerMessage::Trade(TradeNews {
+            step: TradeStep::Asked,
+            partner: EntityId(5),
+            offer: Offer::default(),
+            number: 0,
+            refusal: Refusal::Gone,
+        });
         let fragment = [&wire::FragmentHeader::new(0, 0, 1).0[..], &result.encode()].concat();
         let sections = [(kind::EVENTS, &wave(5).0[..]), (kind::RELIABLE_ORDERED, &fragment[..])];
         for sequence in 0..3 {
@@ -382,15 +403,16 @@ mod tests {
     }
 
     #[test]
-    fn actions_are_sent_until_they_arrive() {
+    fn requests_are_sent_until_they_arrive() {
         let mut session = ClientSession::new(OPTIONS);
-        assert_eq!(session.send(ClientMessage::Emote { kind: 4 }), Ok(1));
-        assert_eq!(session.send(ClientMessage::Emote { kind: 5 }), Ok(2));
+        let requests = [Request::Emote { kind: 4 }, Request::Emote { kind: 5 }];
+        assert_eq!(requests.map(|request| session.request(request)), [Ok(1), Ok(2)]);
         let mut out = [0; BODY_BYTES_MAX];
         let length = session.poll_body(0, 0, &mut out);
         let (header, sections) = BodyReader::client(&out[..length]).expect("well formed");
-        let actions: Vec<_> = sections.map(|s| ClientMessage::decode(&s.bytes[4..])).collect();
-        assert_eq!(actions, [Ok((1, ClientMessage::Emote { kind: 4 })), Ok((2, ClientMessage::Emote { kind: 5 }))]);
+        let got: Vec<_> = sections.map(|s| Request::decode(&s.bytes[4..])).collect();
+        let numbered = |number: u64, request| Ok(NumberedRequest { number, request });
+        assert_eq!(got, [numbered(1, requests[0]), numbered(2, requests[1])]);
         let mut body = [0; 16];
         let header = wire::ServerHeader::new(1, 0, 0, header.sequence(), FLAG_ACKS, 0);
         let length = BodyWriter::server(&mut body, header).finish();

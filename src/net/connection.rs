@@ -4,7 +4,7 @@
 //! cipher and one replay test a datagram, no allocation. Knows no address and no session; never sends by itself.
 
 use super::packet::{CONTROL_BYTES_MAX, CONTROL_HZ, DropReason, Envelope, PacketKind};
-use crate::limits::TICK_HZ;
+use crate::limits::{DATAGRAMS_PER_TICK_MAX, TICK_HZ};
 
 /// Ticks without a datagram to the peer after which a keep-alive is due.
 const KEEP_ALIVE_TICKS: u64 = TICK_HZ / CONTROL_HZ;
@@ -30,13 +30,22 @@ pub struct Connection {
     received_tick: u64,
     sent_tick: u64,
     confirmed: bool,
+    /// Datagrams opened in the tick of the newest one.
+    opened: (u64, u16),
 }
 
 impl Connection {
     /// A peer that just answered its challenge. `timeout_s` as in the token: zero or less means never.
     pub fn new(envelope: Envelope, timeout_s: i32, now_tick: u64) -> Connection {
         let timeout_ticks = timeout_ticks(timeout_s);
-        Connection { envelope, timeout_ticks, received_tick: now_tick, sent_tick: now_tick, confirmed: false }
+        Connection {
+            envelope,
+            timeout_ticks,
+            received_tick: now_tick,
+            sent_tick: now_tick,
+            confirmed: false,
+            opened: (0, 0),
+        }
     }
 
     /// Opens a datagram from this peer's address in place.
@@ -46,7 +55,14 @@ impl Connection {
         if datagram.first() == Some(&(PacketKind::Request as u8)) {
             return Err(DropReason::AlreadyConnected);
         }
+        if self.opened.0 != now_tick {
+            self.opened = (now_tick, 0);
+        }
+        if self.opened.1 == DATAGRAMS_PER_TICK_MAX {
+            return Err(DropReason::Flood);
+        }
         let opened = self.envelope.open(datagram)?;
+        self.opened.1 += 1;
         let packet = match opened.kind {
             PacketKind::Body => Packet::Body(opened.text),
             PacketKind::KeepAlive => Packet::KeepAlive,
@@ -206,6 +222,23 @@ mod tests {
         assert!(connection.keep_alive_due(106));
         connection.seal_body(106, &mut [0; 64], 3);
         assert!(!connection.keep_alive_due(111));
+    }
+
+    #[test]
+    fn a_session_opens_so_many_datagrams_in_a_tick_and_strangers_use_up_none() {
+        let (mut client, mut connection) = pair(5);
+        for _ in 0..1_000 {
+            assert_eq!(
+                connection.open(101, &mut [0x15; 40]),
+                Err(DropReason::Seal),
+                "from its address, without its key"
+            );
+        }
+        for number in 0..DATAGRAMS_PER_TICK_MAX + 10 {
+            let opened = connection.open(101, &mut sealed(&mut client, PacketKind::Body, b"x")).is_ok();
+            assert_eq!(opened, number < DATAGRAMS_PER_TICK_MAX);
+        }
+        assert!(connection.open(102, &mut sealed(&mut client, PacketKind::Body, b"x")).is_ok(), "a new tick");
     }
 
     #[test]

@@ -46,9 +46,37 @@ const VERSION_BYTES_MAX: usize = 64;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MessageError;
 
+/// A stream of requests: each has numbers of its own, and one request under way at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Stream {
+    /// What the world does within its ticks: emotes, waves, words about trades.
+    World = 0,
+    /// Orders to the ledger, whose numbers name them for ever.
+    Goods = 2,
+}
+
+impl Stream {
+    /// Streams that carry requests.
+    pub const COUNT: usize = 2;
+
+    /// Place in tables by stream.
+    pub fn index(self) -> usize {
+        match self {
+            Stream::World => 0,
+            Stream::Goods => 1,
+        }
+    }
+
+    /// Its number on the wire.
+    pub fn wire(self) -> messages::Stream {
+        messages::Stream(self as u8)
+    }
+}
+
 /// What a client asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ClientMessage {
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Request {
     /// Do an emote.
     Emote {
         /// Which one.
@@ -60,12 +88,7 @@ pub enum ClientMessage {
         target: EntityId,
     },
     /// Do something with goods, once.
-    Goods {
-        /// Names it for ever.
-        operation: u64,
-        /// What.
-        wish: GoodsWish,
-    },
+    Goods(GoodsRequest),
     /// Ask somebody to trade.
     TradeAsk {
         /// Whom.
@@ -78,8 +101,6 @@ pub enum ClientMessage {
     },
     /// Agree to both offers.
     TradeConfirm {
-        /// Names the trade for ever.
-        operation: u64,
         /// Number of the partner's offer.
         offer: u16,
     },
@@ -87,9 +108,34 @@ pub enum ClientMessage {
     TradeCancel,
 }
 
+/// A request as it travels: with its number, and the stream that it says it is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NumberedRequest {
+    /// Its number in the stream of `request`; an order's name.
+    pub number: u64,
+    /// What is asked for.
+    pub request: Request,
+}
+
+/// Why bytes are no request that is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RequestError {
+    /// Not even stream and number can be read: nobody can be told what was refused.
+    Nameless,
+    /// The request with this number on this stream of the wire is refused.
+    Refused {
+        /// As the client wrote it.
+        stream: messages::Stream,
+        /// As the client wrote it.
+        number: u64,
+        /// `Unknown`: a kind, or a stream, that this version does not have. `Malformed`: anything else.
+        refusal: Refusal,
+    },
+}
+
 /// What a client wants done with its goods.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum GoodsWish {
+pub enum GoodsRequest {
     /// An item to another shelf.
     Move {
         /// Which.
@@ -144,160 +190,195 @@ pub enum GoodsWish {
         /// Which.
         mail: u64,
     },
-    /// What became of the operation?
+    /// What became of the order with this number?
     Recall,
 }
 
-impl ClientMessage {
-    /// The bytes of this message as the client's `action`-th.
-    pub fn encode(&self, action: u16) -> Vec<u8> {
+impl Request {
+    /// The stream that it travels on.
+    pub fn stream(&self) -> Stream {
+        match self {
+            Request::Goods(_) | Request::TradeConfirm { .. } => Stream::Goods,
+            Request::Emote { .. }
+            | Request::WaveAt { .. }
+            | Request::TradeAsk { .. }
+            | Request::TradeOffer { .. }
+            | Request::TradeCancel => Stream::World,
+        }
+    }
+
+    /// The bytes of this request as the `number`-th of its stream.
+    pub fn encode(&self, number: u64) -> Vec<u8> {
         let mut builder = FlatBufferBuilder::new();
         let b = &mut builder;
         let (body_type, body) = match *self {
-            ClientMessage::Emote { kind } => {
+            Request::Emote { kind } => {
                 let emote = messages::Emote::create(b, &messages::EmoteArgs { kind });
-                (messages::ClientBody::Emote, emote.as_union_value())
+                (messages::RequestBody::Emote, emote.as_union_value())
             }
-            ClientMessage::WaveAt { target } => {
+            Request::WaveAt { target } => {
                 let wave = messages::WaveAt::create(b, &messages::WaveAtArgs { target: target.0 });
-                (messages::ClientBody::WaveAt, wave.as_union_value())
+                (messages::RequestBody::WaveAt, wave.as_union_value())
             }
-            ClientMessage::Goods { operation, wish } => wish.build(operation, b),
-            ClientMessage::TradeAsk { target } => {
+            Request::Goods(request) => request.build(b),
+            Request::TradeAsk { target } => {
                 let ask = messages::TradeAsk::create(b, &messages::TradeAskArgs { target: target.0 });
-                (messages::ClientBody::TradeAsk, ask.as_union_value())
+                (messages::RequestBody::TradeAsk, ask.as_union_value())
             }
-            ClientMessage::TradeOffer { offer } => {
+            Request::TradeOffer { offer } => {
                 let items = build_items(offer.items(), b);
                 let args = messages::TradeOfferArgs { coins: offer.coins, items: Some(items) };
-                (messages::ClientBody::TradeOffer, messages::TradeOffer::create(b, &args).as_union_value())
+                (messages::RequestBody::TradeOffer, messages::TradeOffer::create(b, &args).as_union_value())
             }
-            ClientMessage::TradeConfirm { operation, offer } => {
-                let args = messages::TradeConfirmArgs { operation, offer };
-                (messages::ClientBody::TradeConfirm, messages::TradeConfirm::create(b, &args).as_union_value())
+            Request::TradeConfirm { offer } => {
+                let confirm = messages::TradeConfirm::create(b, &messages::TradeConfirmArgs { offer });
+                (messages::RequestBody::TradeConfirm, confirm.as_union_value())
             }
-            ClientMessage::TradeCancel => {
+            Request::TradeCancel => {
                 let cancel = messages::TradeCancel::create(b, &messages::TradeCancelArgs {});
-                (messages::ClientBody::TradeCancel, cancel.as_union_value())
+                (messages::RequestBody::TradeCancel, cancel.as_union_value())
             }
         };
-        let args = messages::ClientMessageArgs { action, body_type, body: Some(body) };
-        let root = messages::ClientMessage::create(&mut builder, &args);
+        let args = messages::RequestArgs { stream: self.stream().wire(), number, body_type, body: Some(body) };
+        let root = messages::Request::create(&mut builder, &args);
         builder.finish(root, None);
         builder.finished_data().to_vec()
     }
 
-    /// The action number and the message in these bytes.
-    pub fn decode(bytes: &[u8]) -> Result<(u16, ClientMessage), MessageError> {
-        let root =
-            flatbuffers::root_with_opts::<messages::ClientMessage>(&VERIFIER, bytes).map_err(|_| MessageError)?;
-        let message = if let Some(emote) = root.body_as_emote() {
-            ClientMessage::Emote { kind: emote.kind() }
-        } else if let Some(wave) = root.body_as_wave_at() {
-            ClientMessage::WaveAt { target: EntityId(wave.target()) }
-        } else if let Some(ask) = root.body_as_trade_ask() {
-            ClientMessage::TradeAsk { target: EntityId(ask.target()) }
-        } else if let Some(offered) = root.body_as_trade_offer() {
-            ClientMessage::TradeOffer { offer: read_offer(offered.coins(), offered.items())? }
-        } else if let Some(confirm) = root.body_as_trade_confirm() {
-            ClientMessage::TradeConfirm { operation: confirm.operation(), offer: confirm.offer() }
-        } else if root.body_as_trade_cancel().is_some() {
-            ClientMessage::TradeCancel
-        } else {
-            let (operation, wish) = GoodsWish::read(&root)?;
-            ClientMessage::Goods { operation, wish }
+    /// The request in these bytes.
+    ///
+    /// Errors: what its sender is to be told.
+    pub fn decode(bytes: &[u8]) -> Result<NumberedRequest, RequestError> {
+        let Ok(root) = flatbuffers::root_with_opts::<messages::Request>(&VERIFIER, bytes) else {
+            return Err(head_of(bytes).map_or(RequestError::Nameless, |head| {
+                let (stream, number) = (head.stream(), head.number());
+                RequestError::Refused { stream, number, refusal: Refusal::Malformed }
+            }));
         };
-        Ok((root.action(), message))
+        let (stream, number) = (root.stream(), root.number());
+        let refused = |refusal| RequestError::Refused { stream, number, refusal };
+        if root.body_type() == messages::RequestBody::NONE || root.body_type().variant_name().is_none() {
+            return Err(refused(Refusal::Unknown));
+        }
+        let request = Request::read(&root).map_err(|MessageError| refused(Refusal::Malformed))?;
+        // What travels on another stream than its own is none of that stream's.
+        if request.stream().wire() != stream {
+            return Err(refused(Refusal::Unknown));
+        }
+        Ok(NumberedRequest { number, request })
     }
+
+    fn read(root: &messages::Request) -> Result<Request, MessageError> {
+        Ok(if let Some(emote) = root.body_as_emote() {
+            Request::Emote { kind: emote.kind() }
+        } else if let Some(wave) = root.body_as_wave_at() {
+            Request::WaveAt { target: EntityId(wave.target()) }
+        } else if let Some(ask) = root.body_as_trade_ask() {
+            Request::TradeAsk { target: EntityId(ask.target()) }
+        } else if let Some(offered) = root.body_as_trade_offer() {
+            Request::TradeOffer { offer: read_offer(offered.coins(), offered.items())? }
+        } else if let Some(confirm) = root.body_as_trade_confirm() {
+            Request::TradeConfirm { offer: confirm.offer() }
+        } else if root.body_as_trade_cancel().is_some() {
+            Request::TradeCancel
+        } else {
+            Request::Goods(GoodsRequest::read(root)?)
+        })
+    }
+}
+
+/// Stream and number of a request whose rest cannot be read: the beginning of its table is that of [`messages::RequestHead`].
+fn head_of(bytes: &[u8]) -> Option<messages::RequestHead<'_>> {
+    flatbuffers::root_with_opts::<messages::RequestHead>(&VERIFIER, bytes).ok()
 }
 
 type Union = flatbuffers::WIPOffset<flatbuffers::UnionWIPOffset>;
 
-impl GoodsWish {
-    fn build(self, operation: u64, b: &mut FlatBufferBuilder) -> (messages::ClientBody, Union) {
+impl GoodsRequest {
+    fn build(self, b: &mut FlatBufferBuilder) -> (messages::RequestBody, Union) {
         match self {
-            GoodsWish::Move { item, from, to } => {
+            GoodsRequest::Move { item, from, to } => {
                 let (item, from, to) = (wire_item(item), wire_shelf(Some(from)), wire_shelf(Some(to)));
-                let args = messages::MoveItemArgs { operation, item: Some(&item), from, to };
-                (messages::ClientBody::MoveItem, messages::MoveItem::create(b, &args).as_union_value())
+                let args = messages::MoveItemArgs { item: Some(&item), from, to };
+                (messages::RequestBody::MoveItem, messages::MoveItem::create(b, &args).as_union_value())
             }
-            GoodsWish::MoveCoins { currency, amount, from, to } => {
+            GoodsRequest::MoveCoins { currency, amount, from, to } => {
                 let (from, to) = (wire_shelf(Some(from)), wire_shelf(Some(to)));
                 let currency = messages::Currency(currency as u8);
-                let args = messages::MoveCoinsArgs { operation, currency, amount, from, to };
-                (messages::ClientBody::MoveCoins, messages::MoveCoins::create(b, &args).as_union_value())
+                let args = messages::MoveCoinsArgs { currency, amount, from, to };
+                (messages::RequestBody::MoveCoins, messages::MoveCoins::create(b, &args).as_union_value())
             }
-            GoodsWish::Drop { what } => {
+            GoodsRequest::Drop { what } => {
                 let (item, coins) = match what {
                     Dropped::Item(item) => (Some(wire_item(item)), 0),
                     Dropped::Coins(coins) => (None, coins),
                 };
-                let args = messages::DropArgs { operation, item: item.as_ref(), coins };
-                (messages::ClientBody::Drop, messages::Drop::create(b, &args).as_union_value())
+                let args = messages::DropArgs { item: item.as_ref(), coins };
+                (messages::RequestBody::Drop, messages::Drop::create(b, &args).as_union_value())
             }
-            GoodsWish::PickUp { thing } => {
-                let args = messages::PickUpArgs { operation, thing: thing.0 };
-                (messages::ClientBody::PickUp, messages::PickUp::create(b, &args).as_union_value())
+            GoodsRequest::PickUp { thing } => {
+                let args = messages::PickUpArgs { thing: thing.0 };
+                (messages::RequestBody::PickUp, messages::PickUp::create(b, &args).as_union_value())
             }
-            GoodsWish::Destroy { item } => {
-                let args = messages::DestroyArgs { operation, item: Some(&wire_item(item)) };
-                (messages::ClientBody::Destroy, messages::Destroy::create(b, &args).as_union_value())
+            GoodsRequest::Destroy { item } => {
+                let args = messages::DestroyArgs { item: Some(&wire_item(item)) };
+                (messages::RequestBody::Destroy, messages::Destroy::create(b, &args).as_union_value())
             }
-            GoodsWish::Send { to, offer, price } => {
+            GoodsRequest::Send { to, offer, price } => {
                 let items = Some(build_items(offer.items(), b));
-                let args = messages::SendMailArgs { operation, to: to.0, coins: offer.coins, items, price };
-                (messages::ClientBody::SendMail, messages::SendMail::create(b, &args).as_union_value())
+                let args = messages::SendMailArgs { to: to.0, coins: offer.coins, items, price };
+                (messages::RequestBody::SendMail, messages::SendMail::create(b, &args).as_union_value())
             }
-            GoodsWish::TakeMail { mail } => {
-                let args = messages::TakeMailArgs { operation, mail };
-                (messages::ClientBody::TakeMail, messages::TakeMail::create(b, &args).as_union_value())
+            GoodsRequest::TakeMail { mail } => {
+                let args = messages::TakeMailArgs { mail };
+                (messages::RequestBody::TakeMail, messages::TakeMail::create(b, &args).as_union_value())
             }
-            GoodsWish::ReturnMail { mail } => {
-                let args = messages::ReturnMailArgs { operation, mail };
-                (messages::ClientBody::ReturnMail, messages::ReturnMail::create(b, &args).as_union_value())
+            GoodsRequest::ReturnMail { mail } => {
+                let args = messages::ReturnMailArgs { mail };
+                (messages::RequestBody::ReturnMail, messages::ReturnMail::create(b, &args).as_union_value())
             }
-            GoodsWish::Recall => {
-                let recall = messages::Recall::create(b, &messages::RecallArgs { operation });
-                (messages::ClientBody::Recall, recall.as_union_value())
+            GoodsRequest::Recall => {
+                let recall = messages::Recall::create(b, &messages::RecallArgs {});
+                (messages::RequestBody::Recall, recall.as_union_value())
             }
         }
     }
 
-    fn read(root: &messages::ClientMessage) -> Result<(u64, GoodsWish), MessageError> {
+    fn read(root: &messages::Request) -> Result<GoodsRequest, MessageError> {
         if let Some(m) = root.body_as_move_item() {
             let (item, from, to) = (read_item(m.item())?, read_shelf(m.from())?, read_shelf(m.to())?);
-            return Ok((m.operation(), GoodsWish::Move { item, from, to }));
+            return Ok(GoodsRequest::Move { item, from, to });
         }
         if let Some(m) = root.body_as_move_coins() {
             let currency = Currency::of(m.currency().0).ok_or(MessageError)?;
             let (from, to) = (read_shelf(m.from())?, read_shelf(m.to())?);
-            return Ok((m.operation(), GoodsWish::MoveCoins { currency, amount: m.amount(), from, to }));
+            return Ok(GoodsRequest::MoveCoins { currency, amount: m.amount(), from, to });
         }
         if let Some(m) = root.body_as_drop() {
             let what = match m.item() {
                 Some(item) => Dropped::Item(read_item(Some(item))?),
                 None => Dropped::Coins(m.coins()),
             };
-            return Ok((m.operation(), GoodsWish::Drop { what }));
+            return Ok(GoodsRequest::Drop { what });
         }
         if let Some(m) = root.body_as_pick_up() {
-            return Ok((m.operation(), GoodsWish::PickUp { thing: EntityId(m.thing()) }));
+            return Ok(GoodsRequest::PickUp { thing: EntityId(m.thing()) });
         }
         if let Some(m) = root.body_as_destroy() {
-            return Ok((m.operation(), GoodsWish::Destroy { item: read_item(m.item())? }));
+            return Ok(GoodsRequest::Destroy { item: read_item(m.item())? });
         }
         if let Some(m) = root.body_as_send_mail() {
             let (to, offer) = (EntityId(m.to()), read_offer(m.coins(), m.items())?);
-            return Ok((m.operation(), GoodsWish::Send { to, offer, price: m.price() }));
+            return Ok(GoodsRequest::Send { to, offer, price: m.price() });
         }
         if let Some(m) = root.body_as_take_mail() {
-            return Ok((m.operation(), GoodsWish::TakeMail { mail: m.mail() }));
+            return Ok(GoodsRequest::TakeMail { mail: m.mail() });
         }
         if let Some(m) = root.body_as_return_mail() {
-            return Ok((m.operation(), GoodsWish::ReturnMail { mail: m.mail() }));
+            return Ok(GoodsRequest::ReturnMail { mail: m.mail() });
         }
-        let recall = root.body_as_recall().ok_or(MessageError)?;
-        Ok((recall.operation(), GoodsWish::Recall))
+        root.body_as_recall().ok_or(MessageError)?;
+        Ok(GoodsRequest::Recall)
     }
 }
 
@@ -371,8 +452,8 @@ pub struct Welcome {
     pub seam: Option<Seam>,
     /// Of the server, at most 64 bytes.
     pub version: String,
-    /// Newest operation of this character that was answered; 0: none.
-    pub operation: u64,
+    /// Newest order of this character that the ledger answered; 0: none.
+    pub order: u64,
 }
 
 /// What a server tells.
@@ -380,31 +461,32 @@ pub struct Welcome {
 pub enum ServerMessage {
     /// First message of a session.
     Welcome(Welcome),
-    /// What became of an action.
-    ActionResult {
-        /// Its number.
-        action: u16,
-        /// `Refusal::None`: it was done.
-        refusal: Refusal,
-    },
+    /// What became of a request.
+    Response(Response),
     /// The session ends now.
     Closing {
         /// Why.
         reason: Close,
     },
-    /// What became of an operation; it is on disk.
-    OperationResult {
-        /// Which.
-        operation: u64,
-        /// `Refusal::None`: it was done.
-        refusal: Refusal,
-        /// The thing on the ground that a drop made.
-        thing: Option<EntityId>,
-    },
     /// What the client has, or what changed of it.
     Goods(GoodsNews),
     /// News of a trade.
     Trade(TradeNews),
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Response {
+    /// Stream of the request, as its sender wrote it.
+    pub stream: messages::Stream,
+    /// Its number.
+    pub number: u64,
+    /// `Refusal::None`: it was done.
+    pub refusal: Refusal,
+    /// The ledger says so: it is on disk, and the same order gets the same answer for ever.
+    pub durable: bool,
+    /// The thing on the ground that a drop made.
+    pub thing: Option<EntityId>,
 }
 
 /// News of a trade, as its other side's doing.
@@ -428,20 +510,15 @@ impl ServerMessage {
         let mut builder = FlatBufferBuilder::new();
         let (body_type, body) = match self {
             ServerMessage::Welcome(welcome) => (messages::ServerBody::Welcome, welcome.build(&mut builder)),
-            &ServerMessage::ActionResult { action, refusal } => {
-                let args = messages::ActionResultArgs { action, refusal };
-                let result = messages::ActionResult::create(&mut builder, &args);
-                (messages::ServerBody::ActionResult, result.as_union_value())
+            &ServerMessage::Response(Response { stream, number, refusal, durable, thing }) => {
+                let thing = thing.map_or(0, |thing| thing.0);
+                let args = messages::ResponseArgs { stream, number, refusal, durable, thing };
+                let response = messages::Response::create(&mut builder, &args);
+                (messages::ServerBody::Response, response.as_union_value())
             }
             &ServerMessage::Closing { reason } => {
                 let closing = messages::Closing::create(&mut builder, &messages::ClosingArgs { reason });
                 (messages::ServerBody::Closing, closing.as_union_value())
-            }
-            &ServerMessage::OperationResult { operation, refusal, thing } => {
-                let thing = thing.map_or(0, |thing| thing.0);
-                let args = messages::OperationResultArgs { operation, refusal, thing };
-                let result = messages::OperationResult::create(&mut builder, &args);
-                (messages::ServerBody::OperationResult, result.as_union_value())
             }
             ServerMessage::Goods(news) => (messages::ServerBody::Goods, build_goods(news, &mut builder)),
             ServerMessage::Trade(news) => (messages::ServerBody::TradeNews, news.build(&mut builder)),
@@ -459,13 +536,16 @@ impl ServerMessage {
         if let Some(welcome) = root.body_as_welcome() {
             return Welcome::read(welcome).map(ServerMessage::Welcome);
         }
-        if let Some(result) = root.body_as_action_result() {
-            return Ok(ServerMessage::ActionResult { action: result.action(), refusal: result.refusal() });
-        }
-        if let Some(result) = root.body_as_operation_result() {
-            let (operation, refusal) = (result.operation(), result.refusal());
-            let thing = Some(EntityId(result.thing())).filter(|thing| *thing != EntityId::NONE);
-            return Ok(ServerMessage::OperationResult { operation, refusal, thing });
+        if let Some(response) = root.body_as_response() {
+            let (stream, number, refusal) = (response.stream(), response.number(), response.refusal());
+            let thing = Some(EntityId(response.thing())).filter(|thing| *thing != EntityId::NONE);
+            return Ok(ServerMessage::Response(Response {
+                stream,
+                number,
+                refusal,
+                durable: response.durable(),
+                thing,
+            }));
         }
         if let Some(goods) = root.body_as_goods() {
             return read_goods(goods).map(ServerMessage::Goods);
@@ -558,7 +638,7 @@ impl Welcome {
             leave_radius_m: self.leave_radius_m,
             seam: seam.as_ref(),
             version: Some(version),
-            operation: self.operation,
+            order: self.order,
         };
         messages::Welcome::create(builder, &args).as_union_value()
     }
@@ -582,9 +662,49 @@ impl Welcome {
             leave_radius_m: welcome.leave_radius_m(),
             seam: welcome.seam().map(seam),
             version: version.to_owned(),
-            operation: welcome.operation(),
+            order: welcome.order(),
         })
     }
+}
+
+/// A request on a stream with this number, whose body says that it is of a kind, whatever it really is.
+#[cfg(test)]
+fn raw(stream: u8, number: u64, kind: u8, body: impl Fn(&mut FlatBufferBuilder) -> Union) -> Vec<u8> {
+    let mut builder = FlatBufferBuilder::new();
+    let body = body(&mut builder);
+    let (stream, body_type) = (messages::Stream(stream), messages::RequestBody(kind));
+    let args = messages::RequestArgs { stream, number, body_type, body: Some(body) };
+    let root = messages::Request::create(&mut builder, &args);
+    builder.finish(root, None);
+    builder.finished_data().to_vec()
+}
+
+/// Requests that are not understood, with numbers from one on: a kind and values that this version does not have, too many
+/// items, and bytes of another kind.
+#[cfg(test)]
+pub fn messages_of_a_newer_client(stream: u8, number: u64) -> Vec<Vec<u8>> {
+    let emote =
+        |b: &mut FlatBufferBuilder| messages::Emote::create(b, &messages::EmoteArgs { kind: 1 }).as_union_value();
+    let move_coins = |currency: u8, from: u8| {
+        move |b: &mut FlatBufferBuilder| {
+            let (currency, from, to) = (messages::Currency(currency), messages::Shelf(from), messages::Shelf::Bag);
+            let args = messages::MoveCoinsArgs { currency, amount: 1, from, to };
+            messages::MoveCoins::create(b, &args).as_union_value()
+        }
+    };
+    let seven_items = |b: &mut FlatBufferBuilder| {
+        let items = Some(b.create_vector(&[messages::ItemRef::new(1, 1, 0); 7]));
+        messages::TradeOffer::create(b, &messages::TradeOfferArgs { coins: 0, items }).as_union_value()
+    };
+    let kind = |kind: messages::RequestBody| kind.0;
+    vec![
+        raw(stream, number, 250, emote),
+        raw(stream, number + 1, kind(messages::RequestBody::MoveCoins), move_coins(0, 9)),
+        raw(stream, number + 2, kind(messages::RequestBody::MoveCoins), move_coins(200, 3)),
+        raw(stream, number + 3, kind(messages::RequestBody::TradeOffer), seven_items),
+        // An emote's bytes as a mail: the body does not verify, and the head is read all the same.
+        raw(stream, number + 4, kind(messages::RequestBody::SendMail), emote),
+    ]
 }
 
 #[cfg(test)]
@@ -606,7 +726,7 @@ mod tests {
             leave_radius_m: 220,
             seam: Some(Seam { x0: -5, y0: 6, x1: -5, y1: 9_000 }),
             version: "0.1.0".to_owned(),
-            operation: 1 << 50,
+            order: 1 << 50,
         })
     }
 
@@ -628,40 +748,44 @@ mod tests {
         let partner = EntityId::character(9);
         let step = TradeStep::Offered;
         let trade = TradeNews { step, partner, offer: offer(), number: 3, refusal: Refusal::None };
-        let thing = Some(EntityId::thing(4));
         vec![
             welcome(),
-            ServerMessage::ActionResult { action: 9, refusal: Refusal::TooFar },
+            ServerMessage::Response(Response {
+                stream: messages::Stream(9),
+                number: 1 << 60,
+                refusal: Refusal::TooFar,
+                durable: true,
+                thing: Some(EntityId::thing(4)),
+            }),
             ServerMessage::Closing { reason: Close::Slow },
-            ServerMessage::OperationResult { operation: 1, refusal: Refusal::Full, thing },
             ServerMessage::Goods(news),
             ServerMessage::Trade(trade),
         ]
     }
 
-    fn client_messages() -> Vec<ClientMessage> {
+    fn requests() -> Vec<Request> {
         let item = ItemRef { uid: 1, version: 2 };
         let (from, to, target) = (Shelf::Bag, Shelf::Equipment, EntityId::character(3));
-        let wishes = [
-            GoodsWish::Move { item, from, to },
-            GoodsWish::MoveCoins { currency: Currency::Renown, amount: i64::MIN, from, to },
-            GoodsWish::Drop { what: Dropped::Item(item) },
-            GoodsWish::Drop { what: Dropped::Coins(-1) },
-            GoodsWish::PickUp { thing: EntityId::thing(2) },
-            GoodsWish::Destroy { item },
-            GoodsWish::Send { to: target, offer: offer(), price: -2 },
-            GoodsWish::TakeMail { mail: 7 },
-            GoodsWish::ReturnMail { mail: 8 },
-            GoodsWish::Recall,
+        let goods = [
+            GoodsRequest::Move { item, from, to },
+            GoodsRequest::MoveCoins { currency: Currency::Renown, amount: i64::MIN, from, to },
+            GoodsRequest::Drop { what: Dropped::Item(item) },
+            GoodsRequest::Drop { what: Dropped::Coins(-1) },
+            GoodsRequest::PickUp { thing: EntityId::thing(2) },
+            GoodsRequest::Destroy { item },
+            GoodsRequest::Send { to: target, offer: offer(), price: -2 },
+            GoodsRequest::TakeMail { mail: 7 },
+            GoodsRequest::ReturnMail { mail: 8 },
+            GoodsRequest::Recall,
         ];
-        let goods = wishes.into_iter().map(|wish| ClientMessage::Goods { operation: 77, wish });
+        let goods = goods.into_iter().map(Request::Goods);
         let others = [
-            ClientMessage::Emote { kind: 3 },
-            ClientMessage::WaveAt { target: EntityId::guest(31, 5) },
-            ClientMessage::TradeAsk { target },
-            ClientMessage::TradeOffer { offer: offer() },
-            ClientMessage::TradeConfirm { operation: 5, offer: 6 },
-            ClientMessage::TradeCancel,
+            Request::Emote { kind: 3 },
+            Request::WaveAt { target: EntityId::guest(31, 5) },
+            Request::TradeAsk { target },
+            Request::TradeOffer { offer: offer() },
+            Request::TradeConfirm { offer: 6 },
+            Request::TradeCancel,
         ];
         others.into_iter().chain(goods).collect()
     }
@@ -671,17 +795,34 @@ mod tests {
         for message in server_messages() {
             assert_eq!(ServerMessage::decode(&message.encode()), Ok(message));
         }
-        for message in client_messages() {
-            assert_eq!(ClientMessage::decode(&message.encode(65_535)), Ok((65_535, message)));
+        for request in requests() {
+            assert_eq!(Request::decode(&request.encode(u64::MAX)), Ok(NumberedRequest { number: u64::MAX, request }));
         }
     }
 
     #[test]
-    fn a_message_without_a_known_body_is_refused() {
+    fn a_request_that_is_not_understood_is_refused_by_name() {
+        for stream in [0, 1, 2, 200] {
+            for (at, bytes) in (0..).zip(messages_of_a_newer_client(stream, 7)) {
+                let refusal = if at == 0 { Refusal::Unknown } else { Refusal::Malformed };
+                let refused = RequestError::Refused { stream: messages::Stream(stream), number: 7 + at, refusal };
+                assert_eq!(Request::decode(&bytes), Err(refused));
+            }
+        }
+        let emote = Request::Emote { kind: 1 }.encode(7);
+        let elsewhere = raw(Stream::Goods as u8, 7, messages::RequestBody::Emote.0, |b| {
+            messages::Emote::create(b, &messages::EmoteArgs { kind: 1 }).as_union_value()
+        });
+        assert!(Request::decode(&emote).is_ok());
+        let (stream, refusal) = (Stream::Goods.wire(), Refusal::Unknown);
+        assert_eq!(Request::decode(&elsewhere), Err(RequestError::Refused { stream, number: 7, refusal }));
         let mut builder = FlatBufferBuilder::new();
-        let root = messages::ClientMessage::create(&mut builder, &messages::ClientMessageArgs::default());
+        let root = messages::Request::create(&mut builder, &messages::RequestArgs::default());
         builder.finish(root, None);
-        assert_eq!(ClientMessage::decode(builder.finished_data()), Err(MessageError));
+        let (stream, refusal) = (messages::Stream::World, Refusal::Unknown);
+        let empty = Err(RequestError::Refused { stream, number: 0, refusal });
+        assert_eq!(Request::decode(builder.finished_data()), empty);
+        assert_eq!(Request::decode(&[1, 2, 3]), Err(RequestError::Nameless));
         assert_eq!(ServerMessage::decode(&[]), Err(MessageError));
     }
 
@@ -689,7 +830,7 @@ mod tests {
         #[test]
         fn any_bytes_decode_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
             let _ = ServerMessage::decode(&bytes);
-            let _ = ClientMessage::decode(&bytes);
+            let _ = Request::decode(&bytes);
         }
 
         /// Damaged messages reach deeper than random bytes do.
@@ -699,14 +840,14 @@ mod tests {
             damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
         ) {
             let server = server_messages().into_iter().map(|message| message.encode());
-            let all: Vec<_> = server.chain(client_messages().into_iter().map(|message| message.encode(1))).collect();
+            let all: Vec<_> = server.chain(requests().into_iter().map(|message| message.encode(1))).collect();
             let mut bytes = all[which.index(all.len())].clone();
             for (place, value) in damage {
                 let place = place.index(bytes.len());
                 bytes[place] = value;
             }
             let _ = ServerMessage::decode(&bytes);
-            let _ = ClientMessage::decode(&bytes);
+            let _ = Request::decode(&bytes);
         }
     }
 }

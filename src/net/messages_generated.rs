@@ -13,10 +13,10 @@ pub mod messages {
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REFUSAL: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REFUSAL: u8 = 16;
+pub const ENUM_MAX_REFUSAL: u8 = 18;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REFUSAL: [Refusal; 17] = [
+pub const ENUM_VALUES_REFUSAL: [Refusal; 19] = [
   Refusal::None,
   Refusal::TooFar,
   Refusal::TooSoon,
@@ -34,6 +34,8 @@ pub const ENUM_VALUES_REFUSAL: [Refusal; 17] = [
   Refusal::Yourself,
   Refusal::Frozen,
   Refusal::Cancelled,
+  Refusal::Malformed,
+  Refusal::OutOfOrder,
 ];
 
 /// Why something was not done.
@@ -59,9 +61,11 @@ impl Refusal {
   pub const Yourself: Self = Self(14);
   pub const Frozen: Self = Self(15);
   pub const Cancelled: Self = Self(16);
+  pub const Malformed: Self = Self(17);
+  pub const OutOfOrder: Self = Self(18);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 16;
+  pub const ENUM_MAX: u8 = 18;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::None,
     Self::TooFar,
@@ -80,6 +84,8 @@ impl Refusal {
     Self::Yourself,
     Self::Frozen,
     Self::Cancelled,
+    Self::Malformed,
+    Self::OutOfOrder,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -101,6 +107,8 @@ impl Refusal {
       Self::Yourself => Some("Yourself"),
       Self::Frozen => Some("Frozen"),
       Self::Cancelled => Some("Cancelled"),
+      Self::Malformed => Some("Malformed"),
+      Self::OutOfOrder => Some("OutOfOrder"),
       _ => None,
     }
   }
@@ -448,35 +456,133 @@ impl<'a> ::flatbuffers::Verifiable for Currency {
 
 impl ::flatbuffers::SimpleToVerifyInSlice for Currency {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_CLIENT_BODY: u8 = 0;
+pub const ENUM_MIN_STREAM: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CLIENT_BODY: u8 = 15;
+pub const ENUM_MAX_STREAM: u8 = 4;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CLIENT_BODY: [ClientBody; 16] = [
-  ClientBody::NONE,
-  ClientBody::Emote,
-  ClientBody::WaveAt,
-  ClientBody::MoveItem,
-  ClientBody::MoveCoins,
-  ClientBody::Drop,
-  ClientBody::PickUp,
-  ClientBody::Destroy,
-  ClientBody::SendMail,
-  ClientBody::TakeMail,
-  ClientBody::ReturnMail,
-  ClientBody::Recall,
-  ClientBody::TradeAsk,
-  ClientBody::TradeOffer,
-  ClientBody::TradeConfirm,
-  ClientBody::TradeCancel,
+pub const ENUM_VALUES_STREAM: [Stream; 5] = [
+  Stream::World,
+  Stream::Combat,
+  Stream::Goods,
+  Stream::Social,
+  Stream::Query,
+];
+
+/// Streams of requests. Each has numbers of its own and one request under way at a time, so that none waits for another.
+/// `Combat`, `Social` and `Query` carry no requests in this version: what comes on them is refused, `Unknown`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Stream(pub u8);
+#[allow(non_upper_case_globals)]
+impl Stream {
+  pub const World: Self = Self(0);
+  pub const Combat: Self = Self(1);
+  pub const Goods: Self = Self(2);
+  pub const Social: Self = Self(3);
+  pub const Query: Self = Self(4);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 4;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::World,
+    Self::Combat,
+    Self::Goods,
+    Self::Social,
+    Self::Query,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::World => Some("World"),
+      Self::Combat => Some("Combat"),
+      Self::Goods => Some("Goods"),
+      Self::Social => Some("Social"),
+      Self::Query => Some("Query"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for Stream {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for Stream {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for Stream {
+    type Output = Stream;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for Stream {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Stream {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Stream {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_REQUEST_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_REQUEST_BODY: u8 = 15;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 16] = [
+  RequestBody::NONE,
+  RequestBody::Emote,
+  RequestBody::WaveAt,
+  RequestBody::MoveItem,
+  RequestBody::MoveCoins,
+  RequestBody::Drop,
+  RequestBody::PickUp,
+  RequestBody::Destroy,
+  RequestBody::SendMail,
+  RequestBody::TakeMail,
+  RequestBody::ReturnMail,
+  RequestBody::Recall,
+  RequestBody::TradeAsk,
+  RequestBody::TradeOffer,
+  RequestBody::TradeConfirm,
+  RequestBody::TradeCancel,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
-pub struct ClientBody(pub u8);
+pub struct RequestBody(pub u8);
 #[allow(non_upper_case_globals)]
-impl ClientBody {
+impl RequestBody {
   pub const NONE: Self = Self(0);
   pub const Emote: Self = Self(1);
   pub const WaveAt: Self = Self(2);
@@ -537,7 +643,7 @@ impl ClientBody {
     }
   }
 }
-impl ::core::fmt::Debug for ClientBody {
+impl ::core::fmt::Debug for RequestBody {
   fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
     if let Some(name) = self.variant_name() {
       f.write_str(name)
@@ -546,7 +652,7 @@ impl ::core::fmt::Debug for ClientBody {
     }
   }
 }
-impl<'a> ::flatbuffers::Follow<'a> for ClientBody {
+impl<'a> ::flatbuffers::Follow<'a> for RequestBody {
   type Inner = Self;
   #[inline]
   unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
@@ -555,15 +661,15 @@ impl<'a> ::flatbuffers::Follow<'a> for ClientBody {
   }
 }
 
-impl ::flatbuffers::Push for ClientBody {
-    type Output = ClientBody;
+impl ::flatbuffers::Push for RequestBody {
+    type Output = RequestBody;
     #[inline]
     unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
         unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
     }
 }
 
-impl ::flatbuffers::EndianScalar for ClientBody {
+impl ::flatbuffers::EndianScalar for RequestBody {
   type Scalar = u8;
   #[inline]
   fn to_little_endian(self) -> u8 {
@@ -577,7 +683,7 @@ impl ::flatbuffers::EndianScalar for ClientBody {
   }
 }
 
-impl<'a> ::flatbuffers::Verifiable for ClientBody {
+impl<'a> ::flatbuffers::Verifiable for RequestBody {
   #[inline]
   fn run_verifier(
     v: &mut ::flatbuffers::Verifier, pos: usize
@@ -586,8 +692,8 @@ impl<'a> ::flatbuffers::Verifiable for ClientBody {
   }
 }
 
-impl ::flatbuffers::SimpleToVerifyInSlice for ClientBody {}
-pub struct ClientBodyUnionTableOffset {}
+impl ::flatbuffers::SimpleToVerifyInSlice for RequestBody {}
+pub struct RequestBodyUnionTableOffset {}
 
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_TRADE_STEP: u8 = 0;
@@ -688,15 +794,14 @@ impl ::flatbuffers::SimpleToVerifyInSlice for TradeStep {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_SERVER_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_SERVER_BODY: u8 = 6;
+pub const ENUM_MAX_SERVER_BODY: u8 = 5;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_SERVER_BODY: [ServerBody; 7] = [
+pub const ENUM_VALUES_SERVER_BODY: [ServerBody; 6] = [
   ServerBody::NONE,
   ServerBody::Welcome,
-  ServerBody::ActionResult,
+  ServerBody::Response,
   ServerBody::Closing,
-  ServerBody::OperationResult,
   ServerBody::Goods,
   ServerBody::TradeNews,
 ];
@@ -708,20 +813,18 @@ pub struct ServerBody(pub u8);
 impl ServerBody {
   pub const NONE: Self = Self(0);
   pub const Welcome: Self = Self(1);
-  pub const ActionResult: Self = Self(2);
+  pub const Response: Self = Self(2);
   pub const Closing: Self = Self(3);
-  pub const OperationResult: Self = Self(4);
-  pub const Goods: Self = Self(5);
-  pub const TradeNews: Self = Self(6);
+  pub const Goods: Self = Self(4);
+  pub const TradeNews: Self = Self(5);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 6;
+  pub const ENUM_MAX: u8 = 5;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Welcome,
-    Self::ActionResult,
+    Self::Response,
     Self::Closing,
-    Self::OperationResult,
     Self::Goods,
     Self::TradeNews,
   ];
@@ -730,9 +833,8 @@ impl ServerBody {
     match self {
       Self::NONE => Some("NONE"),
       Self::Welcome => Some("Welcome"),
-      Self::ActionResult => Some("ActionResult"),
+      Self::Response => Some("Response"),
       Self::Closing => Some("Closing"),
-      Self::OperationResult => Some("OperationResult"),
       Self::Goods => Some("Goods"),
       Self::TradeNews => Some("TradeNews"),
       _ => None,
@@ -2137,1168 +2239,6 @@ impl ::core::fmt::Debug for WaveAt<'_> {
       ds.finish()
   }
 }
-pub enum MoveItemOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-/// Move an item between shelves; out of the mailbox, never into it.
-pub struct MoveItem<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for MoveItem<'a> {
-  type Inner = MoveItem<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> MoveItem<'a> {
-  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
-  pub const VT_ITEM: ::flatbuffers::VOffsetT = 6;
-  pub const VT_FROM: ::flatbuffers::VOffsetT = 8;
-  pub const VT_TO: ::flatbuffers::VOffsetT = 10;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    MoveItem { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args MoveItemArgs<'args>
-  ) -> ::flatbuffers::WIPOffset<MoveItem<'bldr>> {
-    let mut builder = MoveItemBuilder::new(_fbb);
-    builder.add_operation(args.operation);
-    if let Some(x) = args.item { builder.add_item(x); }
-    builder.add_to(args.to);
-    builder.add_from(args.from);
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn operation(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(MoveItem::VT_OPERATION, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn item(&self) -> Option<&'a ItemRef> {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<ItemRef>(MoveItem::VT_ITEM, None)}
-  }
-  #[inline]
-  pub fn from(&self) -> Shelf {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Shelf>(MoveItem::VT_FROM, Some(Shelf::None)).unwrap()}
-  }
-  #[inline]
-  pub fn to(&self) -> Shelf {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Shelf>(MoveItem::VT_TO, Some(Shelf::None)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for MoveItem<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
-     .visit_field::<ItemRef>("item", Self::VT_ITEM, false)?
-     .visit_field::<Shelf>("from", Self::VT_FROM, false)?
-     .visit_field::<Shelf>("to", Self::VT_TO, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct MoveItemArgs<'a> {
-    pub operation: u64,
-    pub item: Option<&'a ItemRef>,
-    pub from: Shelf,
-    pub to: Shelf,
-}
-impl<'a> Default for MoveItemArgs<'a> {
-  #[inline]
-  fn default() -> Self {
-    MoveItemArgs {
-      operation: 0,
-      item: None,
-      from: Shelf::None,
-      to: Shelf::None,
-    }
-  }
-}
-
-pub struct MoveItemBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MoveItemBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_operation(&mut self, operation: u64) {
-    self.fbb_.push_slot::<u64>(MoveItem::VT_OPERATION, operation, 0);
-  }
-  #[inline]
-  pub fn add_item(&mut self, item: &ItemRef) {
-    self.fbb_.push_slot_always::<&ItemRef>(MoveItem::VT_ITEM, item);
-  }
-  #[inline]
-  pub fn add_from(&mut self, from: Shelf) {
-    self.fbb_.push_slot::<Shelf>(MoveItem::VT_FROM, from, Shelf::None);
-  }
-  #[inline]
-  pub fn add_to(&mut self, to: Shelf) {
-    self.fbb_.push_slot::<Shelf>(MoveItem::VT_TO, to, Shelf::None);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MoveItemBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    MoveItemBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<MoveItem<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for MoveItem<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("MoveItem");
-      ds.field("operation", &self.operation());
-      ds.field("item", &self.item());
-      ds.field("from", &self.from());
-      ds.field("to", &self.to());
-      ds.finish()
-  }
-}
-pub enum MoveCoinsOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-/// Move coins between bag and bank, or out of the mailbox.
-pub struct MoveCoins<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for MoveCoins<'a> {
-  type Inner = MoveCoins<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> MoveCoins<'a> {
-  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
-  pub const VT_CURRENCY: ::flatbuffers::VOffsetT = 6;
-  pub const VT_AMOUNT: ::flatbuffers::VOffsetT = 8;
-  pub const VT_FROM: ::flatbuffers::VOffsetT = 10;
-  pub const VT_TO: ::flatbuffers::VOffsetT = 12;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    MoveCoins { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args MoveCoinsArgs
-  ) -> ::flatbuffers::WIPOffset<MoveCoins<'bldr>> {
-    let mut builder = MoveCoinsBuilder::new(_fbb);
-    builder.add_amount(args.amount);
-    builder.add_operation(args.operation);
-    builder.add_to(args.to);
-    builder.add_from(args.from);
-    builder.add_currency(args.currency);
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn operation(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(MoveCoins::VT_OPERATION, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn currency(&self) -> Currency {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Currency>(MoveCoins::VT_CURRENCY, Some(Currency::Coin)).unwrap()}
-  }
-  #[inline]
-  pub fn amount(&self) -> i64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<i64>(MoveCoins::VT_AMOUNT, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn from(&self) -> Shelf {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Shelf>(MoveCoins::VT_FROM, Some(Shelf::None)).unwrap()}
-  }
-  #[inline]
-  pub fn to(&self) -> Shelf {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Shelf>(MoveCoins::VT_TO, Some(Shelf::None)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for MoveCoins<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
-     .visit_field::<Currency>("currency", Self::VT_CURRENCY, false)?
-     .visit_field::<i64>("amount", Self::VT_AMOUNT, false)?
-     .visit_field::<Shelf>("from", Self::VT_FROM, false)?
-     .visit_field::<Shelf>("to", Self::VT_TO, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct MoveCoinsArgs {
-    pub operation: u64,
-    pub currency: Currency,
-    pub amount: i64,
-    pub from: Shelf,
-    pub to: Shelf,
-}
-impl<'a> Default for MoveCoinsArgs {
-  #[inline]
-  fn default() -> Self {
-    MoveCoinsArgs {
-      operation: 0,
-      currency: Currency::Coin,
-      amount: 0,
-      from: Shelf::None,
-      to: Shelf::None,
-    }
-  }
-}
-
-pub struct MoveCoinsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MoveCoinsBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_operation(&mut self, operation: u64) {
-    self.fbb_.push_slot::<u64>(MoveCoins::VT_OPERATION, operation, 0);
-  }
-  #[inline]
-  pub fn add_currency(&mut self, currency: Currency) {
-    self.fbb_.push_slot::<Currency>(MoveCoins::VT_CURRENCY, currency, Currency::Coin);
-  }
-  #[inline]
-  pub fn add_amount(&mut self, amount: i64) {
-    self.fbb_.push_slot::<i64>(MoveCoins::VT_AMOUNT, amount, 0);
-  }
-  #[inline]
-  pub fn add_from(&mut self, from: Shelf) {
-    self.fbb_.push_slot::<Shelf>(MoveCoins::VT_FROM, from, Shelf::None);
-  }
-  #[inline]
-  pub fn add_to(&mut self, to: Shelf) {
-    self.fbb_.push_slot::<Shelf>(MoveCoins::VT_TO, to, Shelf::None);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MoveCoinsBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    MoveCoinsBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<MoveCoins<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for MoveCoins<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("MoveCoins");
-      ds.field("operation", &self.operation());
-      ds.field("currency", &self.currency());
-      ds.field("amount", &self.amount());
-      ds.field("from", &self.from());
-      ds.field("to", &self.to());
-      ds.finish()
-  }
-}
-pub enum DropOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-/// Put an item from the bag on the ground or, without an item, coins.
-pub struct Drop<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for Drop<'a> {
-  type Inner = Drop<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> Drop<'a> {
-  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
-  pub const VT_ITEM: ::flatbuffers::VOffsetT = 6;
-  pub const VT_COINS: ::flatbuffers::VOffsetT = 8;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    Drop { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args DropArgs<'args>
-  ) -> ::flatbuffers::WIPOffset<Drop<'bldr>> {
-    let mut builder = DropBuilder::new(_fbb);
-    builder.add_coins(args.coins);
-    builder.add_operation(args.operation);
-    if let Some(x) = args.item { builder.add_item(x); }
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn operation(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(Drop::VT_OPERATION, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn item(&self) -> Option<&'a ItemRef> {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<ItemRef>(Drop::VT_ITEM, None)}
-  }
-  #[inline]
-  pub fn coins(&self) -> i64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<i64>(Drop::VT_COINS, Some(0)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for Drop<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
-     .visit_field::<ItemRef>("item", Self::VT_ITEM, false)?
-     .visit_field::<i64>("coins", Self::VT_COINS, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct DropArgs<'a> {
-    pub operation: u64,
-    pub item: Option<&'a ItemRef>,
-    pub coins: i64,
-}
-impl<'a> Default for DropArgs<'a> {
-  #[inline]
-  fn default() -> Self {
-    DropArgs {
-      operation: 0,
-      item: None,
-      coins: 0,
-    }
-  }
-}
-
-pub struct DropBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DropBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_operation(&mut self, operation: u64) {
-    self.fbb_.push_slot::<u64>(Drop::VT_OPERATION, operation, 0);
-  }
-  #[inline]
-  pub fn add_item(&mut self, item: &ItemRef) {
-    self.fbb_.push_slot_always::<&ItemRef>(Drop::VT_ITEM, item);
-  }
-  #[inline]
-  pub fn add_coins(&mut self, coins: i64) {
-    self.fbb_.push_slot::<i64>(Drop::VT_COINS, coins, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DropBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    DropBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<Drop<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for Drop<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("Drop");
-      ds.field("operation", &self.operation());
-      ds.field("item", &self.item());
-      ds.field("coins", &self.coins());
-      ds.finish()
-  }
-}
-pub enum PickUpOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-/// Pick up a thing, at most 4 m away.
-pub struct PickUp<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for PickUp<'a> {
-  type Inner = PickUp<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> PickUp<'a> {
-  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
-  pub const VT_THING: ::flatbuffers::VOffsetT = 6;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    PickUp { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args PickUpArgs
-  ) -> ::flatbuffers::WIPOffset<PickUp<'bldr>> {
-    let mut builder = PickUpBuilder::new(_fbb);
-    builder.add_thing(args.thing);
-    builder.add_operation(args.operation);
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn operation(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(PickUp::VT_OPERATION, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn thing(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(PickUp::VT_THING, Some(0)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for PickUp<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
-     .visit_field::<u64>("thing", Self::VT_THING, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct PickUpArgs {
-    pub operation: u64,
-    pub thing: u64,
-}
-impl<'a> Default for PickUpArgs {
-  #[inline]
-  fn default() -> Self {
-    PickUpArgs {
-      operation: 0,
-      thing: 0,
-    }
-  }
-}
-
-pub struct PickUpBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PickUpBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_operation(&mut self, operation: u64) {
-    self.fbb_.push_slot::<u64>(PickUp::VT_OPERATION, operation, 0);
-  }
-  #[inline]
-  pub fn add_thing(&mut self, thing: u64) {
-    self.fbb_.push_slot::<u64>(PickUp::VT_THING, thing, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PickUpBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    PickUpBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<PickUp<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for PickUp<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("PickUp");
-      ds.field("operation", &self.operation());
-      ds.field("thing", &self.thing());
-      ds.finish()
-  }
-}
-pub enum DestroyOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-/// Destroy an item in the bag.
-pub struct Destroy<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for Destroy<'a> {
-  type Inner = Destroy<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> Destroy<'a> {
-  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
-  pub const VT_ITEM: ::flatbuffers::VOffsetT = 6;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    Destroy { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args DestroyArgs<'args>
-  ) -> ::flatbuffers::WIPOffset<Destroy<'bldr>> {
-    let mut builder = DestroyBuilder::new(_fbb);
-    builder.add_operation(args.operation);
-    if let Some(x) = args.item { builder.add_item(x); }
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn operation(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(Destroy::VT_OPERATION, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn item(&self) -> Option<&'a ItemRef> {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<ItemRef>(Destroy::VT_ITEM, None)}
-  }
-}
-
-impl ::flatbuffers::Verifiable for Destroy<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
-     .visit_field::<ItemRef>("item", Self::VT_ITEM, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct DestroyArgs<'a> {
-    pub operation: u64,
-    pub item: Option<&'a ItemRef>,
-}
-impl<'a> Default for DestroyArgs<'a> {
-  #[inline]
-  fn default() -> Self {
-    DestroyArgs {
-      operation: 0,
-      item: None,
-    }
-  }
-}
-
-pub struct DestroyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DestroyBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_operation(&mut self, operation: u64) {
-    self.fbb_.push_slot::<u64>(Destroy::VT_OPERATION, operation, 0);
-  }
-  #[inline]
-  pub fn add_item(&mut self, item: &ItemRef) {
-    self.fbb_.push_slot_always::<&ItemRef>(Destroy::VT_ITEM, item);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DestroyBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    DestroyBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<Destroy<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for Destroy<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("Destroy");
-      ds.field("operation", &self.operation());
-      ds.field("item", &self.item());
-      ds.finish()
-  }
-}
-pub enum SendMailOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-/// Mail coins and items from the bag to another character for a price, or as a gift (0).
-pub struct SendMail<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for SendMail<'a> {
-  type Inner = SendMail<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> SendMail<'a> {
-  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
-  pub const VT_TO: ::flatbuffers::VOffsetT = 6;
-  pub const VT_COINS: ::flatbuffers::VOffsetT = 8;
-  pub const VT_ITEMS: ::flatbuffers::VOffsetT = 10;
-  pub const VT_PRICE: ::flatbuffers::VOffsetT = 12;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    SendMail { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args SendMailArgs<'args>
-  ) -> ::flatbuffers::WIPOffset<SendMail<'bldr>> {
-    let mut builder = SendMailBuilder::new(_fbb);
-    builder.add_price(args.price);
-    builder.add_coins(args.coins);
-    builder.add_to(args.to);
-    builder.add_operation(args.operation);
-    if let Some(x) = args.items { builder.add_items(x); }
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn operation(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(SendMail::VT_OPERATION, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn to(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(SendMail::VT_TO, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn coins(&self) -> i64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<i64>(SendMail::VT_COINS, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn items(&self) -> Option<::flatbuffers::Vector<'a, ItemRef>> {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ItemRef>>>(SendMail::VT_ITEMS, None)}
-  }
-  #[inline]
-  pub fn price(&self) -> i64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<i64>(SendMail::VT_PRICE, Some(0)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for SendMail<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
-     .visit_field::<u64>("to", Self::VT_TO, false)?
-     .visit_field::<i64>("coins", Self::VT_COINS, false)?
-     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ItemRef>>>("items", Self::VT_ITEMS, false)?
-     .visit_field::<i64>("price", Self::VT_PRICE, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct SendMailArgs<'a> {
-    pub operation: u64,
-    pub to: u64,
-    pub coins: i64,
-    pub items: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ItemRef>>>,
-    pub price: i64,
-}
-impl<'a> Default for SendMailArgs<'a> {
-  #[inline]
-  fn default() -> Self {
-    SendMailArgs {
-      operation: 0,
-      to: 0,
-      coins: 0,
-      items: None,
-      price: 0,
-    }
-  }
-}
-
-pub struct SendMailBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SendMailBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_operation(&mut self, operation: u64) {
-    self.fbb_.push_slot::<u64>(SendMail::VT_OPERATION, operation, 0);
-  }
-  #[inline]
-  pub fn add_to(&mut self, to: u64) {
-    self.fbb_.push_slot::<u64>(SendMail::VT_TO, to, 0);
-  }
-  #[inline]
-  pub fn add_coins(&mut self, coins: i64) {
-    self.fbb_.push_slot::<i64>(SendMail::VT_COINS, coins, 0);
-  }
-  #[inline]
-  pub fn add_items(&mut self, items: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ItemRef>>) {
-    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SendMail::VT_ITEMS, items);
-  }
-  #[inline]
-  pub fn add_price(&mut self, price: i64) {
-    self.fbb_.push_slot::<i64>(SendMail::VT_PRICE, price, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SendMailBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    SendMailBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<SendMail<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for SendMail<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("SendMail");
-      ds.field("operation", &self.operation());
-      ds.field("to", &self.to());
-      ds.field("coins", &self.coins());
-      ds.field("items", &self.items());
-      ds.field("price", &self.price());
-      ds.finish()
-  }
-}
-pub enum TakeMailOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-/// Take a mail and pay its price.
-pub struct TakeMail<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for TakeMail<'a> {
-  type Inner = TakeMail<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> TakeMail<'a> {
-  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
-  pub const VT_MAIL: ::flatbuffers::VOffsetT = 6;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    TakeMail { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args TakeMailArgs
-  ) -> ::flatbuffers::WIPOffset<TakeMail<'bldr>> {
-    let mut builder = TakeMailBuilder::new(_fbb);
-    builder.add_mail(args.mail);
-    builder.add_operation(args.operation);
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn operation(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(TakeMail::VT_OPERATION, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn mail(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(TakeMail::VT_MAIL, Some(0)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for TakeMail<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
-     .visit_field::<u64>("mail", Self::VT_MAIL, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct TakeMailArgs {
-    pub operation: u64,
-    pub mail: u64,
-}
-impl<'a> Default for TakeMailArgs {
-  #[inline]
-  fn default() -> Self {
-    TakeMailArgs {
-      operation: 0,
-      mail: 0,
-    }
-  }
-}
-
-pub struct TakeMailBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TakeMailBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_operation(&mut self, operation: u64) {
-    self.fbb_.push_slot::<u64>(TakeMail::VT_OPERATION, operation, 0);
-  }
-  #[inline]
-  pub fn add_mail(&mut self, mail: u64) {
-    self.fbb_.push_slot::<u64>(TakeMail::VT_MAIL, mail, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TakeMailBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    TakeMailBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<TakeMail<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for TakeMail<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("TakeMail");
-      ds.field("operation", &self.operation());
-      ds.field("mail", &self.mail());
-      ds.finish()
-  }
-}
-pub enum ReturnMailOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-/// Send a mail back.
-pub struct ReturnMail<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for ReturnMail<'a> {
-  type Inner = ReturnMail<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> ReturnMail<'a> {
-  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
-  pub const VT_MAIL: ::flatbuffers::VOffsetT = 6;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    ReturnMail { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args ReturnMailArgs
-  ) -> ::flatbuffers::WIPOffset<ReturnMail<'bldr>> {
-    let mut builder = ReturnMailBuilder::new(_fbb);
-    builder.add_mail(args.mail);
-    builder.add_operation(args.operation);
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn operation(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(ReturnMail::VT_OPERATION, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn mail(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(ReturnMail::VT_MAIL, Some(0)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for ReturnMail<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
-     .visit_field::<u64>("mail", Self::VT_MAIL, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct ReturnMailArgs {
-    pub operation: u64,
-    pub mail: u64,
-}
-impl<'a> Default for ReturnMailArgs {
-  #[inline]
-  fn default() -> Self {
-    ReturnMailArgs {
-      operation: 0,
-      mail: 0,
-    }
-  }
-}
-
-pub struct ReturnMailBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReturnMailBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_operation(&mut self, operation: u64) {
-    self.fbb_.push_slot::<u64>(ReturnMail::VT_OPERATION, operation, 0);
-  }
-  #[inline]
-  pub fn add_mail(&mut self, mail: u64) {
-    self.fbb_.push_slot::<u64>(ReturnMail::VT_MAIL, mail, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReturnMailBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    ReturnMailBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReturnMail<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for ReturnMail<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("ReturnMail");
-      ds.field("operation", &self.operation());
-      ds.field("mail", &self.mail());
-      ds.finish()
-  }
-}
-pub enum RecallOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-/// What became of an operation? Answered by the same `OperationResult`; `Unknown` if it never was.
-pub struct Recall<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for Recall<'a> {
-  type Inner = Recall<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> Recall<'a> {
-  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    Recall { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args RecallArgs
-  ) -> ::flatbuffers::WIPOffset<Recall<'bldr>> {
-    let mut builder = RecallBuilder::new(_fbb);
-    builder.add_operation(args.operation);
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn operation(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(Recall::VT_OPERATION, Some(0)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for Recall<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct RecallArgs {
-    pub operation: u64,
-}
-impl<'a> Default for RecallArgs {
-  #[inline]
-  fn default() -> Self {
-    RecallArgs {
-      operation: 0,
-    }
-  }
-}
-
-pub struct RecallBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RecallBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_operation(&mut self, operation: u64) {
-    self.fbb_.push_slot::<u64>(Recall::VT_OPERATION, operation, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RecallBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    RecallBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<Recall<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for Recall<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("Recall");
-      ds.field("operation", &self.operation());
-      ds.finish()
-  }
-}
 pub enum TradeAskOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3510,120 +2450,6 @@ impl ::core::fmt::Debug for TradeOffer<'_> {
       ds.finish()
   }
 }
-pub enum TradeConfirmOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-/// You agree to your offer and to the partner's with this number. The trade is done when both did.
-pub struct TradeConfirm<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for TradeConfirm<'a> {
-  type Inner = TradeConfirm<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> TradeConfirm<'a> {
-  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
-  pub const VT_OFFER: ::flatbuffers::VOffsetT = 6;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    TradeConfirm { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args TradeConfirmArgs
-  ) -> ::flatbuffers::WIPOffset<TradeConfirm<'bldr>> {
-    let mut builder = TradeConfirmBuilder::new(_fbb);
-    builder.add_operation(args.operation);
-    builder.add_offer(args.offer);
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn operation(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(TradeConfirm::VT_OPERATION, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn offer(&self) -> u16 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u16>(TradeConfirm::VT_OFFER, Some(0)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for TradeConfirm<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
-     .visit_field::<u16>("offer", Self::VT_OFFER, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct TradeConfirmArgs {
-    pub operation: u64,
-    pub offer: u16,
-}
-impl<'a> Default for TradeConfirmArgs {
-  #[inline]
-  fn default() -> Self {
-    TradeConfirmArgs {
-      operation: 0,
-      offer: 0,
-    }
-  }
-}
-
-pub struct TradeConfirmBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TradeConfirmBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_operation(&mut self, operation: u64) {
-    self.fbb_.push_slot::<u64>(TradeConfirm::VT_OPERATION, operation, 0);
-  }
-  #[inline]
-  pub fn add_offer(&mut self, offer: u16) {
-    self.fbb_.push_slot::<u16>(TradeConfirm::VT_OFFER, offer, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TradeConfirmBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    TradeConfirmBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<TradeConfirm<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for TradeConfirm<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("TradeConfirm");
-      ds.field("operation", &self.operation());
-      ds.field("offer", &self.offer());
-      ds.finish()
-  }
-}
 pub enum TradeCancelOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3703,69 +2529,1183 @@ impl ::core::fmt::Debug for TradeCancel<'_> {
       ds.finish()
   }
 }
-pub enum ClientMessageOffset {}
+pub enum MoveItemOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// From the client. `action` rises by one with each message of a session, from 1.
-pub struct ClientMessage<'a> {
+/// Move an item between shelves; out of the mailbox, never into it.
+pub struct MoveItem<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
 
-impl<'a> ::flatbuffers::Follow<'a> for ClientMessage<'a> {
-  type Inner = ClientMessage<'a>;
+impl<'a> ::flatbuffers::Follow<'a> for MoveItem<'a> {
+  type Inner = MoveItem<'a>;
   #[inline]
   unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
     Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
   }
 }
 
-impl<'a> ClientMessage<'a> {
-  pub const VT_ACTION: ::flatbuffers::VOffsetT = 4;
-  pub const VT_BODY_TYPE: ::flatbuffers::VOffsetT = 6;
-  pub const VT_BODY: ::flatbuffers::VOffsetT = 8;
+impl<'a> MoveItem<'a> {
+  pub const VT_ITEM: ::flatbuffers::VOffsetT = 4;
+  pub const VT_FROM: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TO: ::flatbuffers::VOffsetT = 8;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    ClientMessage { _tab: table }
+    MoveItem { _tab: table }
   }
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
     _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args ClientMessageArgs
-  ) -> ::flatbuffers::WIPOffset<ClientMessage<'bldr>> {
-    let mut builder = ClientMessageBuilder::new(_fbb);
-    if let Some(x) = args.body { builder.add_body(x); }
-    builder.add_action(args.action);
-    builder.add_body_type(args.body_type);
+    args: &'args MoveItemArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<MoveItem<'bldr>> {
+    let mut builder = MoveItemBuilder::new(_fbb);
+    if let Some(x) = args.item { builder.add_item(x); }
+    builder.add_to(args.to);
+    builder.add_from(args.from);
     builder.finish()
   }
 
 
   #[inline]
-  pub fn action(&self) -> u16 {
+  pub fn item(&self) -> Option<&'a ItemRef> {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<u16>(ClientMessage::VT_ACTION, Some(0)).unwrap()}
+    unsafe { self._tab.get::<ItemRef>(MoveItem::VT_ITEM, None)}
   }
   #[inline]
-  pub fn body_type(&self) -> ClientBody {
+  pub fn from(&self) -> Shelf {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<ClientBody>(ClientMessage::VT_BODY_TYPE, Some(ClientBody::NONE)).unwrap()}
+    unsafe { self._tab.get::<Shelf>(MoveItem::VT_FROM, Some(Shelf::None)).unwrap()}
+  }
+  #[inline]
+  pub fn to(&self) -> Shelf {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Shelf>(MoveItem::VT_TO, Some(Shelf::None)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MoveItem<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<ItemRef>("item", Self::VT_ITEM, false)?
+     .visit_field::<Shelf>("from", Self::VT_FROM, false)?
+     .visit_field::<Shelf>("to", Self::VT_TO, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MoveItemArgs<'a> {
+    pub item: Option<&'a ItemRef>,
+    pub from: Shelf,
+    pub to: Shelf,
+}
+impl<'a> Default for MoveItemArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MoveItemArgs {
+      item: None,
+      from: Shelf::None,
+      to: Shelf::None,
+    }
+  }
+}
+
+pub struct MoveItemBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MoveItemBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_item(&mut self, item: &ItemRef) {
+    self.fbb_.push_slot_always::<&ItemRef>(MoveItem::VT_ITEM, item);
+  }
+  #[inline]
+  pub fn add_from(&mut self, from: Shelf) {
+    self.fbb_.push_slot::<Shelf>(MoveItem::VT_FROM, from, Shelf::None);
+  }
+  #[inline]
+  pub fn add_to(&mut self, to: Shelf) {
+    self.fbb_.push_slot::<Shelf>(MoveItem::VT_TO, to, Shelf::None);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MoveItemBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MoveItemBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MoveItem<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MoveItem<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MoveItem");
+      ds.field("item", &self.item());
+      ds.field("from", &self.from());
+      ds.field("to", &self.to());
+      ds.finish()
+  }
+}
+pub enum MoveCoinsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Move coins between bag and bank, or out of the mailbox.
+pub struct MoveCoins<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for MoveCoins<'a> {
+  type Inner = MoveCoins<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> MoveCoins<'a> {
+  pub const VT_CURRENCY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_AMOUNT: ::flatbuffers::VOffsetT = 6;
+  pub const VT_FROM: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TO: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    MoveCoins { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MoveCoinsArgs
+  ) -> ::flatbuffers::WIPOffset<MoveCoins<'bldr>> {
+    let mut builder = MoveCoinsBuilder::new(_fbb);
+    builder.add_amount(args.amount);
+    builder.add_to(args.to);
+    builder.add_from(args.from);
+    builder.add_currency(args.currency);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn currency(&self) -> Currency {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Currency>(MoveCoins::VT_CURRENCY, Some(Currency::Coin)).unwrap()}
+  }
+  #[inline]
+  pub fn amount(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(MoveCoins::VT_AMOUNT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn from(&self) -> Shelf {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Shelf>(MoveCoins::VT_FROM, Some(Shelf::None)).unwrap()}
+  }
+  #[inline]
+  pub fn to(&self) -> Shelf {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Shelf>(MoveCoins::VT_TO, Some(Shelf::None)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MoveCoins<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Currency>("currency", Self::VT_CURRENCY, false)?
+     .visit_field::<i64>("amount", Self::VT_AMOUNT, false)?
+     .visit_field::<Shelf>("from", Self::VT_FROM, false)?
+     .visit_field::<Shelf>("to", Self::VT_TO, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MoveCoinsArgs {
+    pub currency: Currency,
+    pub amount: i64,
+    pub from: Shelf,
+    pub to: Shelf,
+}
+impl<'a> Default for MoveCoinsArgs {
+  #[inline]
+  fn default() -> Self {
+    MoveCoinsArgs {
+      currency: Currency::Coin,
+      amount: 0,
+      from: Shelf::None,
+      to: Shelf::None,
+    }
+  }
+}
+
+pub struct MoveCoinsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MoveCoinsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_currency(&mut self, currency: Currency) {
+    self.fbb_.push_slot::<Currency>(MoveCoins::VT_CURRENCY, currency, Currency::Coin);
+  }
+  #[inline]
+  pub fn add_amount(&mut self, amount: i64) {
+    self.fbb_.push_slot::<i64>(MoveCoins::VT_AMOUNT, amount, 0);
+  }
+  #[inline]
+  pub fn add_from(&mut self, from: Shelf) {
+    self.fbb_.push_slot::<Shelf>(MoveCoins::VT_FROM, from, Shelf::None);
+  }
+  #[inline]
+  pub fn add_to(&mut self, to: Shelf) {
+    self.fbb_.push_slot::<Shelf>(MoveCoins::VT_TO, to, Shelf::None);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MoveCoinsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MoveCoinsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MoveCoins<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MoveCoins<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MoveCoins");
+      ds.field("currency", &self.currency());
+      ds.field("amount", &self.amount());
+      ds.field("from", &self.from());
+      ds.field("to", &self.to());
+      ds.finish()
+  }
+}
+pub enum DropOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Put an item from the bag on the ground or, without an item, coins.
+pub struct Drop<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Drop<'a> {
+  type Inner = Drop<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Drop<'a> {
+  pub const VT_ITEM: ::flatbuffers::VOffsetT = 4;
+  pub const VT_COINS: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Drop { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DropArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Drop<'bldr>> {
+    let mut builder = DropBuilder::new(_fbb);
+    builder.add_coins(args.coins);
+    if let Some(x) = args.item { builder.add_item(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn item(&self) -> Option<&'a ItemRef> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ItemRef>(Drop::VT_ITEM, None)}
+  }
+  #[inline]
+  pub fn coins(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(Drop::VT_COINS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Drop<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<ItemRef>("item", Self::VT_ITEM, false)?
+     .visit_field::<i64>("coins", Self::VT_COINS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DropArgs<'a> {
+    pub item: Option<&'a ItemRef>,
+    pub coins: i64,
+}
+impl<'a> Default for DropArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    DropArgs {
+      item: None,
+      coins: 0,
+    }
+  }
+}
+
+pub struct DropBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DropBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_item(&mut self, item: &ItemRef) {
+    self.fbb_.push_slot_always::<&ItemRef>(Drop::VT_ITEM, item);
+  }
+  #[inline]
+  pub fn add_coins(&mut self, coins: i64) {
+    self.fbb_.push_slot::<i64>(Drop::VT_COINS, coins, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DropBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DropBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Drop<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Drop<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Drop");
+      ds.field("item", &self.item());
+      ds.field("coins", &self.coins());
+      ds.finish()
+  }
+}
+pub enum PickUpOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Pick up a thing, at most 4 m away.
+pub struct PickUp<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for PickUp<'a> {
+  type Inner = PickUp<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> PickUp<'a> {
+  pub const VT_THING: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    PickUp { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args PickUpArgs
+  ) -> ::flatbuffers::WIPOffset<PickUp<'bldr>> {
+    let mut builder = PickUpBuilder::new(_fbb);
+    builder.add_thing(args.thing);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn thing(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PickUp::VT_THING, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for PickUp<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("thing", Self::VT_THING, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct PickUpArgs {
+    pub thing: u64,
+}
+impl<'a> Default for PickUpArgs {
+  #[inline]
+  fn default() -> Self {
+    PickUpArgs {
+      thing: 0,
+    }
+  }
+}
+
+pub struct PickUpBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PickUpBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_thing(&mut self, thing: u64) {
+    self.fbb_.push_slot::<u64>(PickUp::VT_THING, thing, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PickUpBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    PickUpBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<PickUp<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for PickUp<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("PickUp");
+      ds.field("thing", &self.thing());
+      ds.finish()
+  }
+}
+pub enum DestroyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Destroy an item in the bag.
+pub struct Destroy<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Destroy<'a> {
+  type Inner = Destroy<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Destroy<'a> {
+  pub const VT_ITEM: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Destroy { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DestroyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Destroy<'bldr>> {
+    let mut builder = DestroyBuilder::new(_fbb);
+    if let Some(x) = args.item { builder.add_item(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn item(&self) -> Option<&'a ItemRef> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ItemRef>(Destroy::VT_ITEM, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Destroy<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<ItemRef>("item", Self::VT_ITEM, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DestroyArgs<'a> {
+    pub item: Option<&'a ItemRef>,
+}
+impl<'a> Default for DestroyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    DestroyArgs {
+      item: None,
+    }
+  }
+}
+
+pub struct DestroyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DestroyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_item(&mut self, item: &ItemRef) {
+    self.fbb_.push_slot_always::<&ItemRef>(Destroy::VT_ITEM, item);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DestroyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DestroyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Destroy<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Destroy<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Destroy");
+      ds.field("item", &self.item());
+      ds.finish()
+  }
+}
+pub enum SendMailOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Mail coins and items from the bag to another character for a price, or as a gift (0).
+pub struct SendMail<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SendMail<'a> {
+  type Inner = SendMail<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SendMail<'a> {
+  pub const VT_TO: ::flatbuffers::VOffsetT = 4;
+  pub const VT_COINS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_ITEMS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_PRICE: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SendMail { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SendMailArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SendMail<'bldr>> {
+    let mut builder = SendMailBuilder::new(_fbb);
+    builder.add_price(args.price);
+    builder.add_coins(args.coins);
+    builder.add_to(args.to);
+    if let Some(x) = args.items { builder.add_items(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn to(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SendMail::VT_TO, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn coins(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(SendMail::VT_COINS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn items(&self) -> Option<::flatbuffers::Vector<'a, ItemRef>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ItemRef>>>(SendMail::VT_ITEMS, None)}
+  }
+  #[inline]
+  pub fn price(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(SendMail::VT_PRICE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SendMail<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("to", Self::VT_TO, false)?
+     .visit_field::<i64>("coins", Self::VT_COINS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ItemRef>>>("items", Self::VT_ITEMS, false)?
+     .visit_field::<i64>("price", Self::VT_PRICE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SendMailArgs<'a> {
+    pub to: u64,
+    pub coins: i64,
+    pub items: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ItemRef>>>,
+    pub price: i64,
+}
+impl<'a> Default for SendMailArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SendMailArgs {
+      to: 0,
+      coins: 0,
+      items: None,
+      price: 0,
+    }
+  }
+}
+
+pub struct SendMailBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SendMailBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_to(&mut self, to: u64) {
+    self.fbb_.push_slot::<u64>(SendMail::VT_TO, to, 0);
+  }
+  #[inline]
+  pub fn add_coins(&mut self, coins: i64) {
+    self.fbb_.push_slot::<i64>(SendMail::VT_COINS, coins, 0);
+  }
+  #[inline]
+  pub fn add_items(&mut self, items: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ItemRef>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SendMail::VT_ITEMS, items);
+  }
+  #[inline]
+  pub fn add_price(&mut self, price: i64) {
+    self.fbb_.push_slot::<i64>(SendMail::VT_PRICE, price, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SendMailBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SendMailBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SendMail<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SendMail<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SendMail");
+      ds.field("to", &self.to());
+      ds.field("coins", &self.coins());
+      ds.field("items", &self.items());
+      ds.field("price", &self.price());
+      ds.finish()
+  }
+}
+pub enum TakeMailOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Take a mail and pay its price.
+pub struct TakeMail<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TakeMail<'a> {
+  type Inner = TakeMail<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TakeMail<'a> {
+  pub const VT_MAIL: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TakeMail { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TakeMailArgs
+  ) -> ::flatbuffers::WIPOffset<TakeMail<'bldr>> {
+    let mut builder = TakeMailBuilder::new(_fbb);
+    builder.add_mail(args.mail);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn mail(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TakeMail::VT_MAIL, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TakeMail<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("mail", Self::VT_MAIL, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TakeMailArgs {
+    pub mail: u64,
+}
+impl<'a> Default for TakeMailArgs {
+  #[inline]
+  fn default() -> Self {
+    TakeMailArgs {
+      mail: 0,
+    }
+  }
+}
+
+pub struct TakeMailBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TakeMailBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_mail(&mut self, mail: u64) {
+    self.fbb_.push_slot::<u64>(TakeMail::VT_MAIL, mail, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TakeMailBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TakeMailBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TakeMail<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TakeMail<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TakeMail");
+      ds.field("mail", &self.mail());
+      ds.finish()
+  }
+}
+pub enum ReturnMailOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Send a mail back.
+pub struct ReturnMail<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReturnMail<'a> {
+  type Inner = ReturnMail<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReturnMail<'a> {
+  pub const VT_MAIL: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReturnMail { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReturnMailArgs
+  ) -> ::flatbuffers::WIPOffset<ReturnMail<'bldr>> {
+    let mut builder = ReturnMailBuilder::new(_fbb);
+    builder.add_mail(args.mail);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn mail(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReturnMail::VT_MAIL, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ReturnMail<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("mail", Self::VT_MAIL, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReturnMailArgs {
+    pub mail: u64,
+}
+impl<'a> Default for ReturnMailArgs {
+  #[inline]
+  fn default() -> Self {
+    ReturnMailArgs {
+      mail: 0,
+    }
+  }
+}
+
+pub struct ReturnMailBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReturnMailBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_mail(&mut self, mail: u64) {
+    self.fbb_.push_slot::<u64>(ReturnMail::VT_MAIL, mail, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReturnMailBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReturnMailBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReturnMail<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReturnMail<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReturnMail");
+      ds.field("mail", &self.mail());
+      ds.finish()
+  }
+}
+pub enum RecallOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// What became of the order with this request's number? `Unknown` if it never was.
+pub struct Recall<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Recall<'a> {
+  type Inner = Recall<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Recall<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Recall { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args RecallArgs
+  ) -> ::flatbuffers::WIPOffset<Recall<'bldr>> {
+    let mut builder = RecallBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for Recall<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RecallArgs {
+}
+impl<'a> Default for RecallArgs {
+  #[inline]
+  fn default() -> Self {
+    RecallArgs {
+    }
+  }
+}
+
+pub struct RecallBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RecallBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RecallBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RecallBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Recall<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Recall<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Recall");
+      ds.finish()
+  }
+}
+pub enum TradeConfirmOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// You agree to your offer and to the partner's with this number. The trade is done when both did.
+pub struct TradeConfirm<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TradeConfirm<'a> {
+  type Inner = TradeConfirm<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TradeConfirm<'a> {
+  pub const VT_OFFER: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TradeConfirm { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TradeConfirmArgs
+  ) -> ::flatbuffers::WIPOffset<TradeConfirm<'bldr>> {
+    let mut builder = TradeConfirmBuilder::new(_fbb);
+    builder.add_offer(args.offer);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn offer(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(TradeConfirm::VT_OFFER, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TradeConfirm<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("offer", Self::VT_OFFER, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TradeConfirmArgs {
+    pub offer: u16,
+}
+impl<'a> Default for TradeConfirmArgs {
+  #[inline]
+  fn default() -> Self {
+    TradeConfirmArgs {
+      offer: 0,
+    }
+  }
+}
+
+pub struct TradeConfirmBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TradeConfirmBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_offer(&mut self, offer: u16) {
+    self.fbb_.push_slot::<u16>(TradeConfirm::VT_OFFER, offer, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TradeConfirmBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TradeConfirmBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TradeConfirm<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TradeConfirm<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TradeConfirm");
+      ds.field("offer", &self.offer());
+      ds.finish()
+  }
+}
+pub enum RequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// What every message from a client is, whatever it asks for.
+pub struct Request<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Request<'a> {
+  type Inner = Request<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Request<'a> {
+  pub const VT_STREAM: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NUMBER: ::flatbuffers::VOffsetT = 6;
+  pub const VT_BODY_TYPE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_BODY: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Request { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RequestArgs
+  ) -> ::flatbuffers::WIPOffset<Request<'bldr>> {
+    let mut builder = RequestBuilder::new(_fbb);
+    builder.add_number(args.number);
+    if let Some(x) = args.body { builder.add_body(x); }
+    builder.add_body_type(args.body_type);
+    builder.add_stream(args.stream);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn stream(&self) -> Stream {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Stream>(Request::VT_STREAM, Some(Stream::World)).unwrap()}
+  }
+  #[inline]
+  pub fn number(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Request::VT_NUMBER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn body_type(&self) -> RequestBody {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<RequestBody>(Request::VT_BODY_TYPE, Some(RequestBody::NONE)).unwrap()}
   }
   #[inline]
   pub fn body(&self) -> Option<::flatbuffers::Table<'a>> {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Table<'a>>>(ClientMessage::VT_BODY, None)}
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Table<'a>>>(Request::VT_BODY, None)}
   }
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_emote(&self) -> Option<Emote<'a>> {
-    if self.body_type() == ClientBody::Emote {
+    if self.body_type() == RequestBody::Emote {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3780,7 +3720,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_wave_at(&self) -> Option<WaveAt<'a>> {
-    if self.body_type() == ClientBody::WaveAt {
+    if self.body_type() == RequestBody::WaveAt {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3795,7 +3735,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_move_item(&self) -> Option<MoveItem<'a>> {
-    if self.body_type() == ClientBody::MoveItem {
+    if self.body_type() == RequestBody::MoveItem {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3810,7 +3750,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_move_coins(&self) -> Option<MoveCoins<'a>> {
-    if self.body_type() == ClientBody::MoveCoins {
+    if self.body_type() == RequestBody::MoveCoins {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3825,7 +3765,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_drop(&self) -> Option<Drop<'a>> {
-    if self.body_type() == ClientBody::Drop {
+    if self.body_type() == RequestBody::Drop {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3840,7 +3780,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_pick_up(&self) -> Option<PickUp<'a>> {
-    if self.body_type() == ClientBody::PickUp {
+    if self.body_type() == RequestBody::PickUp {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3855,7 +3795,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_destroy(&self) -> Option<Destroy<'a>> {
-    if self.body_type() == ClientBody::Destroy {
+    if self.body_type() == RequestBody::Destroy {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3870,7 +3810,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_send_mail(&self) -> Option<SendMail<'a>> {
-    if self.body_type() == ClientBody::SendMail {
+    if self.body_type() == RequestBody::SendMail {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3885,7 +3825,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_take_mail(&self) -> Option<TakeMail<'a>> {
-    if self.body_type() == ClientBody::TakeMail {
+    if self.body_type() == RequestBody::TakeMail {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3900,7 +3840,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_return_mail(&self) -> Option<ReturnMail<'a>> {
-    if self.body_type() == ClientBody::ReturnMail {
+    if self.body_type() == RequestBody::ReturnMail {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3915,7 +3855,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_recall(&self) -> Option<Recall<'a>> {
-    if self.body_type() == ClientBody::Recall {
+    if self.body_type() == RequestBody::Recall {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3930,7 +3870,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_trade_ask(&self) -> Option<TradeAsk<'a>> {
-    if self.body_type() == ClientBody::TradeAsk {
+    if self.body_type() == RequestBody::TradeAsk {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3945,7 +3885,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_trade_offer(&self) -> Option<TradeOffer<'a>> {
-    if self.body_type() == ClientBody::TradeOffer {
+    if self.body_type() == RequestBody::TradeOffer {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3960,7 +3900,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_trade_confirm(&self) -> Option<TradeConfirm<'a>> {
-    if self.body_type() == ClientBody::TradeConfirm {
+    if self.body_type() == RequestBody::TradeConfirm {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3975,7 +3915,7 @@ impl<'a> ClientMessage<'a> {
   #[inline]
   #[allow(non_snake_case)]
   pub fn body_as_trade_cancel(&self) -> Option<TradeCancel<'a>> {
-    if self.body_type() == ClientBody::TradeCancel {
+    if self.body_type() == RequestBody::TradeCancel {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
@@ -3989,30 +3929,31 @@ impl<'a> ClientMessage<'a> {
 
 }
 
-impl ::flatbuffers::Verifiable for ClientMessage<'_> {
+impl ::flatbuffers::Verifiable for Request<'_> {
   #[inline]
   fn run_verifier(
     v: &mut ::flatbuffers::Verifier, pos: usize
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
-     .visit_field::<u16>("action", Self::VT_ACTION, false)?
-     .visit_union::<ClientBody, _>("body_type", Self::VT_BODY_TYPE, "body", Self::VT_BODY, false, |key, v, pos| {
+     .visit_field::<Stream>("stream", Self::VT_STREAM, false)?
+     .visit_field::<u64>("number", Self::VT_NUMBER, false)?
+     .visit_union::<RequestBody, _>("body_type", Self::VT_BODY_TYPE, "body", Self::VT_BODY, false, |key, v, pos| {
         match key {
-          ClientBody::Emote => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Emote>>("ClientBody::Emote", pos),
-          ClientBody::WaveAt => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WaveAt>>("ClientBody::WaveAt", pos),
-          ClientBody::MoveItem => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MoveItem>>("ClientBody::MoveItem", pos),
-          ClientBody::MoveCoins => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MoveCoins>>("ClientBody::MoveCoins", pos),
-          ClientBody::Drop => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Drop>>("ClientBody::Drop", pos),
-          ClientBody::PickUp => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<PickUp>>("ClientBody::PickUp", pos),
-          ClientBody::Destroy => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Destroy>>("ClientBody::Destroy", pos),
-          ClientBody::SendMail => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SendMail>>("ClientBody::SendMail", pos),
-          ClientBody::TakeMail => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TakeMail>>("ClientBody::TakeMail", pos),
-          ClientBody::ReturnMail => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ReturnMail>>("ClientBody::ReturnMail", pos),
-          ClientBody::Recall => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Recall>>("ClientBody::Recall", pos),
-          ClientBody::TradeAsk => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeAsk>>("ClientBody::TradeAsk", pos),
-          ClientBody::TradeOffer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeOffer>>("ClientBody::TradeOffer", pos),
-          ClientBody::TradeConfirm => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeConfirm>>("ClientBody::TradeConfirm", pos),
-          ClientBody::TradeCancel => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeCancel>>("ClientBody::TradeCancel", pos),
+          RequestBody::Emote => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Emote>>("RequestBody::Emote", pos),
+          RequestBody::WaveAt => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WaveAt>>("RequestBody::WaveAt", pos),
+          RequestBody::MoveItem => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MoveItem>>("RequestBody::MoveItem", pos),
+          RequestBody::MoveCoins => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MoveCoins>>("RequestBody::MoveCoins", pos),
+          RequestBody::Drop => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Drop>>("RequestBody::Drop", pos),
+          RequestBody::PickUp => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<PickUp>>("RequestBody::PickUp", pos),
+          RequestBody::Destroy => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Destroy>>("RequestBody::Destroy", pos),
+          RequestBody::SendMail => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SendMail>>("RequestBody::SendMail", pos),
+          RequestBody::TakeMail => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TakeMail>>("RequestBody::TakeMail", pos),
+          RequestBody::ReturnMail => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ReturnMail>>("RequestBody::ReturnMail", pos),
+          RequestBody::Recall => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Recall>>("RequestBody::Recall", pos),
+          RequestBody::TradeAsk => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeAsk>>("RequestBody::TradeAsk", pos),
+          RequestBody::TradeOffer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeOffer>>("RequestBody::TradeOffer", pos),
+          RequestBody::TradeConfirm => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeConfirm>>("RequestBody::TradeConfirm", pos),
+          RequestBody::TradeCancel => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeCancel>>("RequestBody::TradeCancel", pos),
           _ => Ok(()),
         }
      })?
@@ -4020,159 +3961,166 @@ impl ::flatbuffers::Verifiable for ClientMessage<'_> {
     Ok(())
   }
 }
-pub struct ClientMessageArgs {
-    pub action: u16,
-    pub body_type: ClientBody,
+pub struct RequestArgs {
+    pub stream: Stream,
+    pub number: u64,
+    pub body_type: RequestBody,
     pub body: Option<::flatbuffers::WIPOffset<::flatbuffers::UnionWIPOffset>>,
 }
-impl<'a> Default for ClientMessageArgs {
+impl<'a> Default for RequestArgs {
   #[inline]
   fn default() -> Self {
-    ClientMessageArgs {
-      action: 0,
-      body_type: ClientBody::NONE,
+    RequestArgs {
+      stream: Stream::World,
+      number: 0,
+      body_type: RequestBody::NONE,
       body: None,
     }
   }
 }
 
-pub struct ClientMessageBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+pub struct RequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
   fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
   start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
 }
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ClientMessageBuilder<'a, 'b, A> {
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RequestBuilder<'a, 'b, A> {
   #[inline]
-  pub fn add_action(&mut self, action: u16) {
-    self.fbb_.push_slot::<u16>(ClientMessage::VT_ACTION, action, 0);
+  pub fn add_stream(&mut self, stream: Stream) {
+    self.fbb_.push_slot::<Stream>(Request::VT_STREAM, stream, Stream::World);
   }
   #[inline]
-  pub fn add_body_type(&mut self, body_type: ClientBody) {
-    self.fbb_.push_slot::<ClientBody>(ClientMessage::VT_BODY_TYPE, body_type, ClientBody::NONE);
+  pub fn add_number(&mut self, number: u64) {
+    self.fbb_.push_slot::<u64>(Request::VT_NUMBER, number, 0);
+  }
+  #[inline]
+  pub fn add_body_type(&mut self, body_type: RequestBody) {
+    self.fbb_.push_slot::<RequestBody>(Request::VT_BODY_TYPE, body_type, RequestBody::NONE);
   }
   #[inline]
   pub fn add_body(&mut self, body: ::flatbuffers::WIPOffset<::flatbuffers::UnionWIPOffset>) {
-    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClientMessage::VT_BODY, body);
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Request::VT_BODY, body);
   }
   #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ClientMessageBuilder<'a, 'b, A> {
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RequestBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
-    ClientMessageBuilder {
+    RequestBuilder {
       fbb_: _fbb,
       start_: start,
     }
   }
   #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<ClientMessage<'a>> {
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Request<'a>> {
     let o = self.fbb_.end_table(self.start_);
     ::flatbuffers::WIPOffset::new(o.value())
   }
 }
 
-impl ::core::fmt::Debug for ClientMessage<'_> {
+impl ::core::fmt::Debug for Request<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("ClientMessage");
-      ds.field("action", &self.action());
+    let mut ds = f.debug_struct("Request");
+      ds.field("stream", &self.stream());
+      ds.field("number", &self.number());
       ds.field("body_type", &self.body_type());
       match self.body_type() {
-        ClientBody::Emote => {
+        RequestBody::Emote => {
           if let Some(x) = self.body_as_emote() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::WaveAt => {
+        RequestBody::WaveAt => {
           if let Some(x) = self.body_as_wave_at() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::MoveItem => {
+        RequestBody::MoveItem => {
           if let Some(x) = self.body_as_move_item() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::MoveCoins => {
+        RequestBody::MoveCoins => {
           if let Some(x) = self.body_as_move_coins() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::Drop => {
+        RequestBody::Drop => {
           if let Some(x) = self.body_as_drop() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::PickUp => {
+        RequestBody::PickUp => {
           if let Some(x) = self.body_as_pick_up() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::Destroy => {
+        RequestBody::Destroy => {
           if let Some(x) = self.body_as_destroy() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::SendMail => {
+        RequestBody::SendMail => {
           if let Some(x) = self.body_as_send_mail() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::TakeMail => {
+        RequestBody::TakeMail => {
           if let Some(x) = self.body_as_take_mail() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::ReturnMail => {
+        RequestBody::ReturnMail => {
           if let Some(x) = self.body_as_return_mail() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::Recall => {
+        RequestBody::Recall => {
           if let Some(x) = self.body_as_recall() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::TradeAsk => {
+        RequestBody::TradeAsk => {
           if let Some(x) = self.body_as_trade_ask() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::TradeOffer => {
+        RequestBody::TradeOffer => {
           if let Some(x) = self.body_as_trade_offer() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::TradeConfirm => {
+        RequestBody::TradeConfirm => {
           if let Some(x) = self.body_as_trade_confirm() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ClientBody::TradeCancel => {
+        RequestBody::TradeCancel => {
           if let Some(x) = self.body_as_trade_cancel() {
             ds.field("body", &x)
           } else {
@@ -4184,6 +4132,120 @@ impl ::core::fmt::Debug for ClientMessage<'_> {
           ds.field("body", &x)
         },
       };
+      ds.finish()
+  }
+}
+pub enum RequestHeadOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// The beginning of a [Request]: it can be read, and so refused by name, where the rest cannot.
+pub struct RequestHead<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for RequestHead<'a> {
+  type Inner = RequestHead<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> RequestHead<'a> {
+  pub const VT_STREAM: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NUMBER: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    RequestHead { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RequestHeadArgs
+  ) -> ::flatbuffers::WIPOffset<RequestHead<'bldr>> {
+    let mut builder = RequestHeadBuilder::new(_fbb);
+    builder.add_number(args.number);
+    builder.add_stream(args.stream);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn stream(&self) -> Stream {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Stream>(RequestHead::VT_STREAM, Some(Stream::World)).unwrap()}
+  }
+  #[inline]
+  pub fn number(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RequestHead::VT_NUMBER, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for RequestHead<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Stream>("stream", Self::VT_STREAM, false)?
+     .visit_field::<u64>("number", Self::VT_NUMBER, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RequestHeadArgs {
+    pub stream: Stream,
+    pub number: u64,
+}
+impl<'a> Default for RequestHeadArgs {
+  #[inline]
+  fn default() -> Self {
+    RequestHeadArgs {
+      stream: Stream::World,
+      number: 0,
+    }
+  }
+}
+
+pub struct RequestHeadBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RequestHeadBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_stream(&mut self, stream: Stream) {
+    self.fbb_.push_slot::<Stream>(RequestHead::VT_STREAM, stream, Stream::World);
+  }
+  #[inline]
+  pub fn add_number(&mut self, number: u64) {
+    self.fbb_.push_slot::<u64>(RequestHead::VT_NUMBER, number, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RequestHeadBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RequestHeadBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<RequestHead<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for RequestHead<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("RequestHead");
+      ds.field("stream", &self.stream());
+      ds.field("number", &self.number());
       ds.finish()
   }
 }
@@ -4216,7 +4278,7 @@ impl<'a> Welcome<'a> {
   pub const VT_LEAVE_RADIUS_M: ::flatbuffers::VOffsetT = 22;
   pub const VT_SEAM: ::flatbuffers::VOffsetT = 24;
   pub const VT_VERSION: ::flatbuffers::VOffsetT = 26;
-  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 28;
+  pub const VT_ORDER: ::flatbuffers::VOffsetT = 28;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4228,7 +4290,7 @@ impl<'a> Welcome<'a> {
     args: &'args WelcomeArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Welcome<'bldr>> {
     let mut builder = WelcomeBuilder::new(_fbb);
-    builder.add_operation(args.operation);
+    builder.add_order(args.order);
     builder.add_land_seed(args.land_seed);
     builder.add_tick(args.tick);
     builder.add_client_id(args.client_id);
@@ -4330,11 +4392,11 @@ impl<'a> Welcome<'a> {
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Welcome::VT_VERSION, None)}
   }
   #[inline]
-  pub fn operation(&self) -> u64 {
+  pub fn order(&self) -> u64 {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(Welcome::VT_OPERATION, Some(0)).unwrap()}
+    unsafe { self._tab.get::<u64>(Welcome::VT_ORDER, Some(0)).unwrap()}
   }
 }
 
@@ -4356,7 +4418,7 @@ impl ::flatbuffers::Verifiable for Welcome<'_> {
      .visit_field::<u32>("leave_radius_m", Self::VT_LEAVE_RADIUS_M, false)?
      .visit_field::<Seam>("seam", Self::VT_SEAM, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("version", Self::VT_VERSION, false)?
-     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
+     .visit_field::<u64>("order", Self::VT_ORDER, false)?
      .finish();
     Ok(())
   }
@@ -4374,7 +4436,7 @@ pub struct WelcomeArgs<'a> {
     pub leave_radius_m: u32,
     pub seam: Option<&'a Seam>,
     pub version: Option<::flatbuffers::WIPOffset<&'a str>>,
-    pub operation: u64,
+    pub order: u64,
 }
 impl<'a> Default for WelcomeArgs<'a> {
   #[inline]
@@ -4392,7 +4454,7 @@ impl<'a> Default for WelcomeArgs<'a> {
       leave_radius_m: 0,
       seam: None,
       version: None,
-      operation: 0,
+      order: 0,
     }
   }
 }
@@ -4451,8 +4513,8 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WelcomeBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Welcome::VT_VERSION, version);
   }
   #[inline]
-  pub fn add_operation(&mut self, operation: u64) {
-    self.fbb_.push_slot::<u64>(Welcome::VT_OPERATION, operation, 0);
+  pub fn add_order(&mut self, order: u64) {
+    self.fbb_.push_slot::<u64>(Welcome::VT_ORDER, order, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> WelcomeBuilder<'a, 'b, A> {
@@ -4484,121 +4546,173 @@ impl ::core::fmt::Debug for Welcome<'_> {
       ds.field("leave_radius_m", &self.leave_radius_m());
       ds.field("seam", &self.seam());
       ds.field("version", &self.version());
-      ds.field("operation", &self.operation());
+      ds.field("order", &self.order());
       ds.finish()
   }
 }
-pub enum ActionResultOffset {}
+pub enum ResponseOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// What the world made of an action. For an operation `None` says that the ledger was asked: its answer follows.
-pub struct ActionResult<'a> {
+/// What became of a request. `None`: it was done. `durable`: the ledger says so, it is on disk, and the same order will get
+/// the same answer; else nothing was ordered.
+pub struct Response<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
 
-impl<'a> ::flatbuffers::Follow<'a> for ActionResult<'a> {
-  type Inner = ActionResult<'a>;
+impl<'a> ::flatbuffers::Follow<'a> for Response<'a> {
+  type Inner = Response<'a>;
   #[inline]
   unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
     Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
   }
 }
 
-impl<'a> ActionResult<'a> {
-  pub const VT_ACTION: ::flatbuffers::VOffsetT = 4;
-  pub const VT_REFUSAL: ::flatbuffers::VOffsetT = 6;
+impl<'a> Response<'a> {
+  pub const VT_STREAM: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NUMBER: ::flatbuffers::VOffsetT = 6;
+  pub const VT_REFUSAL: ::flatbuffers::VOffsetT = 8;
+  pub const VT_DURABLE: ::flatbuffers::VOffsetT = 10;
+  pub const VT_THING: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    ActionResult { _tab: table }
+    Response { _tab: table }
   }
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
     _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args ActionResultArgs
-  ) -> ::flatbuffers::WIPOffset<ActionResult<'bldr>> {
-    let mut builder = ActionResultBuilder::new(_fbb);
-    builder.add_action(args.action);
+    args: &'args ResponseArgs
+  ) -> ::flatbuffers::WIPOffset<Response<'bldr>> {
+    let mut builder = ResponseBuilder::new(_fbb);
+    builder.add_thing(args.thing);
+    builder.add_number(args.number);
+    builder.add_durable(args.durable);
     builder.add_refusal(args.refusal);
+    builder.add_stream(args.stream);
     builder.finish()
   }
 
 
   #[inline]
-  pub fn action(&self) -> u16 {
+  pub fn stream(&self) -> Stream {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<u16>(ActionResult::VT_ACTION, Some(0)).unwrap()}
+    unsafe { self._tab.get::<Stream>(Response::VT_STREAM, Some(Stream::World)).unwrap()}
+  }
+  #[inline]
+  pub fn number(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Response::VT_NUMBER, Some(0)).unwrap()}
   }
   #[inline]
   pub fn refusal(&self) -> Refusal {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<Refusal>(ActionResult::VT_REFUSAL, Some(Refusal::None)).unwrap()}
+    unsafe { self._tab.get::<Refusal>(Response::VT_REFUSAL, Some(Refusal::None)).unwrap()}
+  }
+  #[inline]
+  pub fn durable(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Response::VT_DURABLE, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn thing(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Response::VT_THING, Some(0)).unwrap()}
   }
 }
 
-impl ::flatbuffers::Verifiable for ActionResult<'_> {
+impl ::flatbuffers::Verifiable for Response<'_> {
   #[inline]
   fn run_verifier(
     v: &mut ::flatbuffers::Verifier, pos: usize
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
-     .visit_field::<u16>("action", Self::VT_ACTION, false)?
+     .visit_field::<Stream>("stream", Self::VT_STREAM, false)?
+     .visit_field::<u64>("number", Self::VT_NUMBER, false)?
      .visit_field::<Refusal>("refusal", Self::VT_REFUSAL, false)?
+     .visit_field::<bool>("durable", Self::VT_DURABLE, false)?
+     .visit_field::<u64>("thing", Self::VT_THING, false)?
      .finish();
     Ok(())
   }
 }
-pub struct ActionResultArgs {
-    pub action: u16,
+pub struct ResponseArgs {
+    pub stream: Stream,
+    pub number: u64,
     pub refusal: Refusal,
+    pub durable: bool,
+    pub thing: u64,
 }
-impl<'a> Default for ActionResultArgs {
+impl<'a> Default for ResponseArgs {
   #[inline]
   fn default() -> Self {
-    ActionResultArgs {
-      action: 0,
+    ResponseArgs {
+      stream: Stream::World,
+      number: 0,
       refusal: Refusal::None,
+      durable: false,
+      thing: 0,
     }
   }
 }
 
-pub struct ActionResultBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+pub struct ResponseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
   fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
   start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
 }
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ActionResultBuilder<'a, 'b, A> {
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ResponseBuilder<'a, 'b, A> {
   #[inline]
-  pub fn add_action(&mut self, action: u16) {
-    self.fbb_.push_slot::<u16>(ActionResult::VT_ACTION, action, 0);
+  pub fn add_stream(&mut self, stream: Stream) {
+    self.fbb_.push_slot::<Stream>(Response::VT_STREAM, stream, Stream::World);
+  }
+  #[inline]
+  pub fn add_number(&mut self, number: u64) {
+    self.fbb_.push_slot::<u64>(Response::VT_NUMBER, number, 0);
   }
   #[inline]
   pub fn add_refusal(&mut self, refusal: Refusal) {
-    self.fbb_.push_slot::<Refusal>(ActionResult::VT_REFUSAL, refusal, Refusal::None);
+    self.fbb_.push_slot::<Refusal>(Response::VT_REFUSAL, refusal, Refusal::None);
   }
   #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ActionResultBuilder<'a, 'b, A> {
+  pub fn add_durable(&mut self, durable: bool) {
+    self.fbb_.push_slot::<bool>(Response::VT_DURABLE, durable, false);
+  }
+  #[inline]
+  pub fn add_thing(&mut self, thing: u64) {
+    self.fbb_.push_slot::<u64>(Response::VT_THING, thing, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ResponseBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
-    ActionResultBuilder {
+    ResponseBuilder {
       fbb_: _fbb,
       start_: start,
     }
   }
   #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<ActionResult<'a>> {
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Response<'a>> {
     let o = self.fbb_.end_table(self.start_);
     ::flatbuffers::WIPOffset::new(o.value())
   }
 }
 
-impl ::core::fmt::Debug for ActionResult<'_> {
+impl ::core::fmt::Debug for Response<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("ActionResult");
-      ds.field("action", &self.action());
+    let mut ds = f.debug_struct("Response");
+      ds.field("stream", &self.stream());
+      ds.field("number", &self.number());
       ds.field("refusal", &self.refusal());
+      ds.field("durable", &self.durable());
+      ds.field("thing", &self.thing());
       ds.finish()
   }
 }
@@ -4696,137 +4810,6 @@ impl ::core::fmt::Debug for Closing<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("Closing");
       ds.field("reason", &self.reason());
-      ds.finish()
-  }
-}
-pub enum OperationResultOffset {}
-#[derive(Copy, Clone, PartialEq)]
-
-/// The ledger's answer, once it is on disk.
-pub struct OperationResult<'a> {
-  pub _tab: ::flatbuffers::Table<'a>,
-}
-
-impl<'a> ::flatbuffers::Follow<'a> for OperationResult<'a> {
-  type Inner = OperationResult<'a>;
-  #[inline]
-  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
-    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
-  }
-}
-
-impl<'a> OperationResult<'a> {
-  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
-  pub const VT_REFUSAL: ::flatbuffers::VOffsetT = 6;
-  pub const VT_THING: ::flatbuffers::VOffsetT = 8;
-
-  #[inline]
-  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
-    OperationResult { _tab: table }
-  }
-  #[allow(unused_mut)]
-  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
-    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args OperationResultArgs
-  ) -> ::flatbuffers::WIPOffset<OperationResult<'bldr>> {
-    let mut builder = OperationResultBuilder::new(_fbb);
-    builder.add_thing(args.thing);
-    builder.add_operation(args.operation);
-    builder.add_refusal(args.refusal);
-    builder.finish()
-  }
-
-
-  #[inline]
-  pub fn operation(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(OperationResult::VT_OPERATION, Some(0)).unwrap()}
-  }
-  #[inline]
-  pub fn refusal(&self) -> Refusal {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<Refusal>(OperationResult::VT_REFUSAL, Some(Refusal::None)).unwrap()}
-  }
-  #[inline]
-  pub fn thing(&self) -> u64 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(OperationResult::VT_THING, Some(0)).unwrap()}
-  }
-}
-
-impl ::flatbuffers::Verifiable for OperationResult<'_> {
-  #[inline]
-  fn run_verifier(
-    v: &mut ::flatbuffers::Verifier, pos: usize
-  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
-    v.visit_table(pos)?
-     .visit_field::<u64>("operation", Self::VT_OPERATION, false)?
-     .visit_field::<Refusal>("refusal", Self::VT_REFUSAL, false)?
-     .visit_field::<u64>("thing", Self::VT_THING, false)?
-     .finish();
-    Ok(())
-  }
-}
-pub struct OperationResultArgs {
-    pub operation: u64,
-    pub refusal: Refusal,
-    pub thing: u64,
-}
-impl<'a> Default for OperationResultArgs {
-  #[inline]
-  fn default() -> Self {
-    OperationResultArgs {
-      operation: 0,
-      refusal: Refusal::None,
-      thing: 0,
-    }
-  }
-}
-
-pub struct OperationResultBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
-  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
-  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
-}
-impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> OperationResultBuilder<'a, 'b, A> {
-  #[inline]
-  pub fn add_operation(&mut self, operation: u64) {
-    self.fbb_.push_slot::<u64>(OperationResult::VT_OPERATION, operation, 0);
-  }
-  #[inline]
-  pub fn add_refusal(&mut self, refusal: Refusal) {
-    self.fbb_.push_slot::<Refusal>(OperationResult::VT_REFUSAL, refusal, Refusal::None);
-  }
-  #[inline]
-  pub fn add_thing(&mut self, thing: u64) {
-    self.fbb_.push_slot::<u64>(OperationResult::VT_THING, thing, 0);
-  }
-  #[inline]
-  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> OperationResultBuilder<'a, 'b, A> {
-    let start = _fbb.start_table();
-    OperationResultBuilder {
-      fbb_: _fbb,
-      start_: start,
-    }
-  }
-  #[inline]
-  pub fn finish(self) -> ::flatbuffers::WIPOffset<OperationResult<'a>> {
-    let o = self.fbb_.end_table(self.start_);
-    ::flatbuffers::WIPOffset::new(o.value())
-  }
-}
-
-impl ::core::fmt::Debug for OperationResult<'_> {
-  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-    let mut ds = f.debug_struct("OperationResult");
-      ds.field("operation", &self.operation());
-      ds.field("refusal", &self.refusal());
-      ds.field("thing", &self.thing());
       ds.finish()
   }
 }
@@ -5226,13 +5209,13 @@ impl<'a> ServerMessage<'a> {
 
   #[inline]
   #[allow(non_snake_case)]
-  pub fn body_as_action_result(&self) -> Option<ActionResult<'a>> {
-    if self.body_type() == ServerBody::ActionResult {
+  pub fn body_as_response(&self) -> Option<Response<'a>> {
+    if self.body_type() == ServerBody::Response {
       self.body().map(|t| {
        // Safety:
        // Created from a valid Table for this object
        // Which contains a valid union in this slot
-       unsafe { ActionResult::init_from_table(t) }
+       unsafe { Response::init_from_table(t) }
      })
     } else {
       None
@@ -5248,21 +5231,6 @@ impl<'a> ServerMessage<'a> {
        // Created from a valid Table for this object
        // Which contains a valid union in this slot
        unsafe { Closing::init_from_table(t) }
-     })
-    } else {
-      None
-    }
-  }
-
-  #[inline]
-  #[allow(non_snake_case)]
-  pub fn body_as_operation_result(&self) -> Option<OperationResult<'a>> {
-    if self.body_type() == ServerBody::OperationResult {
-      self.body().map(|t| {
-       // Safety:
-       // Created from a valid Table for this object
-       // Which contains a valid union in this slot
-       unsafe { OperationResult::init_from_table(t) }
      })
     } else {
       None
@@ -5310,9 +5278,8 @@ impl ::flatbuffers::Verifiable for ServerMessage<'_> {
      .visit_union::<ServerBody, _>("body_type", Self::VT_BODY_TYPE, "body", Self::VT_BODY, false, |key, v, pos| {
         match key {
           ServerBody::Welcome => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Welcome>>("ServerBody::Welcome", pos),
-          ServerBody::ActionResult => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ActionResult>>("ServerBody::ActionResult", pos),
+          ServerBody::Response => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Response>>("ServerBody::Response", pos),
           ServerBody::Closing => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Closing>>("ServerBody::Closing", pos),
-          ServerBody::OperationResult => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<OperationResult>>("ServerBody::OperationResult", pos),
           ServerBody::Goods => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Goods>>("ServerBody::Goods", pos),
           ServerBody::TradeNews => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TradeNews>>("ServerBody::TradeNews", pos),
           _ => Ok(()),
@@ -5376,8 +5343,8 @@ impl ::core::fmt::Debug for ServerMessage<'_> {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
-        ServerBody::ActionResult => {
-          if let Some(x) = self.body_as_action_result() {
+        ServerBody::Response => {
+          if let Some(x) = self.body_as_response() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -5385,13 +5352,6 @@ impl ::core::fmt::Debug for ServerMessage<'_> {
         },
         ServerBody::Closing => {
           if let Some(x) = self.body_as_closing() {
-            ds.field("body", &x)
-          } else {
-            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
-          }
-        },
-        ServerBody::OperationResult => {
-          if let Some(x) = self.body_as_operation_result() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

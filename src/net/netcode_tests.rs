@@ -162,6 +162,7 @@ fn bodies_of_every_size_go_both_ways_many_times() {
         client.handle_datagram(now, &mut server.handle(datagram).unwrap()).unwrap();
     }
     for length in 1..=BODY_BYTES_MAX {
+        server.tick += 1;
         let body = vec![length as u8; length];
         let up = seal(&mut client, now, &body);
         server.handle(up.clone());
@@ -199,6 +200,7 @@ fn renetcode_client_joins_our_server() {
     assert!(!server.connection().needs_keep_alive(), "its keep-alive confirmed it");
 
     for number in 0..300u32 {
+        server.tick += 1;
         let body = number.to_le_bytes();
         let datagram = client.generate_payload_packet(&body).unwrap().1.to_vec();
         server.handle(datagram);

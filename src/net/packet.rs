@@ -144,13 +144,15 @@ pub enum DropReason {
     ChallengeToken,
     /// A packet that has no meaning in this state.
     State,
+    /// More datagrams of one session in a tick than are opened.
+    Flood,
 }
 
 impl DropReason {
     /// Number of reasons.
     pub const COUNT: usize = DropReason::NAMES.len();
     /// The reasons' names by [`DropReason::index`], as counters are labelled.
-    pub const NAMES: [&'static str; 21] = [
+    pub const NAMES: [&'static str; 22] = [
         "too_short",
         "kind",
         "sequence_bytes",
@@ -172,6 +174,7 @@ impl DropReason {
         "handshake_expired",
         "challenge_token",
         "state",
+        "flood",
     ];
 
     /// As an index into an array of counters.
@@ -185,7 +188,7 @@ impl DropReason {
     }
 }
 
-const _: () = assert!(DropReason::State as usize + 1 == DropReason::COUNT, "every reason has a name");
+const _: () = assert!(DropReason::Flood as usize + 1 == DropReason::COUNT, "every reason has a name");
 
 /// A packet that proved genuine.
 #[derive(Debug)]

@@ -43,8 +43,8 @@ impl Reliable {
             fates: Fates::default(),
             ordered_out: SendChannel::new(ChannelKind::Ordered, reliable_transport),
             unordered_out: SendChannel::new(ChannelKind::Unordered, reliable_transport),
-            ordered_in: ReceiveChannel::new(ChannelKind::Ordered),
-            unordered_in: ReceiveChannel::new(ChannelKind::Unordered),
+            ordered_in: ReceiveChannel::new(ChannelKind::Ordered, reliable_transport),
+            unordered_in: ReceiveChannel::new(ChannelKind::Unordered, reliable_transport),
         }
     }
 
@@ -134,6 +134,25 @@ impl Reliable {
     /// Acknowledges a received body from now on.
     pub fn accept(&mut self, sequence: u16) {
         self.acks.accept(sequence);
+    }
+
+    /// Whether the bytes of a reliable section are well formed, as far as that can be told without taking them.
+    pub fn check_fragment(&self, channel: ChannelKind, bytes: &[u8]) -> Result<(), FragmentError> {
+        let incoming = match channel {
+            ChannelKind::Ordered => &self.ordered_in,
+            ChannelKind::Unordered => &self.unordered_in,
+        };
+        incoming.check(bytes).map(|_| ())
+    }
+
+    /// Whether both channels have room for all fragments that one body may carry.
+    pub fn has_room(&self) -> bool {
+        self.ordered_in.has_room() && self.unordered_in.has_room()
+    }
+
+    /// Whether a message waits to be polled.
+    pub fn has_messages(&self) -> bool {
+        self.ordered_in.has_messages() || self.unordered_in.has_messages()
     }
 
     /// Takes the bytes of a reliable section.

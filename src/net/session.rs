@@ -1,6 +1,6 @@
 //! One session: a connected client between its transport and its entity.
 //!
-//! Owns the protocol state of one client: acks, reliable channels, interest, budgets, actions under way. Promises:
+//! Owns the protocol state of one client: acks, reliable channels, interest, budgets, requests under way. Promises:
 //! the same for every transport; a body from the peer changes nothing before it was checked; a snapshot leaves in the
 //! tick that applied the newest command. Never does I/O and never steps the world.
 
@@ -9,21 +9,24 @@ use std::mem::offset_of;
 
 use crate::goods::GoodsNews;
 use crate::ids::{EntityId, FINE_SHIFT, SessionRef, ShardId};
-use crate::limits::{ACTIONS_HELD_MAX, GOODS_MESSAGES_MAX, PINGS_PER_DRAIN_MAX, SESSION_BYTES_PER_S_MAX, TICK_HZ};
+use crate::limits::{
+    BODIES_PER_TICK_MAX, COMMANDS_PER_TICK_MAX, GOODS_MESSAGES_MAX, PINGS_PER_DRAIN_MAX, REQUESTS_AHEAD_MAX,
+    REQUESTS_HELD_MAX, REQUESTS_PER_TICK_MAX, SESSION_BYTES_PER_S_MAX, TICK_HZ, TICKS_AT_ONCE_MAX,
+};
 use crate::net::acks::{Arrival, Fate, SentPacket};
 use crate::net::body::{BodyError, BodyReader, BodyWriter, Commands, FLAG_PACKED, PONG_MARKER, Section, kind};
 use crate::net::channel::{ChannelKind, Receipt};
 use crate::net::flow::Flow;
 use crate::net::interest::{Carried, Interest, Pace, Radii, Scratch, write_events};
-use crate::net::message::{ClientMessage, ServerMessage};
-use crate::net::messages::Close;
+use crate::net::message::{GoodsRequest, NumberedRequest, Request, RequestError, Response, ServerMessage, Stream};
+use crate::net::messages::{self, Close, Refusal};
 use crate::net::reliable::Reliable;
 use crate::net::wire;
 use crate::sys::prefetch;
 use crate::world::effect::Word;
 use crate::world::frame::{Frame, Frames};
 use crate::world::movement::Command;
-use crate::world::parcel::{Input, InputKind, InputParcel, Told, TradeWish};
+use crate::world::parcel::{Input, InputKind, InputParcel, Told};
 
 /// Ticks of silence from the peer's acks after which a packet counts as lost.
 const LOST_TICKS: u32 = 60;
@@ -49,24 +52,42 @@ pub enum BodyDrop {
     BadAck,
     /// The reliable channel is full; the body is not acknowledged and comes again.
     ChannelFull,
-    /// More pings than one drain answers.
+    /// More pings than one drain answers: those beyond are not answered, and nothing else of the body is dropped.
     PingsOver,
-    /// Commands before the entity stands in the world.
+    /// Commands before the entity stands in the world: nothing else of the body is dropped.
     TooEarly,
+    /// More bodies than are taken in a tick: only its commands count, in the place of those before.
+    BodiesOver,
+    /// More commands of constant frames than are taken in a tick.
+    CommandsOver,
 }
 
 impl BodyDrop {
     /// Number of reasons.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 9;
 
     /// Label of each reason's counter, by [`BodyDrop::index`].
-    pub const NAMES: [&'static str; BodyDrop::COUNT] =
-        ["body_malformed", "body_repeated", "message_bad", "ack_bad", "channel_full", "pings_over", "too_early"];
+    pub const NAMES: [&'static str; BodyDrop::COUNT] = [
+        "body_malformed",
+        "body_repeated",
+        "message_bad",
+        "ack_bad",
+        "channel_full",
+        "pings_over",
+        "too_early",
+        "bodies_over",
+        "commands_refused",
+    ];
 
     /// Place in tables of counters.
     pub fn index(self) -> usize {
         self as usize
     }
+}
+
+/// Bodies of a session that are taken after so many ticks.
+fn bodies_max(ticks: u64) -> u32 {
+    BODIES_PER_TICK_MAX * ticks.clamp(1, TICKS_AT_ONCE_MAX) as u32
 }
 
 impl From<BodyError> for BodyDrop {
@@ -101,11 +122,44 @@ pub struct Sight<'a> {
     pub rates: Rates,
 }
 
-/// A client's reliable message that its entity did not name yet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Action {
-    number: u16,
-    message: ClientMessage,
+/// What arrived for the tick that is to come.
+#[derive(Clone, Copy, Debug, Default)]
+struct TickShare {
+    /// Tick before the one that it is for, low 32 bits.
+    after_tick: u32,
+    bodies: u32,
+    /// Commands of constant frames.
+    commands: u8,
+    /// Where the commands of the newest body lie, the owner's parcel and the place in it, and the client tick of the last one.
+    input: Option<(ShardId, u32, u32)>,
+}
+
+/// The requests of one stream.
+#[derive(Clone, Debug, Default)]
+struct RequestStream {
+    /// Those that the entity did not take yet, oldest first.
+    waiting: VecDeque<NumberedRequest>,
+    /// Ordinal of the newest one of them, or of those before.
+    ordinal: u16,
+    /// Number of the newest one.
+    number: u64,
+}
+
+impl RequestStream {
+    /// Whether a request may have this number; then it is used up.
+    fn uses_up(&mut self, number: u64) -> bool {
+        let fits = number > self.number && number - self.number <= REQUESTS_AHEAD_MAX;
+        if fits {
+            self.number = number;
+        }
+        fits
+    }
+
+    /// Lets go of those that the entity took, up to this ordinal.
+    fn forget(&mut self, taken: u16) {
+        let left = usize::from(self.ordinal.wrapping_sub(taken)).min(self.waiting.len());
+        self.waiting.drain(..self.waiting.len() - left);
+    }
 }
 
 /// One connected client. What every tick asks of every session stands together at the beginning: all sessions together
@@ -121,9 +175,10 @@ pub struct Session {
     /// The send budget as it was at the tick `budget_tick`.
     budget: u32,
     applied_sent: u32,
-    budget_tick: u64,
+    /// Low 32 bits.
+    budget_tick: u32,
+    pings: u32,
     shown_tick: u64,
-    pings: usize,
     closing: Option<Close>,
     /// Which shard told it.
     pub told_by: ShardId,
@@ -134,9 +189,8 @@ pub struct Session {
     pub reference: SessionRef,
     /// Who connected.
     pub client_id: u64,
-    actions: VecDeque<Action>,
-    /// Number of the newest action that came.
-    action: u16,
+    share: TickShare,
+    streams: [RequestStream; Stream::COUNT],
     reliable: Reliable,
     interest: Interest,
     /// When it looked last for packets that nobody acknowledged.
@@ -162,8 +216,8 @@ impl Session {
             greeted: false,
             reliable: Reliable::new(reliable_transport),
             interest: Interest::default(),
-            actions: VecDeque::new(),
-            action: 0,
+            share: TickShare::default(),
+            streams: Default::default(),
             pings: 0,
             budget: BUDGET_MAX,
             budget_tick: 0,
@@ -186,8 +240,16 @@ impl Session {
         self.told.map(|told| told.next_owner)
     }
 
-    /// Takes a body from the peer. Commands go into the input parcel of the entity's owner, one of `inputs` by shard.
-    pub fn handle_body(&mut self, body: &[u8], inputs: &mut [InputParcel]) -> Result<(), BodyDrop> {
+    /// Takes a body from the peer after the tick `after_tick`, `ticks` of which may have passed since. Commands go into the
+    /// input parcel of the entity's owner, one of `inputs` by shard. `drop` hears what of the body was not taken, although
+    /// the rest was. A body that is dropped has changed nothing.
+    pub fn handle_body(
+        &mut self,
+        body: &[u8],
+        (after_tick, ticks): (u64, u64),
+        inputs: &mut [InputParcel],
+        mut drop: impl FnMut(BodyDrop),
+    ) -> Result<(), BodyDrop> {
         self.prefetch_lists();
         let (header, sections) = BodyReader::client(body)?;
         match self.reliable.arrival(header.sequence()) {
@@ -195,6 +257,16 @@ impl Session {
             _ if self.reliable_transport => (),
             Arrival::Seen => return Err(BodyDrop::Repeated),
             _ => (),
+        }
+        sections.clone().try_for_each(|section| self.check_section(&section))?;
+        let share = self.share_of(after_tick);
+        share.bodies += 1;
+        if share.bodies > bodies_max(ticks) {
+            // The newest body has all commands that the entity did not apply, so none that counts is lost.
+            sections.filter(|section| section.kind == kind::COMMANDS).for_each(|section| {
+                self.take_commands(section.bytes, inputs, &mut drop);
+            });
+            return Err(BodyDrop::BodiesOver);
         }
         let interest = &mut self.interest;
         let known = self.reliable.handle_acks(header.flags(), header.ack(), header.ack_bits(), |fate, bits| {
@@ -205,103 +277,200 @@ impl Session {
         if !self.greeted {
             self.packed = header.flags() & FLAG_PACKED != 0;
         }
-        let (mut full, mut fragments) = (false, false);
+        let mut full = false;
         for section in sections {
-            fragments |= matches!(section.kind, kind::RELIABLE_ORDERED | kind::RELIABLE_UNORDERED);
-            full |= self.handle_section(&section, inputs)? == Receipt::Full;
+            full |= self.take_section(&section, inputs, &mut drop)? == Receipt::Full;
         }
         if full {
             return Err(BodyDrop::ChannelFull);
         }
         self.reliable.accept(header.sequence());
-        if fragments {
-            self.take_messages()?;
-        }
         if known { Ok(()) } else { Err(BodyDrop::BadAck) }
     }
 
-    fn handle_section(&mut self, section: &Section<'_>, inputs: &mut [InputParcel]) -> Result<Receipt, BodyDrop> {
+    /// What was taken for the tick after `after_tick`.
+    fn share_of(&mut self, after_tick: u64) -> &mut TickShare {
+        let after_tick = after_tick as u32;
+        if self.share.after_tick != after_tick {
+            self.share = TickShare { after_tick, ..TickShare::default() };
+        }
+        &mut self.share
+    }
+
+    /// Whether a stream is read on: the tick has room for a body, and the channels for all that it may carry. Who is told to
+    /// go is read to the end.
+    pub fn has_room(&self, (after_tick, ticks): (u64, u64)) -> bool {
+        let bodies = if self.share.after_tick == after_tick as u32 { self.share.bodies } else { 0 };
+        self.closing.is_some() || (bodies < bodies_max(ticks) && self.reliable.has_room())
+    }
+
+    /// Whether a section is well formed, as far as that can be told without taking it.
+    fn check_section(&self, section: &Section<'_>) -> Result<(), BodyDrop> {
         match section.kind {
-            kind::COMMANDS => self.handle_commands(section.bytes, inputs)?,
+            kind::COMMANDS => Commands::read(section.bytes).map(|_| ())?,
+            kind::RELIABLE_ORDERED => self.check_fragment(ChannelKind::Ordered, section.bytes)?,
+            kind::RELIABLE_UNORDERED => self.check_fragment(ChannelKind::Unordered, section.bytes)?,
+            _ => (),
+        }
+        Ok(())
+    }
+
+    fn check_fragment(&self, channel: ChannelKind, bytes: &[u8]) -> Result<(), BodyDrop> {
+        self.reliable.check_fragment(channel, bytes).map_err(|_| BodyDrop::BadMessage)
+    }
+
+    fn take_section(
+        &mut self,
+        section: &Section<'_>,
+        inputs: &mut [InputParcel],
+        drop: &mut impl FnMut(BodyDrop),
+    ) -> Result<Receipt, BodyDrop> {
+        match section.kind {
+            kind::COMMANDS => self.take_commands(section.bytes, inputs, drop),
             kind::PING if self.pings < PINGS_PER_DRAIN_MAX => self.pings += 1,
-            kind::PING => return Err(BodyDrop::PingsOver),
-            kind::RELIABLE_ORDERED => return self.handle_fragment(ChannelKind::Ordered, section.bytes),
-            kind::RELIABLE_UNORDERED => return self.handle_fragment(ChannelKind::Unordered, section.bytes),
+            kind::PING => drop(BodyDrop::PingsOver),
+            kind::RELIABLE_ORDERED => return self.take_fragment(ChannelKind::Ordered, section.bytes),
+            kind::RELIABLE_UNORDERED => return self.take_fragment(ChannelKind::Unordered, section.bytes),
             _ => (),
         }
         Ok(Receipt::Accepted)
     }
 
-    fn handle_fragment(&mut self, channel: ChannelKind, bytes: &[u8]) -> Result<Receipt, BodyDrop> {
+    fn take_fragment(&mut self, channel: ChannelKind, bytes: &[u8]) -> Result<Receipt, BodyDrop> {
         self.reliable.handle_fragment(channel, bytes).map_err(|_| BodyDrop::BadMessage)
     }
 
-    fn handle_commands(&mut self, bytes: &[u8], inputs: &mut [InputParcel]) -> Result<(), BodyDrop> {
-        let commands = Commands::read(bytes)?;
-        let Some(told) = self.told.filter(|_| self.closing.is_none()) else { return Err(BodyDrop::TooEarly) };
+    /// Takes commands that were checked. Those of a newer body stand in the place of those that came before it in this tick.
+    fn take_commands(&mut self, bytes: &[u8], inputs: &mut [InputParcel], drop: &mut impl FnMut(BodyDrop)) {
+        let commands = Commands::read(bytes).expect("the section was checked");
+        let Some(told) = self.told.filter(|_| self.closing.is_none()) else {
+            drop(BodyDrop::TooEarly);
+            return;
+        };
         // What the entity already applied need not travel again.
         let applied = told.state.applied();
         let old = match commands.first_tick {
             0 => 0,
             first => (applied.wrapping_sub(first).wrapping_add(1) as i32).max(0) as usize,
         };
-        if old < commands.len() {
-            let first_tick = if commands.first_tick == 0 { 0 } else { commands.first_tick.wrapping_add(old as u32) };
-            let wanted = commands.iter().skip(old).map(|command| Command {
-                yaw: command.yaw(),
-                forward: command.forward(),
-                right: command.right(),
-                buttons: command.buttons(),
-            });
-            let entity = EntityId(told.state.entity());
-            inputs[told.next_owner.index()].push_commands(entity, self.reference, first_tick, wanted);
+        if old >= commands.len() {
+            return;
         }
-        Ok(())
+        let first_tick = if commands.first_tick == 0 { 0 } else { commands.first_tick.wrapping_add(old as u32) };
+        let wanted = commands.iter().skip(old).map(|command| Command {
+            yaw: command.yaw(),
+            forward: command.forward(),
+            right: command.right(),
+            buttons: command.buttons(),
+        });
+        let (entity, owner) = (EntityId(told.state.entity()), told.next_owner);
+        let parcel = &mut inputs[owner.index()];
+        if first_tick == 0 {
+            let room = usize::from(COMMANDS_PER_TICK_MAX - self.share.commands);
+            if commands.len() > room {
+                drop(BodyDrop::CommandsOver);
+            }
+            let count = commands.len().min(room);
+            self.share.commands += count as u8;
+            parcel.push_commands(entity, self.reference, 0, wanted.take(count));
+            return;
+        }
+        let last_tick = commands.first_tick.wrapping_add(commands.len() as u32 - 1);
+        let place = match self.share.input {
+            // A body that others overtook has nothing that they have not.
+            Some((.., before)) if last_tick.wrapping_sub(before) as i32 <= 0 => return,
+            Some((before, place, _)) if before == owner => {
+                parcel.replace_commands(place as usize, first_tick, wanted);
+                place
+            }
+            _ => {
+                parcel.push_commands(entity, self.reference, first_tick, wanted);
+                parcel.inputs.len() as u32 - 1
+            }
+        };
+        self.share.input = Some((owner, place, last_tick));
     }
 
-    fn take_messages(&mut self) -> Result<(), BodyDrop> {
-        for channel in [ChannelKind::Ordered, ChannelKind::Unordered] {
-            while self.actions.len() < ACTIONS_HELD_MAX {
-                let Some(bytes) = self.reliable.poll_message(channel) else { break };
-                let (number, message) = ClientMessage::decode(&bytes).map_err(|_| BodyDrop::BadMessage)?;
-                // Actions are numbered in order, so a repeat or a gap is not one of ours.
-                if number != self.action.wrapping_add(1) {
-                    return Err(BodyDrop::BadMessage);
+    /// Takes the requests that came, a bounded number in a tick.
+    fn take_requests(&mut self) {
+        for _ in 0..REQUESTS_PER_TICK_MAX {
+            let ordered = self.reliable.poll_message(ChannelKind::Ordered);
+            let Some(bytes) = ordered.or_else(|| self.reliable.poll_message(ChannelKind::Unordered)) else { break };
+            match Request::decode(&bytes) {
+                Ok(request) => self.take_request(request),
+                Err(RequestError::Refused { stream, number, refusal }) => {
+                    self.streams.iter_mut().zip([Stream::World, Stream::Goods]).for_each(|(own, name)| {
+                        // The request after it has the next number.
+                        let _ = name.wire() == stream && own.uses_up(number);
+                    });
+                    self.refuse(stream, number, refusal);
                 }
-                self.action = number;
-                self.actions.push_back(Action { number, message });
+                Err(RequestError::Nameless) => self.close(Close::Protocol),
             }
         }
-        Ok(())
     }
 
-    /// Whether actions wait for its entity to name them.
-    pub fn is_acting(&self) -> bool {
-        !self.actions.is_empty()
-    }
-
-    /// Before the input parcels of a tick leave, while it is acting: actions that the entity did not name yet.
-    pub fn give_actions(&mut self, inputs: &mut [InputParcel]) {
-        let Some(told) = self.told.filter(|_| self.closing.is_none()) else { return };
-        let done = told.state.action();
-        self.actions.retain(|action| (action.number.wrapping_sub(done) as i16) > 0);
-        for &Action { number, message } in &self.actions {
-            let kind = match message {
-                ClientMessage::Emote { kind } => InputKind::Emote { number, emote: kind },
-                ClientMessage::WaveAt { target } => InputKind::WaveAt { number, target },
-                ClientMessage::Goods { operation, wish } => InputKind::Goods { number, operation, wish },
-                ClientMessage::TradeAsk { target } => InputKind::Trade { number, wish: TradeWish::Ask { target } },
-                ClientMessage::TradeOffer { offer } => InputKind::Trade { number, wish: TradeWish::Offer { offer } },
-                ClientMessage::TradeConfirm { operation, offer } => {
-                    InputKind::Trade { number, wish: TradeWish::Confirm { operation, offer } }
-                }
-                ClientMessage::TradeCancel => InputKind::Trade { number, wish: TradeWish::Cancel },
-            };
-            let entity = EntityId(told.state.entity());
-            inputs[told.next_owner.index()].inputs.push(Input { entity, session: self.reference, kind });
+    fn take_request(&mut self, numbered: NumberedRequest) {
+        let NumberedRequest { number, request } = numbered;
+        let name = request.stream();
+        let stream = &mut self.streams[name.index()];
+        let is_next = match (name, request) {
+            (Stream::World, _) => number == stream.number.wrapping_add(1),
+            // An order that was given before gets its answer again, and who asks for one gives none.
+            (Stream::Goods, Request::Goods(GoodsRequest::Recall)) => true,
+            (Stream::Goods, _) => number <= stream.number || number - stream.number <= REQUESTS_AHEAD_MAX,
+        };
+        if !matches!(request, Request::Goods(GoodsRequest::Recall)) {
+            stream.uses_up(number);
         }
-        // What found no place among them may have one now.
-        let _ = self.take_messages();
+        if !is_next {
+            self.refuse(name.wire(), number, Refusal::OutOfOrder);
+        } else if stream.waiting.len() == REQUESTS_HELD_MAX {
+            self.refuse(name.wire(), number, Refusal::Full);
+        } else {
+            stream.ordinal = stream.ordinal.wrapping_add(1);
+            stream.waiting.push_back(numbered);
+        }
+    }
+
+    /// Tells its client that nothing was done. A client that reads no answers is cut as slow.
+    fn refuse(&mut self, stream: messages::Stream, number: u64, refusal: Refusal) {
+        let response = Response { stream, number, refusal, durable: false, thing: None };
+        if self.reliable.send(ChannelKind::Unordered, ServerMessage::Response(response).encode()).is_err() {
+            self.close(Close::Slow);
+        }
+    }
+
+    /// It moves to another shard: the parcels that it wrote into stay.
+    pub fn leave_parcels(&mut self) {
+        self.share.input = None;
+    }
+
+    /// Its character's newest order that the ledger answered: its client counts on from there.
+    pub fn count_orders_from(&mut self, order: u64) {
+        self.streams[Stream::Goods.index()].number = order;
+    }
+
+    /// Whether requests wait, for it or for its entity.
+    pub fn is_asking(&self) -> bool {
+        self.reliable.has_messages() || self.streams.iter().any(|stream| !stream.waiting.is_empty())
+    }
+
+    /// Before the input parcels of a tick leave, while it is asking: requests that the entity did not take yet.
+    pub fn pass_requests(&mut self, inputs: &mut [InputParcel]) {
+        let Some(told) = self.told.filter(|_| self.closing.is_none()) else { return };
+        self.take_requests();
+        for (stream, taken) in self.streams.iter_mut().zip(told.taken) {
+            stream.forget(taken);
+            let oldest = stream.ordinal.wrapping_sub(stream.waiting.len() as u16);
+            // Of a stream whose requests wait for each other the next one is enough; the entity takes the others then.
+            let given = stream.waiting.iter().take(REQUESTS_PER_TICK_MAX);
+            for (ordinal, &NumberedRequest { number, request }) in (1..).zip(given) {
+                let kind = InputKind::Request { ordinal: oldest.wrapping_add(ordinal), number, request };
+                let entity = EntityId(told.state.entity());
+                inputs[told.next_owner.index()].inputs.push(Input { entity, session: self.reference, kind });
+            }
+        }
     }
 
     /// Asks for the memory that every tick needs of it.
@@ -341,12 +510,9 @@ impl Session {
     #[must_use]
     pub fn hear_word(&mut self, word: Word) -> bool {
         match word {
-            Word::Action { action, refusal } => {
-                let message = ServerMessage::ActionResult { action, refusal };
-                self.reliable.send(ChannelKind::Unordered, message.encode()).is_ok()
-            }
-            Word::Operation { operation, refusal } => {
-                self.tell(&ServerMessage::OperationResult { operation, refusal, thing: None })
+            Word::Answer { stream, number, refusal } => {
+                let response = Response { stream: stream.wire(), number, refusal, durable: false, thing: None };
+                self.reliable.send(ChannelKind::Unordered, ServerMessage::Response(response).encode()).is_ok()
             }
             Word::Trade(news) => self.tell(&ServerMessage::Trade(news)),
         }
@@ -389,14 +555,14 @@ impl Session {
 
     fn budget_at(&self, tick: u64, send_hz: u32) -> u32 {
         // More ticks than these fill it at any rate.
-        let ticks = tick.saturating_sub(self.budget_tick).min(u64::from(BUDGET_MAX)) as u32;
+        let ticks = (tick as u32).wrapping_sub(self.budget_tick).min(BUDGET_MAX);
         (self.budget + ticks * (send_hz * SEND_COST / TICK_HZ as u32)).min(BUDGET_MAX)
     }
 
     /// Lets the time up to a tick pass: the budgets grow, what was not acknowledged for long is lost, news waits for room.
     fn pass_to(&mut self, tick: u64, rates: Rates) {
         self.give_goods();
-        (self.budget, self.budget_tick) = (self.budget_at(tick, rates.send_hz), tick);
+        (self.budget, self.budget_tick) = (self.budget_at(tick, rates.send_hz), tick as u32);
         if !self.reliable_transport && tick >= self.expired_tick + u64::from(LOST_TICKS) {
             self.expired_tick = tick;
             self.reliable.expire(tick as u32, LOST_TICKS, |_, _| ());
@@ -476,3 +642,6 @@ impl Session {
         at_once.into_iter().for_each(|carried| self.interest.arrived(carried));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,18 +25,19 @@ impl StreamReader {
         StreamReader { rest: Vec::new(), past_token: true }
     }
 
-    /// Takes bytes and calls `on_frame` for each frame that is whole; `on_frame` says whether to go on.
-    pub fn feed(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(&[u8]) -> bool) -> Result<(), BadLength> {
+    /// Takes bytes and calls `on_frame` for each frame that is whole; `on_frame` says whether to go on. Returns what is left:
+    /// nothing, unless it did not go on.
+    pub fn feed<'a>(
+        &mut self,
+        mut bytes: &'a [u8],
+        mut on_frame: impl FnMut(&[u8]) -> bool,
+    ) -> Result<&'a [u8], BadLength> {
         loop {
-            let Some(length) = self.length(bytes)? else {
+            let whole = self.length(bytes)?.map(|length| LENGTH_BYTES + length);
+            let Some(whole) = whole.filter(|&whole| self.rest.len() + bytes.len() >= whole) else {
                 self.rest.extend_from_slice(bytes);
-                return Ok(());
+                return Ok(&[]);
             };
-            let whole = LENGTH_BYTES + length;
-            if self.rest.len() + bytes.len() < whole {
-                self.rest.extend_from_slice(bytes);
-                return Ok(());
-            }
             let (mine, others) = bytes.split_at(whole - self.rest.len());
             bytes = others;
             self.past_token = true;
@@ -49,7 +50,7 @@ impl StreamReader {
                 go_on
             };
             if !go_on {
-                return Ok(());
+                return Ok(bytes);
             }
         }
     }

@@ -6,11 +6,12 @@
 //! what a slice does not show.
 
 use crate::ids::{CELL_GRID, EntityId, GRID_PER_M, PLOT_GRID};
-use crate::limits::{ORPHAN_TICKS_MAX, SLICE_SLOTS_MAX, TICK_HZ, VIEW_ENTITIES_MAX, VIEW_SLICES_MAX};
+use crate::limits::{ORPHAN_TICKS_MAX, SLICE_SLOTS_MAX, VIEW_ENTITIES_MAX, VIEW_SLICES_MAX};
 use crate::net::body::{entities, kind};
 use crate::net::fast_hash::FastHash;
 use crate::net::slice::{HOLE, decode_delta};
 use crate::net::wire::{EntityPlain, SliceHeader, SliceKey};
+use crate::world::movement::farthest;
 use std::collections::HashMap;
 
 #[cfg(test)]
@@ -32,7 +33,7 @@ const NOBODY: u32 = u32::MAX;
 /// What contradicted the rules, by kind.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Errors {
-    /// An entity moved between two updates more than 10 m/s and 1 m on top allow, horizontally.
+    /// An entity moved between two updates farther than its speed and its time credit allow, horizontally.
     pub jump: u64,
     /// Two slices showed one entity as of the same tick.
     pub twice: u64,
@@ -444,8 +445,8 @@ fn distance_squared(x: i32, y: i32, x1: i32, y1: i32) -> i64 {
     square(x, x1) + square(y, y1)
 }
 
-/// Whether a way is longer than 10 m/s for the time and 1 m on top.
+/// Whether a way is longer than a body can go in the time.
 fn jumped(distance_squared: i64, elapsed_ticks: u32) -> bool {
-    let limit = i64::from(GRID_PER_M) * (10 * i64::from(elapsed_ticks) + TICK_HZ as i64) / TICK_HZ as i64;
+    let limit = farthest(elapsed_ticks);
     distance_squared > limit.saturating_mul(limit)
 }

@@ -1056,7 +1056,7 @@ impl ::core::fmt::Debug for OwnState {
       .field("applied", &self.applied())
       .field("epoch", &self.epoch())
       .field("yaw", &self.yaw())
-      .field("action", &self.action())
+      .field("discarded", &self.discarded())
       .field("neutral", &self.neutral())
       .field("credit", &self.credit())
       .field("flags", &self.flags())
@@ -1113,7 +1113,7 @@ impl<'a> OwnState {
     applied: u32,
     epoch: u32,
     yaw: u16,
-    action: u16,
+    discarded: u16,
     neutral: u16,
     credit: u8,
     flags: u8,
@@ -1128,7 +1128,7 @@ impl<'a> OwnState {
     s.set_applied(applied);
     s.set_epoch(epoch);
     s.set_yaw(yaw);
-    s.set_action(action);
+    s.set_discarded(discarded);
     s.set_neutral(neutral);
     s.set_credit(credit);
     s.set_flags(flags);
@@ -1396,7 +1396,7 @@ impl<'a> OwnState {
     }
   }
 
-  pub fn action(&self) -> u16 {
+  pub fn discarded(&self) -> u16 {
     let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
     // Safety:
     // Created from a valid Table for this object
@@ -1411,7 +1411,7 @@ impl<'a> OwnState {
     })
   }
 
-  pub fn set_action(&mut self, x: u16) {
+  pub fn set_discarded(&mut self, x: u16) {
     let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
     // Safety:
     // Created from a valid Table for this object

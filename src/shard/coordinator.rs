@@ -199,7 +199,7 @@ mod tests {
         fn step(&mut self) -> Option<DecreeKind> {
             let core = &mut self.core;
             let tick = core.world.tick + 1;
-            core.give_actions();
+            core.pass_requests();
             core.begin(tick);
             core.play();
             let mut outs = [OutcomeParcel::default(), OutcomeParcel::default()];

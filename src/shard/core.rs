@@ -19,7 +19,7 @@ use crate::limits::{
 };
 use crate::net::handshake::Identity;
 use crate::net::interest::{Radii, Scratch};
-use crate::net::message::{Seam, ServerMessage, Welcome};
+use crate::net::message::{Response, Seam, ServerMessage, Stream, Welcome};
 use crate::net::messages::Close;
 use crate::net::session::{BodyDrop, Rates, Session, Sight};
 use crate::planted::{Bug, planted};
@@ -54,8 +54,8 @@ struct Entry {
     session: Session,
     identity: Identity,
     stage: Stage,
-    /// Newest operation that the ledger answered before this session.
-    operation: u64,
+    /// Newest order that the ledger answered before this session.
+    order: u64,
     /// What its client hears right after the Welcome: answers to what an earlier session asked. Bounded by
     /// [`EARLY_MESSAGES_MAX`]; a client that misses one asks again.
     early: Vec<ServerMessage>,
@@ -82,9 +82,14 @@ impl Lane {
         self.entries.iter().flatten().map(|entry| entry.session.reference)
     }
 
-    /// Those with actions that their entity did not name yet.
-    pub(super) fn acting(&self) -> impl Iterator<Item = SessionRef> {
-        self.entries.iter().flatten().filter(|entry| entry.session.is_acting()).map(|entry| entry.session.reference)
+    /// Those with requests that their entity did not take yet.
+    pub(super) fn asking(&self) -> impl Iterator<Item = SessionRef> {
+        self.entries.iter().flatten().filter(|entry| entry.session.is_asking()).map(|entry| entry.session.reference)
+    }
+
+    /// The parcels of this shard are not those of the next one.
+    pub(super) fn leave_parcels(&mut self) {
+        self.entries.iter_mut().flatten().for_each(|entry| entry.session.leave_parcels());
     }
 
     /// Those that say farewell.
@@ -197,8 +202,10 @@ pub struct Core {
     pub(super) active: Vec<SessionRef>,
     /// Those that are due, while they are served, each with its turn.
     due: Vec<(u64, SessionRef)>,
-    /// Sessions with actions that their entity did not name yet.
-    pub(super) acting: Vec<SessionRef>,
+    /// Sessions with requests that their entity did not take yet.
+    pub(super) asking: Vec<SessionRef>,
+    /// Ticks that have passed, by the tick whose arrivals are taken now, since the newest one stepped.
+    ticks_due: u64,
     scratch: Scratch,
     /// Sessions that say farewell.
     pub(super) closing: Vec<SessionRef>,
@@ -251,7 +258,8 @@ impl Core {
             cuts_before: 0,
             active: Vec::new(),
             due: Vec::new(),
-            acting: Vec::new(),
+            asking: Vec::new(),
+            ticks_due: 1,
             scratch: Scratch::default(),
             closing: Vec::new(),
             joins: Vec::new(),
@@ -368,7 +376,7 @@ impl Core {
         let session = Session::new(reference, identity.client_id, reliable_transport);
         let stage = if identity.user_data.reusable { Stage::Playing } else { Stage::Claiming };
         table.entries[usize::from(slot)] =
-            Some(Box::new(Entry { session, identity, stage, operation: 0, early: Vec::new() }));
+            Some(Box::new(Entry { session, identity, stage, order: 0, early: Vec::new() }));
         self.active.push(reference);
         if identity.user_data.reusable {
             table.guests += 1;
@@ -468,7 +476,8 @@ impl Core {
                 let Some(entry) = self.entry_mut(session).filter(|entry| entry.stage == Stage::Claiming) else {
                     return;
                 };
-                (entry.stage, entry.operation) = (Stage::Playing, operation);
+                (entry.stage, entry.order) = (Stage::Playing, operation);
+                entry.session.count_orders_from(operation);
                 let identity = entry.identity;
                 self.send_into_world(session, identity, row.entity(), Some(row));
             }
@@ -483,7 +492,9 @@ impl Core {
                 self.close(session, reason);
             }
             KeeperAnswer::Operation { session, operation, refusal, thing } => {
-                self.tell(session, ServerMessage::OperationResult { operation, refusal, thing });
+                let stream = Stream::Goods.wire();
+                let response = Response { stream, number: operation, refusal, durable: true, thing };
+                self.tell(session, ServerMessage::Response(response));
             }
             KeeperAnswer::Goods { session, news } => {
                 if let Some(entry) = self.entry_mut(session).filter(|entry| entry.session.closing().is_none()) {
@@ -508,35 +519,51 @@ impl Core {
         }
     }
 
+    /// What arrives from here on is for this tick.
+    pub fn receive_for(&mut self, tick: u64) {
+        self.ticks_due = tick.saturating_sub(self.world.tick);
+    }
+
+    /// Whether more is read of a session's stream in this tick.
+    pub fn has_room(&self, reference: SessionRef) -> bool {
+        self.entry(reference).is_none_or(|entry| entry.session.has_room((self.world.tick, self.ticks_due)))
+    }
+
     /// A body of a session came.
     pub fn handle_body(&mut self, reference: SessionRef, body: &[u8]) {
-        let Core { world, lanes, inputs, drops, acting, bodies, .. } = self;
+        let Core { world, lanes, inputs, drops, asking, bodies, ticks_due, .. } = self;
         let Some(lane) = lanes.get_mut(usize::from(reference.lane)).and_then(Option::as_mut) else { return };
         (lane.bodies, *bodies) = (lane.bodies + 1, *bodies + 1);
         let entry = lane.entries.get_mut(usize::from(reference.slot));
         let Some(entry) = entry.and_then(Option::as_deref_mut) else { return };
         assert_eq!(entry.session.reference, reference, "a transport knows its session's end");
-        let was_acting = entry.session.is_acting();
-        match entry.session.handle_body(body, inputs) {
+        let was_asking = entry.session.is_asking();
+        let taken = entry.session.handle_body(body, (world.tick, *ticks_due), inputs, |drop| drops[drop.index()] += 1);
+        match taken {
             Ok(()) => {
                 lane.heard += 1;
                 entry.session.turn = world.tick << 32 | u64::from(lane.heard);
             }
             Err(reason) => drops[reason.index()] += 1,
         }
-        if entry.session.is_acting() && !was_acting {
-            acting.push(reference);
+        if entry.session.is_asking() && !was_asking {
+            asking.push(reference);
         }
     }
 
     /// Tells a session why it must go; its transport hears of it some ticks later.
     pub fn close(&mut self, reference: SessionRef, reason: Close) {
+        let Some(entry) = self.entry_mut(reference) else { return };
+        if entry.session.closing().is_none() {
+            entry.session.close(reason);
+            self.part(reference);
+        }
+    }
+
+    /// A session was told why it must go: what it held is freed.
+    fn part(&mut self, reference: SessionRef) {
         let until = self.world.tick + FAREWELL_TICKS;
         let Some(entry) = self.entry_mut(reference) else { return };
-        if entry.session.closing().is_some() {
-            return;
-        }
-        entry.session.close(reason);
         let before = std::mem::replace(&mut entry.stage, Stage::Closing { until });
         self.closing.push(reference);
         self.let_go(reference, before);
@@ -593,20 +620,24 @@ impl Core {
 
     /// Before the input parcels leave: what sessions repeat until their entity named it, and who joins. From here on all
     /// that enters the world in this tick is in `inputs` and `outside`.
-    pub fn give_actions(&mut self) {
+    pub fn pass_requests(&mut self) {
         for decree in std::mem::take(&mut self.decrees) {
             self.hear_decree(decree);
         }
-        let mut acting = std::mem::take(&mut self.acting);
+        let mut asking = std::mem::take(&mut self.asking);
         let mut inputs = std::mem::take(&mut self.inputs);
-        acting.retain(|&reference| {
+        asking.retain(|&reference| {
             // One that hung up meanwhile is gone.
-            self.entry_mut(reference).is_some_and(|entry| {
-                entry.session.give_actions(&mut inputs);
-                entry.session.is_acting()
-            })
+            let Some(entry) = self.entry_mut(reference) else { return false };
+            let was_closing = entry.session.closing().is_some();
+            entry.session.pass_requests(&mut inputs);
+            let (asks, is_closing) = (entry.session.is_asking(), entry.session.closing().is_some());
+            if is_closing && !was_closing {
+                self.part(reference);
+            }
+            asks && !is_closing
         });
-        (self.acting, self.inputs) = (acting, inputs);
+        (self.asking, self.inputs) = (asking, inputs);
         self.outside.extend(self.joins.iter().copied().map(Outside::Join));
         self.outside.extend(self.settled.iter().copied().map(Outside::Settled));
     }
@@ -722,9 +753,9 @@ impl Core {
                 self.push_leave(&told);
                 return;
             }
-            let operation = entry.operation;
+            let order = entry.order;
             let early = std::mem::take(&mut entry.early);
-            let welcome = self.welcome(&told, client_id, tick, operation);
+            let welcome = self.welcome(&told, client_id, tick, order);
             let entry = self.entry_mut(told.session).expect("it just heard");
             let kept = entry.session.greet(&welcome) && early.iter().all(|message| entry.session.tell(message));
             assert!(kept, "the first messages, {EARLY_MESSAGES_MAX} at the most, find an empty channel");
@@ -734,7 +765,7 @@ impl Core {
         }
     }
 
-    fn welcome(&self, told: &Told, client_id: u64, tick: u64, operation: u64) -> ServerMessage {
+    fn welcome(&self, told: &Told, client_id: u64, tick: u64, order: u64) -> ServerMessage {
         let metres = |grid: i32| (grid / GRID_PER_M) as u32;
         ServerMessage::Welcome(Welcome {
             entity: EntityId(told.state.entity()),
@@ -749,7 +780,7 @@ impl Core {
             leave_radius_m: metres(self.rules.radii.leave),
             seam: self.rules.seam,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            operation,
+            order,
         })
     }
 
@@ -880,7 +911,7 @@ mod tests {
     /// One tick with what was heard; gives back whom it served, in order, each with its body.
     fn tick(core: &mut Core) -> Vec<(SessionRef, Vec<u8>)> {
         let tick = core.world.tick + 1;
-        core.give_actions();
+        core.pass_requests();
         core.begin(tick);
         let mut mine = std::mem::take(&mut core.inputs[0]);
         core.take_inputs(ShardId(0), &mine);

@@ -113,10 +113,11 @@ impl Core {
 
     /// Takes a lane out. From here on nobody of it is known here.
     pub fn give_lane(&mut self, number: u8) -> LaneSessions {
-        let lane = self.lanes[usize::from(number)].take().expect("only a lane that is here is given");
+        let mut lane = self.lanes[usize::from(number)].take().expect("only a lane that is here is given");
+        lane.leave_parcels();
         let is_of_lane = |session: &SessionRef| session.lane == number;
         self.active.retain(|session| !is_of_lane(session));
-        self.acting.retain(|session| !is_of_lane(session));
+        self.asking.retain(|session| !is_of_lane(session));
         self.closing.retain(|session| !is_of_lane(session));
         let joins = self.joins.extract_if(.., |joining| is_of_lane(&joining.session)).collect();
         // A last row follows the other rows of its shard; the rest would be overtaken by what the next shard says.
@@ -134,7 +135,7 @@ impl Core {
         let LaneSessions { number, lane, joins, claims } = sessions;
         self.active.extend(lane.sessions());
         if !planted(Bug::ActionsLeftBehind) {
-            self.acting.extend(lane.acting());
+            self.asking.extend(lane.asking());
         }
         self.closing.extend(lane.closing());
         self.keeper.extend(claims);

@@ -10,8 +10,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 use crate::ids::{SessionRef, ShardId};
 use crate::io::ConnectionId;
 use crate::limits::{
-    BODY_BYTES_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES, REPLIES_PER_DRAIN_MAX, TCP_STALL_TICKS_MAX,
-    TCP_TOKEN_TICKS_MAX,
+    BODY_BYTES_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES, REPLIES_PER_DRAIN_MAX, STREAM_UNREAD_BYTES_MAX,
+    TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX,
 };
 use crate::net::connection::{Connection, Packet};
 use crate::net::fast_hash::FastHash;
@@ -45,6 +45,8 @@ pub struct LinkDrops {
     pub full: u64,
     /// Peers that were not admitted because of the load.
     pub overload: u64,
+    /// Times that a stream was not read on within a tick, because its session had its share: nothing was lost.
+    pub streams_paused: u64,
     /// Answers that found no place.
     pub replies_over: u64,
 }
@@ -66,6 +68,9 @@ struct Stream {
     address: SocketAddr,
     reader: StreamReader,
     session: Option<SessionRef>,
+    /// What came and is not taken before the next tick: its session had its share. At most [`STREAM_UNREAD_BYTES_MAX`], since
+    /// nothing more is read from the socket then.
+    unread: Vec<u8>,
     heard_tick: u64,
     silence_ticks_max: u64,
 }
@@ -86,6 +91,10 @@ pub struct Links {
     lanes: Vec<Option<LaneLinks>>,
     tcp_lane: u8,
     streams: Vec<Option<Stream>>,
+    /// Streams with something unread.
+    paused: Vec<ConnectionId>,
+    /// TCP connections that are to be read no more, or again, each as it was last said.
+    pub readings: Vec<(ConnectionId, bool)>,
     dev: bool,
 }
 
@@ -108,6 +117,8 @@ impl Links {
             lanes,
             tcp_lane: tcp_lane(shard),
             streams: Vec::new(),
+            paused: Vec::new(),
+            readings: Vec::new(),
             dev,
         }
     }
@@ -218,7 +229,8 @@ impl Links {
         // A token is used up by one connection, whatever address that has: so each has an address of its own here.
         let address = SocketAddr::from((Ipv6Addr::from(u128::from(id.generation)), id.slot));
         let (reader, session, silence_ticks_max) = (StreamReader::default(), None, TCP_TOKEN_TICKS_MAX);
-        self.streams[slot] = Some(Stream { id, address, reader, session, heard_tick: tick, silence_ticks_max });
+        let unread = Vec::new();
+        self.streams[slot] = Some(Stream { id, address, reader, session, unread, heard_tick: tick, silence_ticks_max });
     }
 
     /// Bytes of a TCP peer came.
@@ -226,24 +238,64 @@ impl Links {
         let slot = usize::from(id.slot);
         let Some(mut stream) = self.streams[slot].take_if(|stream| stream.id == id) else { return };
         stream.heard_tick = now.0;
+        if stream.unread.is_empty() {
+            self.read(core, stream, now, bytes);
+        } else {
+            assert!(stream.unread.len() + bytes.len() <= STREAM_UNREAD_BYTES_MAX, "a paused stream is not read");
+            stream.unread.extend_from_slice(bytes);
+            self.streams[slot] = Some(stream);
+        }
+    }
+
+    /// A tick's arrivals begin: streams that had their share of the one before are read on.
+    pub fn resume(&mut self, core: &mut Core, now: (u64, u64)) {
+        for id in std::mem::take(&mut self.paused) {
+            let slot = usize::from(id.slot);
+            let Some(mut stream) = self.streams[slot].take_if(|stream| stream.id == id) else { continue };
+            let unread = std::mem::take(&mut stream.unread);
+            self.readings.push((id, true));
+            self.read(core, stream, now, &unread);
+        }
+    }
+
+    /// Takes frames from bytes of a stream as long as its session has room for them.
+    fn read(&mut self, core: &mut Core, mut stream: Stream, now: (u64, u64), bytes: &[u8]) {
         let mut reader = std::mem::take(&mut stream.reader);
         let mut refused = false;
-        let fed = reader.feed(bytes, |frame| {
-            self.frames_in += 1;
-            match stream.session {
-                Some(session) => core.handle_body(session, frame),
-                None => refused = !self.accept_token(core, &mut stream, now, frame),
-            }
-            !refused
-        });
-        stream.reader = reader;
-        if fed.is_err() {
-            self.link_drops.stream_malformed += 1;
-        }
-        if fed.is_err() || refused {
-            self.drop_stream(core, &stream);
+        let has_room = stream.session.is_none_or(|session| core.has_room(session));
+        let fed = if has_room {
+            reader.feed(bytes, |frame| {
+                self.frames_in += 1;
+                match stream.session {
+                    Some(session) => {
+                        core.handle_body(session, frame);
+                        core.has_room(session)
+                    }
+                    None => {
+                        refused = !self.accept_token(core, &mut stream, now, frame);
+                        !refused
+                    }
+                }
+            })
         } else {
-            self.streams[slot] = Some(stream);
+            Ok(bytes)
+        };
+        stream.reader = reader;
+        match fed {
+            Ok(unread) if !refused => {
+                if !unread.is_empty() {
+                    stream.unread.extend_from_slice(unread);
+                    self.link_drops.streams_paused += 1;
+                    self.paused.push(stream.id);
+                    self.readings.push((stream.id, false));
+                }
+                let slot = usize::from(stream.id.slot);
+                self.streams[slot] = Some(stream);
+            }
+            fed => {
+                self.link_drops.stream_malformed += u64::from(fed.is_err());
+                self.drop_stream(core, &stream);
+            }
         }
     }
 

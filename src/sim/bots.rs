@@ -9,11 +9,11 @@ use std::sync::Arc;
 use crate::ids::{EntityId, FINE_PER_M, FINE_SHIFT, GRID_PER_M, IdClass};
 use crate::net::body::BodyError;
 use crate::net::client::{BodySummary, ClientOptions, ClientSession};
-use crate::net::message::{ClientMessage, ServerMessage, Welcome};
+use crate::net::message::{Request, Response, ServerMessage, Stream, Welcome};
 use crate::net::messages::{Close, Refusal};
 use crate::net::view::{Errors, Seen};
 use crate::net::wire;
-use crate::sim::trader::Trader;
+use crate::sim::trader::{Deal, Trader};
 use crate::world::goods::PICK_UP_REACH;
 use crate::world::land::{LAND_M, Land, Tile};
 use crate::world::movement::{BUTTON_JUMP, BUTTON_RUN, Command, Motion};
@@ -103,9 +103,9 @@ pub struct BotCounts {
     pub bodies: u64,
     /// Bodies that do not parse.
     pub malformed: u64,
-    /// Actions that were done.
+    /// Requests of the stream `World` that were done.
     pub acted: u64,
-    /// Actions that were refused.
+    /// Likewise, refused.
     pub refused: u64,
     /// Public events seen.
     pub events: u64,
@@ -266,27 +266,28 @@ impl Bot {
         if !self.tick.wrapping_add(self.number as u32).is_multiple_of(ACTION_TICKS) {
             return;
         }
-        let message = match self.friend {
-            Some(target) if self.draw(7, 8) > 0 => ClientMessage::WaveAt { target },
-            _ => ClientMessage::Emote { kind: self.draw(8, 5) as u16 },
+        let request = match self.friend {
+            Some(target) if self.draw(7, 8) > 0 => Request::WaveAt { target },
+            _ => Request::Emote { kind: self.draw(8, 5) as u16 },
         };
         // A full channel is the server's slowness; the next try comes soon.
-        let _ = self.session.send(message);
+        let _ = self.session.request(request);
     }
 
     fn deal(&mut self) {
         let (tick, friend) = (self.tick, self.friend);
         let Some(own) = self.entity() else { return };
         let near = self.trader.as_ref().filter(|trader| trader.may_deal(tick)).and_then(|_| self.nearest_thing());
-        let message = self.trader.as_mut().and_then(|trader| trader.deal(tick, own, friend, near));
-        message.into_iter().for_each(|message| self.send(message));
+        let deal = self.trader.as_mut().and_then(|trader| trader.deal(tick, own, friend, near));
+        deal.into_iter().for_each(|deal| self.send(deal));
     }
 
-    fn send(&mut self, message: ClientMessage) {
-        // A full channel is the server's slowness; an operation is asked for later.
-        if let (Ok(action), Some(trader)) = (self.session.send(message), &mut self.trader) {
-            trader.sent(&message, action);
-        }
+    fn send(&mut self, deal: Deal) {
+        // A full channel is the server's slowness; an order is asked for later.
+        let _ = match deal {
+            Deal::Request(request) => self.session.request(request).map(|_| ()),
+            Deal::Order(number, request) => self.session.order(number, request),
+        };
     }
 
     /// The nearest thing that it sees within reach.
@@ -345,21 +346,10 @@ impl Bot {
         }
         while let Some(message) = self.session.poll_message() {
             match message {
-                ServerMessage::ActionResult { action, refusal } => {
-                    match refusal {
-                        Refusal::None => self.counts.acted += 1,
-                        _ => self.counts.refused += 1,
-                    }
-                    self.trader.iter_mut().for_each(|trader| trader.hear_action(action, refusal));
-                }
+                ServerMessage::Response(response) => self.hear_response(&response),
                 ServerMessage::Closing { reason } => self.closed = Some(reason),
                 ServerMessage::Welcome(welcome) => {
-                    self.trader.iter_mut().for_each(|trader| trader.welcome(welcome.operation));
-                }
-                ServerMessage::OperationResult { operation, refusal, .. } => {
-                    let tick = self.tick;
-                    let again = self.trader.as_mut().and_then(|t| t.hear_operation(operation, refusal, tick));
-                    again.into_iter().for_each(|message| self.send(message));
+                    self.trader.iter_mut().for_each(|trader| trader.welcome(welcome.order));
                 }
                 ServerMessage::Goods(news) => self.trader.iter_mut().for_each(|trader| trader.goods.hear(&news)),
                 ServerMessage::Trade(news) => {
@@ -372,6 +362,26 @@ impl Bot {
             self.counts.events += 1;
         }
         Ok(summary)
+    }
+
+    fn hear_response(&mut self, response: &Response) {
+        let &Response { stream, number, refusal, durable, .. } = response;
+        if stream != Stream::Goods.wire() {
+            match refusal {
+                Refusal::None => self.counts.acted += 1,
+                _ => self.counts.refused += 1,
+            }
+            return;
+        }
+        let tick = self.tick;
+        let again = self.trader.as_mut().and_then(|trader| match durable {
+            true => trader.hear_answer(number, refusal, tick),
+            false => {
+                trader.hear_refusal(number, refusal);
+                None
+            }
+        });
+        again.into_iter().for_each(|deal| self.send(deal));
     }
 
     /// Runs the movement code over the commands that the state names, and compares.
@@ -399,8 +409,10 @@ impl Bot {
         let metre = f64::from(FINE_PER_M);
         let (dx, dy) = (f64::from(state.x()) - f64::from(before.x()), f64::from(state.y()) - f64::from(before.y()));
         self.counts.moved_m += dx.hypot(dy) / metre;
-        // What the server ran in the client's stead it ran somewhere between the commands: nothing to compare.
-        let same_will = before.neutral() == state.neutral() && whole && expected_tick == state.applied();
+        // What the server ran in the client's stead, or discarded, was somewhere between the commands: nothing to compare.
+        let same_will = (before.neutral(), before.discarded()) == (state.neutral(), state.discarded())
+            && whole
+            && expected_tick == state.applied();
         if same_will && self.land.is_some() && predicted != Some(motion(state)) {
             self.counts.own_position += 1;
         }

@@ -125,6 +125,7 @@ impl Clients {
             let client = &mut self.all[at];
             let due = client.up.partition_point(|&(due, _)| due <= tick);
             if let Some(shard) = serving {
+                node.cores[shard].receive_for(tick);
                 for (_, body) in client.up.drain(..due) {
                     client.session.iter().for_each(|&session| node.cores[shard].handle_body(session, &body));
                 }

@@ -171,7 +171,7 @@ impl Node {
         let mut missing = cores.len() - shards.len();
         for &at in &shards {
             let core = &mut cores[at];
-            core.give_actions();
+            core.pass_requests();
             mesh[at].give_inputs(tick, &mut core.inputs);
             core.begin(tick);
         }

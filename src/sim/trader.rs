@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::goods::{Currency, Dropped, GoodsNews, ItemRef, MailNews, Offer, Refusal, Shelf};
 use crate::ids::EntityId;
-use crate::net::message::{ClientMessage, GoodsWish, TradeNews, TradeStep};
+use crate::net::message::{GoodsRequest, Request, TradeNews, TradeStep};
 use crate::world::random::{below, random};
 
 /// Client ticks between two deals.
@@ -87,14 +87,21 @@ impl ClientGoods {
     }
 }
 
+/// What it sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deal {
+    /// Of the stream `World`.
+    Request(Request),
+    /// Of the stream `Goods`, with the number that names it for ever.
+    Order(u64, Request),
+}
+
 /// An operation without an answer.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     operation: u64,
     /// To be sent again when it never was; none: it is asked for alone.
-    message: Option<ClientMessage>,
-    /// The session's action that carried it.
-    action: u16,
+    request: Option<Request>,
     since: u32,
     /// It was asked for in this session: `Unknown` now says that it never was.
     asking: bool,
@@ -170,12 +177,13 @@ impl Trader {
     pub fn reconnect(&mut self) {
         (self.trading, self.asked) = (None, false);
         self.goods = ClientGoods::default();
-        self.pending.iter_mut().for_each(|pending| (pending.lost, pending.asking, pending.action) = (true, false, 0));
+        self.pending.iter_mut().for_each(|pending| (pending.lost, pending.asking) = (true, false));
     }
 
-    /// The Welcome named the newest operation that was answered.
-    pub fn welcome(&mut self, operation: u64) {
-        self.newest = self.newest.max(operation);
+    /// The Welcome named the newest order that was answered. Numbers go on from there, and from those that wait: what the
+    /// world alone refused before is not counted by anybody any more.
+    pub fn welcome(&mut self, order: u64) {
+        self.newest = self.pending.iter().map(|pending| pending.operation).fold(order, u64::max);
     }
 
     /// Whether this is a tick in which it begins something.
@@ -184,13 +192,7 @@ impl Trader {
     }
 
     /// What it sends now, if anything.
-    pub fn deal(
-        &mut self,
-        tick: u32,
-        own: EntityId,
-        friend: Option<EntityId>,
-        near: Option<EntityId>,
-    ) -> Option<ClientMessage> {
+    pub fn deal(&mut self, tick: u32, own: EntityId, friend: Option<EntityId>, near: Option<EntityId>) -> Option<Deal> {
         if !self.goods.known {
             return None;
         }
@@ -211,19 +213,19 @@ impl Trader {
         let friend = friend?;
         if self.asked && draw(0, 4) > 0 {
             self.asked = false;
-            return Some(ClientMessage::TradeAsk { target: friend });
+            return Some(Deal::Request(Request::TradeAsk { target: friend }));
         }
         if draw(1, 100) < BAD_DEALS {
             return self.cheat(tick, own, friend, draw);
         }
         let near = near.or_else(|| self.things.get(draw(2, 8) as usize % self.things.len().max(1)).copied());
         let wish = match draw(3, 12) {
-            0..=3 => return Some(ClientMessage::TradeAsk { target: friend }),
+            0..=3 => return Some(Deal::Request(Request::TradeAsk { target: friend })),
             4 => self.move_item(draw),
             5 => self.move_coins(draw),
-            6 => self.goods.item(Shelf::Bag, draw(4, 64)).map(|item| GoodsWish::Drop { what: Dropped::Item(item) }),
-            7 => Some(GoodsWish::Drop { what: Dropped::Coins(1 + i64::from(draw(4, 5))) }),
-            8 | 9 => near.map(|thing| GoodsWish::PickUp { thing }),
+            6 => self.goods.item(Shelf::Bag, draw(4, 64)).map(|item| GoodsRequest::Drop { what: Dropped::Item(item) }),
+            7 => Some(GoodsRequest::Drop { what: Dropped::Coins(1 + i64::from(draw(4, 5))) }),
+            8 | 9 => near.map(|thing| GoodsRequest::PickUp { thing }),
             10 => Some(self.mail(friend, draw)),
             _ => self.answer_mail(draw),
         };
@@ -231,11 +233,11 @@ impl Trader {
     }
 
     /// Asks what became of an operation that waits for too long, or from before this session.
-    fn recall(&mut self, tick: u32) -> Option<ClientMessage> {
+    fn recall(&mut self, tick: u32) -> Option<Deal> {
         let is_old = |pending: &Pending| tick.wrapping_sub(pending.since) > RECALL_TICKS;
         let lost = self.pending.iter_mut().find(|pending| pending.lost || is_old(pending))?;
         (lost.lost, lost.asking, lost.since) = (false, true, tick);
-        Some(ClientMessage::Goods { operation: lost.operation, wish: GoodsWish::Recall })
+        Some(Deal::Order(lost.operation, Request::Goods(GoodsRequest::Recall)))
     }
 
     fn next_operation(&mut self) -> u64 {
@@ -244,40 +246,28 @@ impl Trader {
         self.newest
     }
 
-    fn operate(&mut self, wish: GoodsWish, tick: u32) -> ClientMessage {
-        let operation = self.next_operation();
-        let message = ClientMessage::Goods { operation, wish };
+    fn operate(&mut self, wish: GoodsRequest, tick: u32) -> Deal {
+        let (operation, request) = (self.next_operation(), Request::Goods(wish));
         // A thing may be gone by then, and the ledger never asked: that is not tried twice.
-        let loot = matches!(wish, GoodsWish::PickUp { .. });
-        self.wait(operation, (!loot).then_some(message), tick, loot);
-        message
+        let loot = matches!(wish, GoodsRequest::PickUp { .. });
+        self.wait(operation, (!loot).then_some(request), tick, loot);
+        Deal::Order(operation, request)
     }
 
-    fn wait(&mut self, operation: u64, message: Option<ClientMessage>, since: u32, loot: bool) {
-        self.pending.push(Pending { operation, message, action: 0, since, asking: false, lost: false, loot });
+    fn wait(&mut self, operation: u64, request: Option<Request>, since: u32, loot: bool) {
+        self.pending.push(Pending { operation, request, since, asking: false, lost: false, loot });
     }
 
-    /// The session gave a message this number.
-    pub fn sent(&mut self, message: &ClientMessage, action: u16) {
-        let operation = match *message {
-            ClientMessage::Goods { wish: GoodsWish::Recall, .. } => return,
-            ClientMessage::Goods { operation, .. } | ClientMessage::TradeConfirm { operation, .. } => operation,
-            _ => return,
-        };
-        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.operation == operation) {
-            pending.action = action;
-        }
-    }
-
-    fn go_on_trading(&mut self, trading: Trading, tick: u32, draw: impl Fn(u64, u32) -> u32) -> Option<ClientMessage> {
+    fn go_on_trading(&mut self, trading: Trading, tick: u32, draw: impl Fn(u64, u32) -> u32) -> Option<Deal> {
         let mut next = trading;
         let message = match (trading.offered, trading.theirs) {
-            _ if draw(10, 24) == 0 || self.rests => ClientMessage::TradeCancel,
+            _ if draw(10, 24) == 0 || self.rests => Deal::Request(Request::TradeCancel),
             (false, _) => {
                 let coins = (1 + i64::from(draw(11, 20))).min(self.goods.coins(Shelf::Bag));
                 let item = self.goods.item(Shelf::Bag, draw(12, 64)).filter(|_| draw(13, 3) == 0);
                 (next.offered, next.confirmed) = (true, false);
-                ClientMessage::TradeOffer { offer: Offer::new(coins, item.as_slice()).expect("one item fits") }
+                let offer = Offer::new(coins, item.as_slice()).expect("one item fits");
+                Deal::Request(Request::TradeOffer { offer })
             }
             (true, Some(_)) if !trading.confirmed && draw(14, 12) == 0 => {
                 next.offered = false;
@@ -287,19 +277,19 @@ impl Trader {
                 next.confirmed = true;
                 let operation = self.next_operation();
                 self.wait(operation, None, tick, false);
-                ClientMessage::TradeConfirm { operation, offer }
+                Deal::Order(operation, Request::TradeConfirm { offer })
             }
             _ => return None,
         };
         self.put_trading(next, Some(message))
     }
 
-    fn put_trading(&mut self, trading: Trading, message: Option<ClientMessage>) -> Option<ClientMessage> {
+    fn put_trading(&mut self, trading: Trading, deal: Option<Deal>) -> Option<Deal> {
         self.trading = Some(trading);
-        message
+        deal
     }
 
-    fn move_item(&self, draw: impl Fn(u64, u32) -> u32) -> Option<GoodsWish> {
+    fn move_item(&self, draw: impl Fn(u64, u32) -> u32) -> Option<GoodsRequest> {
         let from = [Shelf::Mailbox, Shelf::Bank, Shelf::Equipment, Shelf::Bag];
         let from = from
             .into_iter()
@@ -308,10 +298,10 @@ impl Trader {
             Shelf::Bag => [Shelf::Bank, Shelf::Equipment][draw(6, 2) as usize],
             _ => Shelf::Bag,
         };
-        Some(GoodsWish::Move { item: self.goods.item(from, draw(7, 64))?, from, to })
+        Some(GoodsRequest::Move { item: self.goods.item(from, draw(7, 64))?, from, to })
     }
 
-    fn move_coins(&self, draw: impl Fn(u64, u32) -> u32) -> Option<GoodsWish> {
+    fn move_coins(&self, draw: impl Fn(u64, u32) -> u32) -> Option<GoodsRequest> {
         let mailbox = self.goods.coins(Shelf::Mailbox);
         let (from, to, has) = match draw(5, 2) {
             _ if mailbox > 0 => (Shelf::Mailbox, Shelf::Bag, mailbox),
@@ -319,30 +309,24 @@ impl Trader {
             _ => (Shelf::Bank, Shelf::Bag, self.goods.coins(Shelf::Bank)),
         };
         let amount = 1 + i64::from(draw(6, has.clamp(1, 100) as u32));
-        Some(GoodsWish::MoveCoins { currency: Currency::Coin, amount, from, to })
+        Some(GoodsRequest::MoveCoins { currency: Currency::Coin, amount, from, to })
     }
 
-    fn mail(&mut self, to: EntityId, draw: impl Fn(u64, u32) -> u32) -> GoodsWish {
+    fn mail(&mut self, to: EntityId, draw: impl Fn(u64, u32) -> u32) -> GoodsRequest {
         let item = self.goods.item(Shelf::Bag, draw(5, 64)).filter(|_| draw(6, 2) == 0);
         let offer = Offer::new(1 + i64::from(draw(7, 9)), item.as_slice()).expect("one item fits");
         let price = if draw(8, 2) == 0 { 0 } else { 1 + i64::from(draw(9, 30)) };
         self.counts.mails += 1;
-        GoodsWish::Send { to, offer, price }
+        GoodsRequest::Send { to, offer, price }
     }
 
-    fn answer_mail(&self, draw: impl Fn(u64, u32) -> u32) -> Option<GoodsWish> {
+    fn answer_mail(&self, draw: impl Fn(u64, u32) -> u32) -> Option<GoodsRequest> {
         let (&mail, _) = self.goods.mails.first_key_value()?;
-        Some(if draw(5, 3) == 0 { GoodsWish::ReturnMail { mail } } else { GoodsWish::TakeMail { mail } })
+        Some(if draw(5, 3) == 0 { GoodsRequest::ReturnMail { mail } } else { GoodsRequest::TakeMail { mail } })
     }
 
     /// What must be refused, or do nothing.
-    fn cheat(
-        &mut self,
-        tick: u32,
-        own: EntityId,
-        friend: EntityId,
-        draw: impl Fn(u64, u32) -> u32,
-    ) -> Option<ClientMessage> {
+    fn cheat(&mut self, tick: u32, own: EntityId, friend: EntityId, draw: impl Fn(u64, u32) -> u32) -> Option<Deal> {
         let amount = [0, -1, -20, i64::MIN, i64::MAX, 1 << 50][draw(15, 6) as usize];
         let (from, to) = (Shelf::Bag, Shelf::Bank);
         let mine = self.goods.item(Shelf::Bag, draw(16, 64));
@@ -350,50 +334,49 @@ impl Trader {
         let foreign = ItemRef { uid: 1 + u64::from(draw(17, 400)), version: 1 + draw(18, 3) };
         let offer = Offer::new(amount, &[]).expect("no item fits");
         let wish = match draw(19, 12) {
-            0 => GoodsWish::MoveCoins { currency: Currency::Coin, amount, from, to },
-            1 => GoodsWish::Drop { what: Dropped::Coins(amount) },
-            2 => GoodsWish::Send { to: friend, offer, price: 3 },
-            3 => {
-                GoodsWish::Send { to: friend, offer: Offer::new(1, &[]).expect("no item fits"), price: amount.min(-1) }
-            }
-            4 => GoodsWish::Send { to: own, offer: Offer::new(1, &[]).expect("no item fits"), price: 0 },
-            5 => GoodsWish::Drop { what: Dropped::Item(stale?) },
-            6 => GoodsWish::Move { item: foreign, from, to },
-            7 => GoodsWish::Move { item: mine?, from, to: Shelf::Mailbox },
-            8 => GoodsWish::TakeMail { mail: u64::from(draw(20, 300)) },
-            9 => return Some(ClientMessage::TradeAsk { target: own }),
+            0 => GoodsRequest::MoveCoins { currency: Currency::Coin, amount, from, to },
+            1 => GoodsRequest::Drop { what: Dropped::Coins(amount) },
+            2 => GoodsRequest::Send { to: friend, offer, price: 3 },
+            3 => GoodsRequest::Send {
+                to: friend,
+                offer: Offer::new(1, &[]).expect("no item fits"),
+                price: amount.min(-1),
+            },
+            4 => GoodsRequest::Send { to: own, offer: Offer::new(1, &[]).expect("no item fits"), price: 0 },
+            5 => GoodsRequest::Drop { what: Dropped::Item(stale?) },
+            6 => GoodsRequest::Move { item: foreign, from, to },
+            7 => GoodsRequest::Move { item: mine?, from, to: Shelf::Mailbox },
+            8 => GoodsRequest::TakeMail { mail: u64::from(draw(20, 300)) },
+            9 => return Some(Deal::Request(Request::TradeAsk { target: own })),
             // A number that was used, with other content, or one from long ago.
             10 => {
-                let wish = GoodsWish::Drop { what: Dropped::Coins(3) };
-                return Some(ClientMessage::Goods { operation: self.last_done, wish });
+                let wish = GoodsRequest::Drop { what: Dropped::Coins(3) };
+                return Some(Deal::Order(self.last_done, Request::Goods(wish)));
             }
             _ => {
                 let operation = self.newest.saturating_sub(u64::from(60 + draw(21, 20)));
-                let wish = GoodsWish::MoveCoins { currency: Currency::Coin, amount: 1, from, to };
-                return Some(ClientMessage::Goods { operation, wish });
+                let wish = GoodsRequest::MoveCoins { currency: Currency::Coin, amount: 1, from, to };
+                return Some(Deal::Order(operation, Request::Goods(wish)));
             }
         };
         Some(self.operate(wish, tick))
     }
 
-    /// The world refused an action, or passed it on.
-    pub fn hear_action(&mut self, action: u16, refusal: Refusal) {
-        if refusal == Refusal::None {
-            return;
-        }
-        // Nothing was ordered: the number stays unused.
-        let refused = self.pending.iter().position(|pending| pending.action == action);
+    /// The world refused an order: the ledger was never asked.
+    pub fn hear_refusal(&mut self, operation: u64, refusal: Refusal) {
+        // Whether it was asked before that is answered by the ledger.
+        let refused = self.pending.iter().position(|pending| pending.operation == operation && !pending.asking);
         if let Some(at) = refused {
-            self.pending.remove(at);
+            let loot = self.pending.remove(at).loot;
             self.counts.refused += 1;
-            if let Some(trading) = &mut self.trading {
+            if let Some(trading) = self.trading.as_mut().filter(|_| !loot && refusal != Refusal::Full) {
                 trading.confirmed = false;
             }
         }
     }
 
-    /// An operation was answered; what is to be sent again because it never was done.
-    pub fn hear_operation(&mut self, operation: u64, refusal: Refusal, tick: u32) -> Option<ClientMessage> {
+    /// The ledger answered an order; what is to be sent again because it never was done.
+    pub fn hear_answer(&mut self, operation: u64, refusal: Refusal, tick: u32) -> Option<Deal> {
         let at = self.pending.iter().position(|pending| pending.operation == operation);
         if self.told.len() == TOLD_MAX {
             self.told.pop_front();
@@ -402,9 +385,12 @@ impl Trader {
         self.told.push_back((operation, refusal));
         let at = at?;
         let pending = &mut self.pending[at];
-        if refusal == Refusal::Unknown && pending.asking && pending.message.is_some() {
+        if refusal == Refusal::Unknown
+            && pending.asking
+            && let Some(request) = pending.request
+        {
             (pending.asking, pending.since) = (false, tick);
-            return pending.message;
+            return Some(Deal::Order(operation, request));
         }
         let loot = self.pending.remove(at).loot;
         match refusal {
@@ -432,7 +418,7 @@ impl Trader {
                 self.counts.trades += u64::from(news.refusal == Refusal::None);
                 self.trading = None;
                 // A confirmation without an order behind it is answered by nobody.
-                let is_confirmation = |pending: &&mut Pending| pending.message.is_none() && !pending.loot;
+                let is_confirmation = |pending: &&mut Pending| pending.request.is_none() && !pending.loot;
                 self.pending.iter_mut().filter(is_confirmation).for_each(|pending| pending.lost = true);
             }
             _ => (),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::goods::{Offer, Refusal, Thing};
 use crate::ids::{CellKey, EntityId, SessionRef};
-use crate::net::message::TradeNews;
+use crate::net::message::{Stream, TradeNews};
 use crate::world::goods::Confirmation;
 use crate::world::random::{Digest, mix};
 
@@ -75,13 +75,13 @@ pub enum EffectKind {
         x: i32,
         /// Likewise, north.
         y: i32,
-        /// The waver's action, 0 when it is no client.
-        action: u16,
+        /// Number of the waver's request.
+        request: u64,
     },
     /// An effect that you sent was refused.
     Refused {
-        /// The action that it was.
-        action: u16,
+        /// Number of the request that it was.
+        request: u64,
         /// Why.
         refusal: Refusal,
     },
@@ -193,8 +193,8 @@ impl Effect {
             Target::Cell(cell) => digest.add(2).add(u64::from(cell.space)).add(cell.y as u64).add(cell.x as u64),
         };
         match self.kind {
-            EffectKind::Wave { x, y, action } => digest.add(1).add_i32(x).add_i32(y).add(u64::from(action)),
-            EffectKind::Refused { action, refusal } => digest.add(2).add(u64::from(action)).add(refusal.0 as u64),
+            EffectKind::Wave { x, y, request } => digest.add(1).add_i32(x).add_i32(y).add(request),
+            EffectKind::Refused { request, refusal } => digest.add(2).add(request).add(refusal.0 as u64),
             EffectKind::Join(joining) => {
                 digest.add(3).add(joining.deeds).add(joining.id.0).add_i32(joining.x).add_i32(joining.y)
             }
@@ -231,18 +231,13 @@ impl Effect {
 /// What an entity tells its own client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Word {
-    /// What became of an action.
-    Action {
+    /// What became of a request, as far as the world decides it.
+    Answer {
+        /// Of which stream.
+        stream: Stream,
         /// Its number.
-        action: u16,
-        /// `None` when it was done, or the ledger was asked.
-        refusal: Refusal,
-    },
-    /// What became of an operation that never came to the ledger.
-    Operation {
-        /// Which.
-        operation: u64,
-        /// Why not.
+        number: u64,
+        /// `None`: it was done.
         refusal: Refusal,
     },
     /// News of a trade.

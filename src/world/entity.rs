@@ -9,6 +9,7 @@ use crate::goods;
 use crate::goods::OrderId;
 use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_START};
+use crate::net::message::Stream;
 use crate::net::wire;
 use crate::world::goods::Dealings;
 use crate::world::land::{LAND_CELLS, Tile};
@@ -145,6 +146,15 @@ pub struct Held {
     pub command: Command,
 }
 
+/// For how long commands have waited without a pause: a queue that never empties is lag, not jitter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Lag {
+    /// Ticks since none waited.
+    pub ticks: u8,
+    /// The fewest that waited after any of these ticks.
+    pub least: u8,
+}
+
 /// A client's character.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Player {
@@ -164,12 +174,16 @@ pub struct Player {
     pub applied: u32,
     /// Commands that the server ran in the client's stead, wrapping.
     pub neutral: u16,
-    /// Newest action done or refused.
-    pub action: u16,
+    /// Ticks without a pause in which commands waited, and the fewest that did.
+    pub lag: Lag,
+    /// Commands that were discarded because they had waited for too long, wrapping.
+    pub discarded: u16,
+    /// Ordinal of the newest request that it took, by stream.
+    pub taken: [u16; Stream::COUNT],
     /// First tick in which it may wave again.
     pub wave_tick: u64,
-    /// A wave of this action, sent in this tick, that nobody refused yet.
-    pub waving: Option<(u16, u64)>,
+    /// A wave by the request with this number, sent in this tick, that nobody refused yet.
+    pub waving: Option<(u64, u64)>,
     /// Effects sent so far; orders them.
     pub sequence: u32,
     /// Commands waiting, oldest first: the first `held_count`.
@@ -198,7 +212,9 @@ impl Player {
             credit: CREDIT_TICKS_START,
             applied: 0,
             neutral: 0,
-            action: 0,
+            lag: Lag::default(),
+            discarded: 0,
+            taken: [0; Stream::COUNT],
             wave_tick: 0,
             waving: None,
             sequence: 0,
@@ -224,9 +240,12 @@ impl Player {
         digest.add(u64::from(lane) << 48 | u64::from(slot) << 32 | u64::from(generation)).add(self.client_id);
         digest.add(u64::from(self.guest) | u64::from(self.peaceful) << 1 | u64::from(self.released) << 2);
         digest.add(u64::from(self.credit)).add(u64::from(self.applied)).add(u64::from(self.neutral));
-        digest.add(u64::from(self.action)).add(self.wave_tick).add(u64::from(self.sequence));
-        if let Some((action, tick)) = self.waving {
-            digest.add(u64::from(action)).add(tick);
+        digest.add(u64::from(self.lag.ticks) << 8 | u64::from(self.lag.least)).add(u64::from(self.discarded));
+        let [world, goods] = self.taken.map(u64::from);
+        digest.add(world << 16 | goods);
+        digest.add(self.wave_tick).add(u64::from(self.sequence));
+        if let Some((number, tick)) = self.waving {
+            digest.add(number).add(tick);
         }
         self.dealings.digest(&mut digest);
         for held in self.waiting() {

@@ -10,13 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::goods::{Offer, Order, OrderId, OrderKind, Refusal};
 use crate::ids::{CellKey, EntityId, GRID_PER_M, IdClass};
 use crate::limits::{PLOT_DROP_ENTITIES_MAX, TICK_HZ};
-use crate::net::message::{GoodsWish, TradeNews, TradeStep};
+use crate::net::message::{GoodsRequest, Stream, TradeNews, TradeStep};
 use crate::planted::{Bug, planted};
 use crate::world::effect::{Effect, EffectKind, Target, TradeEffect, Word};
 use crate::world::entity::{Player, Thing};
 use crate::world::frame::{Frames, distance};
 use crate::world::land::LAND_CELLS;
-use crate::world::parcel::TradeWish;
 use crate::world::random::{Digest, mix};
 
 /// Farthest that a hand reaches to a thing, wire grid steps.
@@ -147,10 +146,10 @@ impl Given {
 
 impl Player {
     /// Does what a client wants with its goods, as far as the world decides it.
-    pub fn deal(&mut self, operation: u64, wish: GoodsWish, frames: &Frames) -> Result<Deal, Refusal> {
+    pub fn deal(&mut self, operation: u64, wish: GoodsRequest, frames: &Frames) -> Result<Deal, Refusal> {
         // Who confirmed a trade does nothing else with its goods; to ask is free.
         let has_confirmed = self.dealings.trade.is_some_and(|trade| trade.confirmed.is_some());
-        if self.guest || (has_confirmed && wish != GoodsWish::Recall) {
+        if self.guest || (has_confirmed && wish != GoodsRequest::Recall) {
             return Err(Refusal::NotNow);
         }
         if operation == 0 {
@@ -158,27 +157,29 @@ impl Player {
         }
         let (x, y) = (self.body.motion.x, self.body.motion.y);
         let kind = match wish {
-            GoodsWish::Move { item, from, to } => OrderKind::Move { item, from, to },
-            GoodsWish::MoveCoins { currency, amount, from, to } => OrderKind::MoveCoins { currency, amount, from, to },
-            GoodsWish::Drop { .. } if frames.count_in(CellKey::of_fine(x, y).plot()) >= PLOT_DROP_ENTITIES_MAX => {
+            GoodsRequest::Move { item, from, to } => OrderKind::Move { item, from, to },
+            GoodsRequest::MoveCoins { currency, amount, from, to } => {
+                OrderKind::MoveCoins { currency, amount, from, to }
+            }
+            GoodsRequest::Drop { .. } if frames.count_in(CellKey::of_fine(x, y).plot()) >= PLOT_DROP_ENTITIES_MAX => {
                 return Err(Refusal::Full);
             }
-            GoodsWish::Drop { what } => OrderKind::Drop { what, x, y },
-            GoodsWish::PickUp { thing } => {
+            GoodsRequest::Drop { what } => OrderKind::Drop { what, x, y },
+            GoodsRequest::PickUp { thing } => {
                 let effect = self.reach_for(operation, thing, frames)?;
                 self.dealings.operation = Some(operation);
                 return Ok(Deal::Effect(effect));
             }
-            GoodsWish::Destroy { item } => OrderKind::Destroy { item },
-            GoodsWish::Send { to, offer, price } => {
+            GoodsRequest::Destroy { item } => OrderKind::Destroy { item },
+            GoodsRequest::Send { to, offer, price } => {
                 if to.class() != IdClass::Character {
                     return Err(Refusal::Unknown);
                 }
                 OrderKind::Send { to: to.number(), offer, price }
             }
-            GoodsWish::TakeMail { mail } => OrderKind::TakeMail { mail },
-            GoodsWish::ReturnMail { mail } => OrderKind::ReturnMail { mail },
-            GoodsWish::Recall => OrderKind::Recall,
+            GoodsRequest::TakeMail { mail } => OrderKind::TakeMail { mail },
+            GoodsRequest::ReturnMail { mail } => OrderKind::ReturnMail { mail },
+            GoodsRequest::Recall => OrderKind::Recall,
         };
         self.dealings.operation = Some(operation);
         Ok(Deal::Order(Order { id: self.order_id(operation), kind }))
@@ -204,44 +205,40 @@ impl Player {
         Effect { target: Target::Entity(target), source: self.body.id, sequence: self.sequence, kind }
     }
 
-    /// Does what a client wants of a trade.
-    pub fn trade(&mut self, wish: TradeWish, tick: u64, frames: &Frames, given: &mut Given) -> Result<(), Refusal> {
-        if self.guest {
-            return Err(Refusal::NotNow);
+    /// Offers something else in the open trade: what both confirmed before is void.
+    pub fn offer_trade(&mut self, offer: Offer, given: &mut Given) -> Result<(), Refusal> {
+        let trade = self.open_trade()?;
+        trade.own = (offer, trade.own.1.wrapping_add(1));
+        (trade.confirmed, trade.partner_confirmed) = (None, None);
+        let (partner, number, (offer, version)) = (trade.partner, trade.number, trade.own);
+        let effect = TradeEffect::Offer { offer, version };
+        given.effects.push(self.effect(partner, EffectKind::Trade { number, effect }));
+        Ok(())
+    }
+
+    /// Agrees to both offers, the partner's being the one with this number; `operation` names the order.
+    pub fn confirm_trade(&mut self, operation: u64, offer: u16, given: &mut Given) -> Result<(), Refusal> {
+        if operation == 0 {
+            return Err(Refusal::Unknown);
         }
-        match wish {
-            TradeWish::Ask { target } => self.ask(target, tick, frames, given),
-            TradeWish::Offer { offer } => {
-                let trade = self.open_trade()?;
-                trade.own = (offer, trade.own.1.wrapping_add(1));
-                (trade.confirmed, trade.partner_confirmed) = (None, None);
-                let (partner, number, (offer, version)) = (trade.partner, trade.number, trade.own);
-                let effect = TradeEffect::Offer { offer, version };
-                given.effects.push(self.effect(partner, EffectKind::Trade { number, effect }));
-                Ok(())
-            }
-            TradeWish::Confirm { operation, offer } => {
-                if operation == 0 {
-                    return Err(Refusal::Unknown);
-                }
-                let trade = self.open_trade()?;
-                if offer != trade.other.1 {
-                    return Err(Refusal::Changed);
-                }
-                let word = Confirmation { operation, own: trade.own.1, other: offer };
-                trade.confirmed = Some(word);
-                let (partner, number) = (trade.partner, trade.number);
-                let effect = TradeEffect::Confirm(word);
-                given.effects.push(self.effect(partner, EffectKind::Trade { number, effect }));
-                self.order_trade(given);
-                Ok(())
-            }
-            TradeWish::Cancel => {
-                self.open_trade()?;
-                self.end_trade(Refusal::Cancelled, given);
-                Ok(())
-            }
+        let trade = self.open_trade()?;
+        if offer != trade.other.1 {
+            return Err(Refusal::Changed);
         }
+        let word = Confirmation { operation, own: trade.own.1, other: offer };
+        trade.confirmed = Some(word);
+        let (partner, number) = (trade.partner, trade.number);
+        let effect = TradeEffect::Confirm(word);
+        given.effects.push(self.effect(partner, EffectKind::Trade { number, effect }));
+        self.order_trade(given);
+        Ok(())
+    }
+
+    /// Ends the open trade.
+    pub fn cancel_trade(&mut self, given: &mut Given) -> Result<(), Refusal> {
+        self.open_trade()?;
+        self.end_trade(Refusal::Cancelled, given);
+        Ok(())
     }
 
     /// The trade, as long as it can still be changed.
@@ -249,7 +246,14 @@ impl Player {
         self.dealings.trade.as_mut().filter(|trade| !trade.ordered).ok_or(Refusal::NotNow)
     }
 
-    fn ask(&mut self, target: EntityId, tick: u64, frames: &Frames, given: &mut Given) -> Result<(), Refusal> {
+    /// Asks somebody to trade; opens the trade when both asked.
+    pub fn ask_trade(
+        &mut self,
+        target: EntityId,
+        tick: u64,
+        frames: &Frames,
+        given: &mut Given,
+    ) -> Result<(), Refusal> {
         if target == self.body.id {
             return Err(Refusal::Yourself);
         }
@@ -418,7 +422,7 @@ impl Player {
     /// A thing that it reached for did not come: the ledger was never asked.
     pub fn miss(&mut self, operation: u64, refusal: Refusal) -> Option<Word> {
         self.dealings.operation.take_if(|pending| *pending == operation)?;
-        Some(Word::Operation { operation, refusal })
+        Some(Word::Answer { stream: Stream::Goods, number: operation, refusal })
     }
 
     /// Orders the reward of a deed that it does for the first time.

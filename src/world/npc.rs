@@ -83,7 +83,7 @@ impl Npc {
         });
         let (_, target) = nearest?;
         self.sequence += 1;
-        let kind = EffectKind::Wave { x: here.0, y: here.1, action: 0 };
+        let kind = EffectKind::Wave { x: here.0, y: here.1, request: 0 };
         Some(Effect { target: Target::Entity(target), source: self.body.id, sequence: self.sequence, kind })
     }
 

@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::goods::Offer;
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
-use crate::net::message::GoodsWish;
+use crate::net::message::{Request, Stream};
 use crate::net::wire;
 use crate::world::Decree;
 use crate::world::balance::{CellCost, LaneCost};
@@ -30,62 +29,17 @@ pub enum InputKind {
         /// How many they are.
         count: u32,
     },
-    /// An emote.
-    Emote {
-        /// Number of the action.
-        number: u16,
-        /// Which one.
-        emote: u16,
-    },
-    /// Wave at an entity.
-    WaveAt {
-        /// Number of the action.
-        number: u16,
-        /// At whom.
-        target: EntityId,
-    },
-    /// Something with goods.
-    Goods {
-        /// Number of the action.
-        number: u16,
-        /// Names it for ever.
-        operation: u64,
+    /// A request. It is given until the entity took it: the one with the next ordinal of its stream.
+    Request {
+        /// Place among the requests of its stream that the session passed on, from 1, wrapping.
+        ordinal: u16,
+        /// Its number, as the client knows it.
+        number: u64,
         /// What.
-        wish: GoodsWish,
-    },
-    /// Something about a trade.
-    Trade {
-        /// Number of the action.
-        number: u16,
-        /// What.
-        wish: TradeWish,
+        request: Request,
     },
     /// The session ended.
     Leave,
-}
-
-/// What a client wants of a trade.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum TradeWish {
-    /// To trade with somebody.
-    Ask {
-        /// With whom.
-        target: EntityId,
-    },
-    /// To offer something else.
-    Offer {
-        /// What.
-        offer: Offer,
-    },
-    /// To agree.
-    Confirm {
-        /// Names it for ever.
-        operation: u64,
-        /// Number of the partner's offer.
-        offer: u16,
-    },
-    /// To end it.
-    Cancel,
 }
 
 /// One input for one entity.
@@ -131,6 +85,14 @@ impl InputParcel {
         let count = self.commands.len() as u32 - first;
         self.inputs.push(Input { entity, session, kind: InputKind::Commands { first_tick, first, count } });
     }
+
+    /// Puts newer commands of a session in the place of those of the input at `place`, which was pushed in this tick.
+    pub fn replace_commands(&mut self, place: usize, first_tick: u32, commands: impl Iterator<Item = Command>) {
+        let first = self.commands.len() as u32;
+        self.commands.extend(commands);
+        let count = self.commands.len() as u32 - first;
+        self.inputs[place].kind = InputKind::Commands { first_tick, first, count };
+    }
 }
 
 /// What the owner tells a session about its entity after a tick.
@@ -144,6 +106,8 @@ pub struct Told {
     pub home: CellKey,
     /// Who steps it in the next tick: inputs go there.
     pub next_owner: ShardId,
+    /// Ordinal of the newest request that it took, by stream.
+    pub taken: [u16; Stream::COUNT],
 }
 
 /// Entities that change their owner between this tick and the next.

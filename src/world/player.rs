@@ -1,13 +1,14 @@
 //! Players: commands by time credit, emotes, waves, leaving.
 //!
-//! Owns no state. Promises: a client moves no faster than time passes; an action is done once; what a client asks for
+//! Owns no state. Promises: a client moves no faster than time passes; a request is taken once; what a client asks for
 //! and must not have is refused by name and changes nothing.
 
 use crate::ids::{EntityId, GRID_PER_M};
-use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_MAX, ROW_TICKS_MAX};
+use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_MAX, LAG_TICKS_MAX, ROW_TICKS_MAX};
+use crate::net::message::{Request, Stream};
 use crate::net::{messages::Refusal, wire};
 use crate::world::effect::{Effect, EffectKind, PrivateEvent, Target, Word};
-use crate::world::entity::{Held, Player};
+use crate::world::entity::{Held, Lag, Player};
 use crate::world::frame::{Frames, PublicEvent, distance};
 use crate::world::land::Land;
 use crate::world::movement::Command;
@@ -68,19 +69,42 @@ impl Player {
             self.credit -= 1;
         }
         self.dirty |= self.body.motion != before;
+        self.discard_lag();
     }
 
-    /// Whether `number` is the action that comes next; then it counts as done.
-    pub fn begins(&mut self, number: u16) -> bool {
-        let next = number == self.action.wrapping_add(1);
-        if next {
-            self.action = number;
+    /// After a stall, on either side of the wire, as many commands come each tick as run, and what then waits waits for ever.
+    /// So what waited for [`LAG_TICKS_MAX`] ticks without a pause is discarded, the oldest first.
+    fn discard_lag(&mut self) {
+        let Lag { ticks, least } = self.lag;
+        let least = if ticks == 0 { self.held_count } else { least.min(self.held_count) };
+        if least == 0 {
+            self.lag = Lag::default();
+        } else if ticks + 1 < LAG_TICKS_MAX {
+            self.lag = Lag { ticks: ticks + 1, least };
+        } else {
+            // They are done with: who sends them again is too late.
+            self.applied = self.held[usize::from(least) - 1].tick;
+            self.held.copy_within(usize::from(least)..usize::from(self.held_count), 0);
+            self.held_count -= least;
+            self.discarded = self.discarded.wrapping_add(u16::from(least));
+            self.lag = Lag::default();
         }
-        next
+    }
+
+    /// Takes a request, unless it is not the one that comes next in its stream, or the stream has one under way.
+    pub fn takes(&mut self, ordinal: u16, request: &Request, tick: u64) -> bool {
+        let stream = request.stream();
+        let is_next = ordinal == self.taken[stream.index()].wrapping_add(1);
+        let is_free = stream != Stream::Goods || self.dealings.operation.is_none();
+        let takes = is_next && is_free && (!is_about_trade(request) || tick >= self.dealings.trade_tick);
+        if takes {
+            self.taken[stream.index()] = ordinal;
+        }
+        takes
     }
 
     /// Waves at an entity as the newest frames show it.
-    pub fn wave(&mut self, number: u16, target: EntityId, tick: u64, frames: &Frames) -> Result<Effect, Refusal> {
+    pub fn wave(&mut self, number: u64, target: EntityId, tick: u64, frames: &Frames) -> Result<Effect, Refusal> {
         if tick < self.wave_tick {
             return Err(Refusal::TooSoon);
         }
@@ -95,29 +119,29 @@ impl Player {
         self.wave_tick = tick + WAVE_TICKS;
         self.waving = Some((number, tick));
         self.sequence += 1;
-        let kind = EffectKind::Wave { x, y, action: number };
+        let kind = EffectKind::Wave { x, y, request: number };
         Ok(Effect { target: Target::Entity(target), source: self.body.id, sequence: self.sequence, kind })
     }
 
     /// The outcome of a wave that nobody refused in time.
     pub fn settle_wave(&mut self, tick: u64) -> Option<PrivateEvent> {
-        let (action, sent) = self.waving?;
+        let (number, sent) = self.waving?;
         if tick < sent + WAVE_SETTLED_TICKS {
             return None;
         }
         self.waving = None;
-        Some(self.outcome(action, Refusal::None))
+        Some(self.answer(Stream::World, number, Refusal::None))
     }
 
     /// The outcome of a wave that was refused.
-    pub fn refuse_wave(&mut self, action: u16, refusal: Refusal) -> Option<PrivateEvent> {
-        self.waving.take_if(|waving| waving.0 == action)?;
-        Some(self.outcome(action, refusal))
+    pub fn refuse_wave(&mut self, number: u64, refusal: Refusal) -> Option<PrivateEvent> {
+        self.waving.take_if(|waving| waving.0 == number)?;
+        Some(self.answer(Stream::World, number, refusal))
     }
 
-    /// What its session is told of an action.
-    pub fn outcome(&self, action: u16, refusal: Refusal) -> PrivateEvent {
-        self.whisper(Word::Action { action, refusal })
+    /// What its session is told of a request.
+    pub fn answer(&self, stream: Stream, number: u64, refusal: Refusal) -> PrivateEvent {
+        self.whisper(Word::Answer { stream, number, refusal })
     }
 
     /// A word for its session alone.
@@ -150,11 +174,21 @@ impl Player {
             self.applied,
             self.body.epoch,
             motion.yaw,
-            self.action,
+            self.discarded,
             self.neutral,
             self.credit,
             u8::from(motion.grounded),
         )
+    }
+}
+
+/// Whether the partner of a trade notices it: such requests are spaced.
+pub fn is_about_trade(request: &Request) -> bool {
+    match request {
+        Request::TradeAsk { .. } | Request::TradeOffer { .. } | Request::TradeConfirm { .. } | Request::TradeCancel => {
+            true
+        }
+        Request::Emote { .. } | Request::WaveAt { .. } | Request::Goods(_) => false,
     }
 }
 
@@ -202,6 +236,71 @@ mod tests {
         assert_eq!((player.applied, player.held_count), (4, 0));
         player.hold(0, &[FORWARD]);
         assert_eq!(player.waiting()[0].tick, 5, "client tick 0 is the next one");
+    }
+
+    /// A client that sends one command a tick, and those that it remembers after it was silent.
+    fn lag_after(silent: std::ops::Range<u32>, generates_meanwhile: bool, stalled: bool) -> Vec<u32> {
+        let land = Land::new(1);
+        let mut player = player(&land);
+        let (mut newest, mut lags) = (0u32, Vec::new());
+        for tick in 0..240u32 {
+            let is_silent = silent.contains(&tick);
+            newest += u32::from(!is_silent || generates_meanwhile);
+            if !is_silent {
+                let first = (player.applied + 1).max(newest.saturating_sub(31)).max(1);
+                player.hold(first, &vec![FORWARD; (newest + 1 - first) as usize]);
+            }
+            // A shard that stood still steps the present tick once.
+            if !stalled || !is_silent {
+                let elapsed = if stalled && tick == silent.end { u64::from(silent.end - silent.start) + 1 } else { 1 };
+                player.run(&land, elapsed);
+            }
+            lags.push(newest - player.applied);
+        }
+        lags
+    }
+
+    #[test]
+    fn lag_after_a_stall_is_gone_within_half_a_second() {
+        for (silent, generates, stalled, what) in [
+            (60..120, true, false, "the client's network was away for 1 s"),
+            (60..120, false, false, "the client itself stood still for 1 s"),
+            (60..108, true, true, "the shard stood still for 0.8 s"),
+            (60..70, true, false, "ten ticks of loss"),
+        ] {
+            let lags = lag_after(silent.clone(), generates, stalled);
+            let after = &lags[silent.end as usize + 30..];
+            assert!(after.iter().all(|&lag| lag <= 1), "{what}: {:?}", &lags[silent.end as usize..]);
+            assert!(lags[..silent.start as usize].iter().all(|&lag| lag <= 1), "{what}: nothing before");
+        }
+    }
+
+    #[test]
+    fn commands_that_come_in_batches_are_not_lag() {
+        let land = Land::new(1);
+        let mut player = player(&land);
+        for tick in 0..600u32 {
+            if tick % 10 == 0 {
+                player.hold(tick + 1, &[FORWARD; 10]);
+            }
+            player.run(&land, 1);
+        }
+        assert_eq!((player.discarded, player.applied), (0, 600));
+    }
+
+    #[test]
+    fn an_order_under_way_blocks_no_other_stream() {
+        let land = Land::new(1);
+        let mut player = player(&land);
+        let recall = Request::Goods(crate::net::message::GoodsRequest::Recall);
+        assert!(player.takes(1, &recall, 10));
+        player.dealings.operation = Some(1);
+        assert!(!player.takes(2, &recall, 11), "orders wait for each other");
+        assert!(player.takes(1, &Request::Emote { kind: 1 }, 11), "and nothing else waits for them");
+        assert!(!player.takes(1, &Request::Emote { kind: 1 }, 12), "a repeat is taken once");
+        assert!(!player.takes(3, &Request::Emote { kind: 1 }, 12), "nothing is passed over");
+        player.dealings.operation = None;
+        assert!(player.takes(2, &recall, 13));
     }
 
     #[test]

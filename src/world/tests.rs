@@ -15,6 +15,7 @@ struct Lockstep {
     given: Vec<Vec<OutcomeParcel>>,
     owners: Vec<ShardId>,
     states: Vec<wire::OwnState>,
+    taken: Vec<u16>,
     private: Vec<PrivateEvent>,
     hash: u64,
     early: Option<u64>,
@@ -46,6 +47,7 @@ impl Lockstep {
             given,
             owners: vec![ShardId(0); PLAYERS as usize],
             states: vec![wire::OwnState::default(); PLAYERS as usize],
+            taken: vec![0; PLAYERS as usize],
             private: Vec::new(),
             hash: 0,
             early: None,
@@ -66,9 +68,9 @@ impl Lockstep {
             let command = Command { yaw, forward: 127, right: 0, buttons: BUTTON_RUN };
             parcels[owner].push_commands(id, session(player), tick as u32 * 2, [command; 2].into_iter());
             if tick % 40 == player % 40 {
-                let number = self.states[player as usize].action() + 1;
-                let target = EntityId::character(player ^ 1);
-                let kind = InputKind::WaveAt { number, target };
+                let ordinal = self.taken[player as usize] + 1;
+                let request = Request::WaveAt { target: EntityId::character(player ^ 1) };
+                let kind = InputKind::Request { ordinal, number: ordinal.into(), request };
                 parcels[owner].inputs.push(Input { entity: id, session: session(player), kind });
             }
         }
@@ -129,7 +131,7 @@ impl Lockstep {
             for told in outs.iter().flat_map(|out| &out.told) {
                 let player = told.session.slot as usize * 32 + told.session.lane as usize;
                 self.owners[player] = told.next_owner;
-                self.states[player] = told.state;
+                (self.states[player], self.taken[player]) = (told.state, told.taken[0]);
             }
             self.private.extend(outs.iter().flat_map(|out| &out.private));
         }
@@ -190,7 +192,7 @@ fn run(shards: usize, ticks: u64, prepare: impl Fn(&mut Lockstep)) -> Lockstep {
 fn seams_are_invisible() {
     let one = run(1, 900, |_| ());
     assert!(
-        one.private.iter().filter(|event| matches!(event.word, Word::Action { refusal: Refusal::None, .. })).count()
+        one.private.iter().filter(|event| matches!(event.word, Word::Answer { refusal: Refusal::None, .. })).count()
             > 100
     );
     for shards in [2, 4, 8] {
@@ -201,7 +203,7 @@ fn seams_are_invisible() {
         assert_eq!(many.hash, one.hash, "{shards} shards");
         let (mut a, mut b) = (one.private.clone(), many.private.clone());
         let key = |event: &PrivateEvent| match event.word {
-            Word::Action { action, refusal } => (event.session, action, refusal),
+            Word::Answer { number, refusal, .. } => (event.session, number, refusal),
             other => unreachable!("{other:?}"),
         };
         a.sort_by_key(key);

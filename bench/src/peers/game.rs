@@ -50,7 +50,7 @@ impl Game {
     pub fn step(&mut self, tick: u64) {
         self.answer_claims();
         let Game { core, mesh } = self;
-        core.give_actions();
+        core.pass_requests();
         mesh.give_inputs(tick, &mut core.inputs);
         core.begin(tick);
         let mut mine = std::mem::take(&mut core.inputs[0]);

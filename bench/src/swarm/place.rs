@@ -208,7 +208,7 @@ mod tests {
             leave_radius_m: 128,
             seam,
             version: String::new(),
-            operation: 0,
+            order: 0,
         }
     }
 

@@ -300,7 +300,7 @@ mod tests {
             leave_radius_m: 128,
             seam: None,
             version: "0.1.0".to_owned(),
-            operation: 0,
+            order: 0,
         }
     }
 

@@ -426,7 +426,7 @@ impl Realm {
     fn step(&mut self, tick: u64) {
         let Realm { core, mesh, waited_ns, .. } = self;
         let own = core.world.shard;
-        core.give_actions();
+        core.pass_requests();
         mesh.give_inputs(tick, &mut core.inputs);
         core.begin(tick);
         let mut mine = std::mem::take(&mut core.inputs[own.index()]);

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 const SIDE_CELLS: i32 = 8;
 const ENTER_M: u32 = 100;
 const LEAVE_M: u32 = 130;
-const TICKS: u32 = 4_200;
+const TICKS: u32 = 7_000;
 const SNAPSHOT_TICKS: u32 = 3;
 
 #[derive(Clone)]
@@ -106,11 +106,11 @@ impl MiniServer {
         let mut walkers = std::mem::take(&mut self.walkers);
         for walker in &mut walkers {
             if self.below(60) == 0 {
-                (walker.dx, walker.dy) = (self.below(37) - 18, self.below(37) - 18);
+                (walker.dx, walker.dy) = (self.below(31) - 15, self.below(31) - 15);
             }
             if walker.id == 1 {
                 // The viewer walks to and fro along the diagonal, so that cells come and go.
-                (walker.dx, walker.dy) = if tick % 2_400 < 1_500 { (25, 25) } else { (-25, -25) };
+                (walker.dx, walker.dy) = if tick % 4_000 < 2_500 { (15, 15) } else { (-15, -15) };
             }
             let end = SIDE_CELLS * CELL_GRID - 1;
             (walker.x, walker.y) = ((walker.x + walker.dx).clamp(0, end), (walker.y + walker.dy).clamp(0, end));
@@ -206,7 +206,7 @@ fn welcome() -> (u8, Vec<u8>) {
         leave_radius_m: LEAVE_M,
         seam: None,
         version: String::new(),
-        operation: 0,
+        order: 0,
     });
     (kind::RELIABLE_ORDERED, [&FragmentHeader::new(0, 0, 1).0[..], &welcome.encode()].concat())
 }
