@@ -30,8 +30,8 @@ pub struct Connection {
     received_tick: u64,
     sent_tick: u64,
     confirmed: bool,
-    /// Datagrams opened in the tick of the newest one.
-    opened: (u64, u16),
+    /// Tick of the newest datagram that was opened, low 16 bits, and how many were in it.
+    opened: (u16, u16),
 }
 
 impl Connection {
@@ -55,8 +55,8 @@ impl Connection {
         if datagram.first() == Some(&(PacketKind::Request as u8)) {
             return Err(DropReason::AlreadyConnected);
         }
-        if self.opened.0 != now_tick {
-            self.opened = (now_tick, 0);
+        if self.opened.0 != now_tick as u16 {
+            self.opened = (now_tick as u16, 0);
         }
         if self.opened.1 == DATAGRAMS_PER_TICK_MAX {
             return Err(DropReason::Flood);

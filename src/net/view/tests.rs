@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 const SIDE_CELLS: i32 = 8;
 const ENTER_M: u32 = 100;
 const LEAVE_M: u32 = 130;
-const TICKS: u32 = 7_000;
+const TICKS: u32 = 8_000;
 const SNAPSHOT_TICKS: u32 = 3;
 
 #[derive(Clone)]
@@ -110,7 +110,7 @@ impl MiniServer {
             }
             if walker.id == 1 {
                 // The viewer walks to and fro along the diagonal, so that cells come and go.
-                (walker.dx, walker.dy) = if tick % 4_000 < 2_500 { (15, 15) } else { (-15, -15) };
+                (walker.dx, walker.dy) = if tick % 7_000 < 4_500 { (15, 15) } else { (-15, -15) };
             }
             let end = SIDE_CELLS * CELL_GRID - 1;
             (walker.x, walker.y) = ((walker.x + walker.dx).clamp(0, end), (walker.y + walker.dy).clamp(0, end));
