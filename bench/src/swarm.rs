@@ -30,7 +30,7 @@ use balance::Watch;
 use link::Transport;
 use load::{Control, Harvest, LoadThread, Pulse};
 use place::{MARCH_STOP_S, Places, Scenario};
-use player::{Common, Player};
+use player::{Common, Outage, Player};
 use report::Report;
 use truth::{OperationsFile, TruthFile};
 
@@ -79,9 +79,23 @@ pub struct SwarmArgs {
     /// operation.
     #[arg(long, value_name = "FILE")]
     truth: Option<PathBuf>,
+    /// In the middle of the run everybody is off the network for so long, and the report says how long the lag after it
+    /// lasts; over UDP.
+    #[arg(long, value_name = "S", value_parser = pause_s)]
+    pause: Option<f64>,
     /// Seed of what the players want.
     #[arg(long, default_value_t = 1, value_name = "S")]
     seed: u64,
+}
+
+/// Seconds of the run that are measured on either side of a pause, at the least.
+const PAUSE_MARGIN_S: f64 = 5.0;
+/// Longest pause: after three seconds without an update players count what they see as never leaving.
+const PAUSE_S_MAX: f64 = 2.5;
+
+fn pause_s(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=PAUSE_S_MAX).contains(seconds));
+    seconds.ok_or_else(|| format!("a pause is 0.1 to {PAUSE_S_MAX} seconds"))
 }
 
 /// A run between its start and its end.
@@ -113,6 +127,17 @@ pub fn run(args: &SwarmArgs, json: bool) -> Result<ExitCode, Failure> {
         let text =
             format!("a march takes {MARCH_STOP_S} s and is watched for some more: --duration is at least {least} here");
         return Err(Failure::new(Code::Usage, text));
+    }
+    if let Some(pause_s) = args.pause {
+        if args.transport != Transport::Udp {
+            return Err(Failure::new(Code::Usage, "--pause loses datagrams; leave out --transport here"));
+        }
+        if f64::from(args.duration) < 2.0 * (pause_s + PAUSE_MARGIN_S) {
+            let least = (2.0 * (pause_s + PAUSE_MARGIN_S)).ceil();
+            let text =
+                format!("what comes before and after the pause is measured: --duration is at least {least} here");
+            return Err(Failure::new(Code::Usage, text));
+        }
     }
     ringshard::sys::raise_open_files();
     let stopped = stop_on_signal()?;
@@ -177,7 +202,12 @@ impl Run {
         let trades = args.scenario == Scenario::Trade;
         let (land, seed, look_one_in) = (places.land.clone(), args.seed, args.look_one_in);
         let awake = args.awake;
-        let common = Common { server, transport, input_hz, land, seed, look_one_in, trades, awake };
+        let seconds = |s: f64| (s * 1e9) as u64;
+        let pause = args.pause.map(|s| Outage {
+            from_ns: seconds(f64::from(args.duration) / 2.0),
+            until_ns: seconds(f64::from(args.duration) / 2.0 + s),
+        });
+        let common = Common { server, transport, input_hz, land, seed, look_one_in, trades, awake, pause };
         let players = u64::from(args.players);
         // Pairs stay on one thread: its two players must know each other.
         let group = if trades { 2 } else { 1 };

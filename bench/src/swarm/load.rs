@@ -16,7 +16,7 @@ use rustix::time::Timespec;
 use crate::drive::{socket_drops, thread_cpu_s};
 
 use super::link::{RECEIVE_BYTES, Traffic};
-use super::player::{Common, Player, Stage, Told};
+use super::player::{Common, Outage, Player, Stage, Told};
 use super::schedule::Schedule;
 use super::tally::{ErrorCounts, Tally};
 use super::truth::OperationsFile;
@@ -288,6 +288,10 @@ impl LoadThread {
         let begin_ns = self.control.begin_ns.load(Ordering::Relaxed);
         if begin_ns != u64::MAX && self.at_begin.is_none() {
             self.tally.begin(begin_ns);
+            self.tally.outage = self
+                .common
+                .pause
+                .map(|pause| Outage { from_ns: begin_ns + pause.from_ns, until_ns: begin_ns + pause.until_ns });
             self.at_begin = Some((thread_cpu_s(), traffic(&self.players)));
         }
     }
@@ -336,6 +340,10 @@ impl LoadThread {
         let ports = self.players.iter().filter_map(|player| player.link.as_ref()?.udp_port()).collect();
         let now_ns = self.control.now_ns();
         self.players.iter_mut().for_each(|player| player.leave(now_ns));
+        if let Some(outage) = self.tally.outage {
+            let playing = self.players.iter().filter(|player| player.played());
+            playing.for_each(|player| self.tally.recovered(player.slow_ns.saturating_sub(outage.until_ns)));
+        }
         Harvest {
             players: self.players,
             tally: self.tally,

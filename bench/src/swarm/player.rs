@@ -47,6 +47,24 @@ pub struct Common {
     pub trades: bool,
     /// Whether load threads never sleep.
     pub awake: bool,
+    /// When everybody is off the network, counted from the last join.
+    pub pause: Option<Outage>,
+}
+
+/// A time without a network, nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outage {
+    /// First moment without it.
+    pub from_ns: u64,
+    /// First moment with it again.
+    pub until_ns: u64,
+}
+
+impl Outage {
+    /// Whether there is no network at a moment.
+    pub fn covers(&self, ns: u64) -> bool {
+        (self.from_ns..self.until_ns).contains(&ns)
+    }
 }
 
 /// Where a player stands.
@@ -111,6 +129,8 @@ pub struct Player {
     operations_told: usize,
     /// Its socket may have more than what was read.
     pub has_more: bool,
+    /// When it heard last of a command that was slow although it was sent after the outage.
+    pub slow_ns: u64,
 }
 
 impl Player {
@@ -132,6 +152,7 @@ impl Player {
             heard_ns: 0,
             operations_told: 0,
             has_more: false,
+            slow_ns: 0,
         }
     }
 
@@ -139,6 +160,11 @@ impl Player {
     pub fn turn(&mut self, now_ns: u64, due_ns: u64, common: &Common, tally: &mut Tally) -> bool {
         let now = Duration::from_nanos(now_ns);
         match (&self.stage, &mut self.link) {
+            (Stage::Playing, Some(_)) if tally.outage.is_some_and(|outage| outage.covers(now_ns)) => {
+                // It plays on, and nothing leaves.
+                (0..ticks_of_packet(self.packets, common.input_hz)).for_each(|_| self.bot.want(due_ns));
+                self.packets += 1;
+            }
             (Stage::Waiting, _) if now_ns >= self.join_ns => return self.join(now, common),
             (Stage::Joining | Stage::Playing, Some(link)) => {
                 link.tend(now);
@@ -195,11 +221,19 @@ impl Player {
 
     /// Takes what was read at `now_ns`. Gives the newest tick that it heard of.
     pub fn hear(&mut self, now_ns: u64, bytes: &mut [u8], tally: &mut Tally) -> Option<u32> {
-        let Player { bot, link, heard_ns, .. } = self;
+        if tally.outage.is_some_and(|outage| outage.covers(now_ns)) {
+            return None;
+        }
+        let Player { bot, link, heard_ns, slow_ns, .. } = self;
         let link = link.as_mut()?;
         let mut tick = None;
         link.take(Duration::from_nanos(now_ns), bytes, |body| {
-            let summary = bot.hear(body, |intended_ns| tally.applied(intended_ns, now_ns));
+            let summary = bot.hear(body, |intended_ns| {
+                tally.applied(intended_ns, now_ns);
+                if tally.is_slow_after_outage(intended_ns, now_ns) {
+                    *slow_ns = now_ns;
+                }
+            });
             if let Ok(BodySummary { late: false, tick: newest, .. }) = summary {
                 tally.snapshot(*heard_ns, now_ns);
                 *heard_ns = now_ns;

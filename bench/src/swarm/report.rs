@@ -83,6 +83,9 @@ pub struct Report {
     input_to_snapshot_ms: Milliseconds,
     snapshot_gap_ms: Milliseconds,
     load_late_ms: Milliseconds,
+    /// From the end of the pause to the last snapshot that was slower than before it, with `--pause`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery_ms: Option<Milliseconds>,
     load_busy: f64,
     ops_acked: u64,
     ops_refused: u64,
@@ -158,6 +161,7 @@ impl Report {
             input_to_snapshot_ms: milliseconds(&tally.latency_us, true),
             snapshot_gap_ms: Milliseconds { p999: None, ..milliseconds(&tally.gap_us, true) },
             load_late_ms,
+            recovery_ms: args.pause.map(|_| Milliseconds { p999: None, ..milliseconds(&tally.recovery_us, true) }),
             load_busy: if duration_s > 0.0 { cpu_s / duration_s / harvests.len() as f64 } else { 0.0 },
             ops_acked: count(|player| deals(player).map_or(player.bot.counts.acted, |deals| deals.acked)),
             ops_refused: count(|player| deals(player).map_or(player.bot.counts.refused, |deals| deals.refused)),
@@ -203,12 +207,15 @@ impl Report {
         line("input to snapshot", in_words(&self.input_to_snapshot_ms));
         line("snapshot gap", in_words(&self.snapshot_gap_ms));
         line("load late", in_words(&self.load_late_ms));
+        if let Some(recovery) = &self.recovery_ms {
+            line("lag after the pause", in_words(recovery));
+        }
         line("load busy", format!("{:.0} % of {} thread(s)", self.load_busy * 100.0, self.threads));
         let Visible { min, mean, max } = self.visible;
         line("others visible", format!("{min} to {max}, mean {mean:.1}"));
         line("moved", format!("least {:.1} m, mean {:.1} m", self.moved_m.min, self.moved_m.mean));
         line("handoffs", format!("{}, {} players with two or more", self.handoffs, self.handoff_bots));
-        line("actions done, refused", format!("{}, {}", self.ops_acked, self.ops_refused));
+        line("requests done, refused", format!("{}, {}", self.ops_acked, self.ops_refused));
         if self.trades + self.loots + self.mails > 0 {
             line("trades, loots, mails", format!("{}, {}, {}", self.trades, self.loots, self.mails));
         }

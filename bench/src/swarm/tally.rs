@@ -4,10 +4,17 @@
 //! adding two tallies is as if one thread had counted all.
 
 use hdrhistogram::Histogram;
+use ringshard::limits::TICK_NS;
 use serde::Serialize;
+
+use super::player::Outage;
 
 /// Time after the last join that percentiles leave out.
 pub const SETTLE_NS: u64 = 2_000_000_000;
+/// Before an outage: commands sent so shortly before it have their answers in it.
+const SWALLOWED_NS: u64 = 200_000_000;
+/// After an outage: by then the lag must be gone, and what is slow later counts in the percentiles.
+const RECOVERY_NS: u64 = 500_000_000;
 /// Longest time that a histogram tells apart, microseconds; longer counts as this.
 const MICROSECONDS_MAX: u64 = 60_000_000;
 
@@ -95,6 +102,12 @@ pub struct Tally {
     pub snapshots_received: u64,
     /// Others that a player sees.
     pub visible: Spread,
+    /// When everybody is off the network.
+    pub outage: Option<Outage>,
+    /// Longest time from a command to its snapshot that is as before the outage, nanoseconds.
+    usual_ns: u64,
+    /// From the end of the outage to the last snapshot that was slower than before it, microseconds.
+    pub recovery_us: Histogram<u64>,
 }
 
 impl Default for Tally {
@@ -108,6 +121,9 @@ impl Default for Tally {
             inputs_sent: 0,
             snapshots_received: 0,
             visible: Spread::default(),
+            outage: None,
+            usual_ns: 0,
+            recovery_us: histogram(),
         }
     }
 }
@@ -131,8 +147,30 @@ impl Tally {
         }
     }
 
-    /// A snapshot named a command as applied.
+    /// Whether a command that was sent after the outage was answered slower than those before it, by more than a tick.
+    pub fn is_slow_after_outage(&mut self, intended_ns: u64, now_ns: u64) -> bool {
+        let Some(outage) = self.outage.filter(|outage| intended_ns >= outage.until_ns) else { return false };
+        if self.usual_ns == 0 {
+            // Nothing is counted from the outage on, so that this is what was before.
+            self.usual_ns = self.latency_us.value_at_quantile(0.99) * 1_000 + TICK_NS;
+            assert!(now_ns >= outage.until_ns, "nothing is heard in the outage");
+        }
+        now_ns - intended_ns > self.usual_ns
+    }
+
+    /// A player's lag after the outage was gone after so long.
+    pub fn recovered(&mut self, after_ns: u64) {
+        self.recovery_us.saturating_record(after_ns / 1_000);
+    }
+
+    /// A snapshot named a command as applied. Those whose answer the outage swallowed, and what came of the first one after
+    /// it, do not count: how long the lag lasts is a figure of its own.
     pub fn applied(&mut self, intended_ns: u64, now_ns: u64) {
+        if self.outage.is_some_and(|outage| {
+            (outage.from_ns.saturating_sub(SWALLOWED_NS)..outage.until_ns + RECOVERY_NS).contains(&intended_ns)
+        }) {
+            return;
+        }
         if self.settled(intended_ns) {
             self.latency_us.saturating_record(now_ns.saturating_sub(intended_ns) / 1_000);
         }
@@ -155,6 +193,7 @@ impl Tally {
         self.inputs_sent += other.inputs_sent;
         self.snapshots_received += other.snapshots_received;
         self.visible.add(other.visible);
+        self.recovery_us.add(&other.recovery_us).expect(same);
     }
 }
 
@@ -179,6 +218,23 @@ mod tests {
         assert_eq!((tally.latency_us.len(), tally.late_us.len()), (1, 1));
         // Three digits are kept.
         assert!((18_000..18_020).contains(&tally.latency_us.max()) && tally.late_us.max() == 250);
+    }
+
+    #[test]
+    fn a_lag_that_stays_after_an_outage_is_seen() {
+        let ms = |ms: u64| ms * 1_000_000;
+        let mut tally = Tally::default();
+        tally.begin(0);
+        tally.outage = Some(Outage { from_ns: ms(6_000), until_ns: ms(7_000) });
+        (0..100).for_each(|n| tally.applied(ms(3_000 + n * 20), ms(3_015 + n * 20)));
+        tally.applied(ms(6_500), ms(7_010));
+        assert!(!tally.is_slow_after_outage(ms(6_500), ms(7_010)), "sent in the outage");
+        assert!(tally.is_slow_after_outage(ms(7_000), ms(7_300)));
+        assert!(!tally.is_slow_after_outage(ms(7_200), ms(7_230)), "within a tick of what was usual");
+        tally.recovered(ms(300));
+        assert_eq!((tally.latency_us.len(), tally.recovery_us.max() / 1_000), (100, 300));
+        tally.applied(ms(8_000), ms(8_300));
+        assert!(tally.latency_us.max() > 299_000, "what is slow for ever shows in the percentiles as well");
     }
 
     #[test]
