@@ -40,7 +40,7 @@ impl Currency {
 pub enum Shelf {
     /// What it carries: traded, dropped and mailed from here.
     Bag = 1,
-    /// What it wears; no coins.
+    /// Items that are set apart, no coins. It has no effect yet: nothing that lies here is worn or counts for anything.
     Equipment = 2,
     /// What it keeps.
     Bank = 3,
@@ -74,8 +74,6 @@ impl Account {
     pub const BURN: Account = Account(9 << 56);
     /// What lay on the ground for too long.
     pub const LOST: Account = Account(10 << 56);
-    /// The house: what admins give and take.
-    pub const VENDOR: Account = Account(7 << 56);
 
     const fn new(kind: u8, owner: u64) -> Account {
         assert!(owner < 1 << 56);
@@ -92,7 +90,7 @@ impl Account {
         Account::new(6, number)
     }
 
-    /// Number of its kind: a [`Shelf`] up to 4, 5 escrow, 6 ground, 7 vendor, 8 mint, 9 burn, 10 lost.
+    /// Number of its kind: a [`Shelf`] up to 4, 5 escrow, 6 ground, 8 mint, 9 burn, 10 lost.
     pub fn kind(self) -> u8 {
         (self.0 >> 56) as u8
     }
@@ -117,7 +115,7 @@ impl std::fmt::Debug for Account {
 impl std::fmt::Display for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         const NAMES: [&str; 11] =
-            ["none", "bag", "equipment", "bank", "mailbox", "escrow", "ground", "vendor", "mint", "burn", "lost"];
+            ["none", "bag", "equipment", "bank", "mailbox", "escrow", "ground", "unknown", "mint", "burn", "lost"];
         let name = NAMES.get(usize::from(self.kind())).copied().unwrap_or("unknown");
         match self.owner() {
             0 => f.write_str(name),

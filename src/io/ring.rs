@@ -178,12 +178,6 @@ impl PacketRing {
         &self.counters
     }
 
-    /// Whether a drain would find something; yes before the first. Reads shared memory only, so a tick may ask often.
-    pub fn has_arrivals(&mut self) -> bool {
-        let armed = self.lanes.iter().all(|state| state.receiving || !state.lane.served);
-        !armed || self.ring.submission().taskrun() || !self.ring.completion().is_empty()
-    }
-
     /// Hands over everything that arrived, in one call to the kernel; up to [`DRAIN_PASSES_MAX`] when receives ended on
     /// the way (buffers or completions full, new connections). `now_tick` dates the sends that begin from here on.
     pub fn drain(&mut self, now_tick: u64, mut on_event: impl FnMut(Event<'_>)) {

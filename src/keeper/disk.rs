@@ -127,11 +127,6 @@ impl Batch {
         self.changes.iter().map(move |(family, key, value)| (*family, bytes(key), value.as_ref().map(bytes)))
     }
 
-    /// Bytes of keys and values.
-    pub fn len_bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// Nothing to write.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
