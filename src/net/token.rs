@@ -76,7 +76,7 @@ impl std::error::Error for TokenError {}
 pub struct UserData {
     /// Where to stand at first: x and y in 1/256 m.
     pub spawn_point: Option<(i32, i32)>,
-    /// Monsters ignore the character.
+    /// Monsters are to ignore the character. There are none yet: it is kept as a tag.
     pub peaceful: bool,
     /// The token may be shown again and again, each time for a new guest. Development servers only, never by UDP.
     pub reusable: bool,

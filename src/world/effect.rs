@@ -41,7 +41,7 @@ pub struct Joining {
     pub epoch: u32,
     /// Never saved.
     pub guest: bool,
-    /// Monsters ignore it.
+    /// Its token asked that monsters ignore it, see [`super::entity::Player::peaceful`].
     pub peaceful: bool,
     /// One bit for each deed that was rewarded.
     pub deeds: u64,

@@ -166,7 +166,7 @@ pub struct Player {
     pub client_id: u64,
     /// Never saved.
     pub guest: bool,
-    /// Monsters ignore it.
+    /// A tag for the first monster, which will ignore it. Kept, handed over and hashed; no rule reads it yet.
     pub peaceful: bool,
     /// Ticks of commands that it may run now.
     pub credit: u8,
