@@ -59,6 +59,8 @@ packages_missing() {
         command -v shellcheck >/dev/null || echo shellcheck
         command -v strace >/dev/null || echo strace
         command -v valgrind >/dev/null || echo valgrind
+        # The shell has a kill of its own; tests run the program.
+        type -P kill >/dev/null || echo procps
     fi
 }
 
