@@ -23,7 +23,7 @@ fresh() {
         fresh_clone
         say "trying in a minimal Debian 12"
     else
-        say "trying on this machine, with an empty home: a minimal Debian 12 needs root, namespaces, rustup's Rust and apt"
+        say "trying on this machine, with an empty home: a minimal Debian 12 needs root, namespaces, rustup's Rust and Debian's apt"
         fresh_machine
         fresh_clone
     fi
@@ -58,7 +58,10 @@ fresh_end() {
 # fresh_debian_possible: root, namespaces, a Rust of its own folder, and an archive to take packages from.
 fresh_debian_possible() {
     ((EUID == 0)) && [[ "$(fresh_rust)" != /usr ]] || return 1
-    command -v apt-get >/dev/null && unshare --mount --pid --fork true 2>/dev/null && [[ -n "$(fresh_mirror)" ]]
+    command -v apt-get >/dev/null && unshare --mount --pid --fork true 2>/dev/null || return 1
+    # An image without apt's lists does not know yet what its archives are.
+    [[ -n "$(fresh_mirror)" ]] || apt-get update -q >&2
+    [[ -n "$(fresh_mirror)" ]]
 }
 
 # fresh_rust: where this machine's Rust lies.
