@@ -44,6 +44,13 @@ impl Clock {
     }
 }
 
+/// CPU time that the calling thread has used so far, nanoseconds: time in which others ran on its core is not in it. A
+/// system call, so not for every packet.
+pub fn thread_cpu_ns() -> u64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    used.tv_sec as u64 * 1_000_000_000 + used.tv_nsec as u64
+}
+
 /// Seconds since 1970 by the machine's clock.
 pub fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -52,6 +59,16 @@ pub fn unix_s() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_sleeps_uses_no_cpu_time() {
+        let (clock, before_ns) = (Clock::starting(0), thread_cpu_ns());
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(clock.now_ns() >= 50_000_000 && thread_cpu_ns() - before_ns < 25_000_000);
+        while thread_cpu_ns() < before_ns + 25_000_000 {
+            std::hint::spin_loop();
+        }
+    }
 
     #[test]
     fn edges_do_not_drift() {

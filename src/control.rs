@@ -49,6 +49,8 @@ pub struct ShardReport {
     pub phase_us: [f64; PHASES],
     /// Share of its core that it used since the report before, 0 to 1.
     pub busy: f64,
+    /// Share of its core that its own work used, by its thread's CPU clock: far below `busy` where others use the core.
+    pub cpu_share: f64,
     /// Connected sessions of its lanes.
     pub sessions: u64,
     /// Entities that stand on its land.

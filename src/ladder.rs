@@ -3,8 +3,9 @@
 //! Owns the measure of one shard's recent ticks and the step that it stands on. Promises: steps are taken one at a time
 //! and in order; one up for a window that was too busy or too late, one down after several calm windows in a row, and
 //! after more of them where the step before was taken back too early; so a step goes up and down again in
-//! [`CYCLE_TICKS_MIN`] ticks at the fastest, and who is idle comes to step 0. No step disconnects anybody. Never reads a
-//! clock: time is told to it.
+//! [`CYCLE_TICKS_MIN`] ticks at the fastest, and who is idle comes to step 0. What wall time says counts only where the
+//! shard's own work is a real part of it: a shard that does little and is late because others use its core leaves nothing
+//! out, because that would not help. No step disconnects anybody. Never reads a clock: time is an argument.
 
 use crate::limits::TICK_NS;
 use crate::net::interest::Pace;
@@ -23,6 +24,10 @@ const BUSY_PERCENT_MAX: u64 = 85;
 const LATE_PERCENT_MAX: u64 = 10;
 /// Share of the core, percent, below which a window without a skipped tick was calm.
 const CALM_PERCENT_MAX: u64 = 60;
+/// Share of the core, percent, above which a shard's own work is a real part of what makes it late, so that leaving some of
+/// it out helps. Below it a tick's work (2.5 ms) is shorter than the time that the kernel gives a thread at once: what makes
+/// it late is the waiting for the core. A node with hardly any players uses a few percent.
+const OWN_PERCENT_MIN: u64 = 15;
 /// Calm windows in a row before a step is taken back, at the least.
 const CALM_WINDOWS_MIN: u32 = 10;
 /// Likewise at the most.
@@ -99,25 +104,52 @@ impl Common {
     }
 }
 
+/// What one tick took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Spent {
+    /// Nanoseconds from its begin to its end, without the waits for other shards: the shard's own work, and whatever else
+    /// ran on its core meanwhile.
+    pub wall_ns: u64,
+    /// Nanoseconds of CPU time of the shard's own work since the tick before, without what it spun away while it waited.
+    pub cpu_ns: u64,
+}
+
+impl Spent {
+    /// On a core that nobody else uses both are the same.
+    pub fn alone(ns: u64) -> Spent {
+        Spent { wall_ns: ns, cpu_ns: ns }
+    }
+}
+
 /// What was measured since the window began.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
     ticks: u64,
     skipped: u64,
-    busy_ns: u64,
+    wall_ns: u64,
+    cpu_ns: u64,
 }
 
 impl Window {
-    fn is_busier_than(&self, percent: u64) -> bool {
-        self.busy_ns * 100 > self.ticks * TICK_NS * percent
+    /// Whether so much time is a larger share of the window.
+    fn is_over(&self, ns: u64, percent: u64) -> bool {
+        ns * 100 > self.ticks * TICK_NS * percent
+    }
+
+    /// Less work would shorten its ticks.
+    fn is_own(&self) -> bool {
+        self.is_over(self.cpu_ns, OWN_PERCENT_MIN)
     }
 
     fn is_overloaded(&self) -> bool {
-        self.is_busier_than(BUSY_PERCENT_MAX) || self.skipped * 100 > self.ticks * LATE_PERCENT_MAX
+        let is_late = self.skipped * 100 > self.ticks * LATE_PERCENT_MAX;
+        self.is_over(self.cpu_ns, BUSY_PERCENT_MAX)
+            || self.is_own() && (is_late || self.is_over(self.wall_ns, BUSY_PERCENT_MAX))
     }
 
     fn is_calm(&self) -> bool {
-        !self.is_busier_than(CALM_PERCENT_MAX) && self.skipped == 0
+        let is_late = self.skipped > 0 || self.is_over(self.wall_ns, CALM_PERCENT_MAX);
+        !(self.is_over(self.cpu_ns, CALM_PERCENT_MAX) || self.is_own() && is_late)
     }
 }
 
@@ -175,11 +207,12 @@ impl Ladder {
         }
     }
 
-    /// A tick is over that came so many ticks after the one before it and kept the core busy for so long.
-    pub fn note(&mut self, elapsed_ticks: u64, busy_ns: u64) {
+    /// A tick is over that came so many ticks after the one before it.
+    pub fn note(&mut self, elapsed_ticks: u64, spent: Spent) {
         self.window.ticks += elapsed_ticks;
         self.window.skipped += elapsed_ticks.saturating_sub(1);
-        self.window.busy_ns += busy_ns;
+        self.window.wall_ns += spent.wall_ns;
+        self.window.cpu_ns += spent.cpu_ns;
         if self.window.ticks >= WINDOW_TICKS {
             let window = std::mem::take(&mut self.window);
             if !std::mem::take(&mut self.settles) && self.pinned.is_none() {
@@ -225,7 +258,7 @@ mod tests {
 
     /// Ticks that use so many percent of the core.
     fn run(ladder: &mut Ladder, ticks: u64, percent: u64) {
-        (0..ticks).for_each(|_| ladder.note(1, TICK_NS * percent / 100));
+        (0..ticks).for_each(|_| ladder.note(1, Spent::alone(TICK_NS * percent / 100)));
     }
 
     #[test]
@@ -265,10 +298,46 @@ mod tests {
         assert_eq!((ladder.step().number(), ladder.entered[0]), (0, 1));
     }
 
+    /// Windows of ticks that come `elapsed` ticks after each other, with such shares of the core, percent.
+    fn run_late(ladder: &mut Ladder, windows: u64, elapsed: u64, wall_percent: u64, cpu_percent: u64) {
+        let percent_ns = |percent: u64| elapsed * TICK_NS * percent / 100;
+        let spent = Spent { wall_ns: percent_ns(wall_percent), cpu_ns: percent_ns(cpu_percent) };
+        (0..windows * WINDOW_TICKS.div_ceil(elapsed)).for_each(|_| ladder.note(elapsed, spent));
+    }
+
     #[test]
-    fn skipped_ticks_are_overload_however_short_the_others_are() {
+    fn a_shard_that_does_little_leaves_nothing_out_however_late_its_neighbours_make_it() {
+        for (elapsed, wall_percent) in [(1, 100), (2, 100), (4, 300), (40, 99)] {
+            let mut ladder = Ladder::default();
+            run_late(&mut ladder, 200, elapsed, wall_percent, 5);
+            assert_eq!((ladder.step().number(), ladder.entered), (0, [0; STEPS]), "{elapsed} {wall_percent}");
+        }
+    }
+
+    #[test]
+    fn late_ticks_are_overload_where_the_shards_own_work_is_a_real_part_of_them() {
+        for (elapsed, wall_percent, cpu_percent) in [(4, 30, 20), (1, 95, 40), (2, 90, 50)] {
+            let mut ladder = Ladder::default();
+            run_late(&mut ladder, 2 * STEPS as u64, elapsed, wall_percent, cpu_percent);
+            assert_eq!(ladder.step().number(), 8, "{elapsed} {wall_percent} {cpu_percent}");
+        }
+    }
+
+    #[test]
+    fn a_shard_comes_down_beside_busy_neighbours_once_its_own_work_is_little() {
         let mut ladder = Ladder::default();
-        (0..8).for_each(|_| ladder.note(4, 1_000_000));
+        run(&mut ladder, 20 * WINDOW_TICKS, 95);
+        assert_eq!(ladder.step().number(), 8);
+        run_late(&mut ladder, 11, 4, 100, 3);
+        assert_eq!(ladder.step().number(), 7, "it admits players again");
+        run_late(&mut ladder, 100, 4, 100, 3);
+        assert_eq!(ladder.step().number(), 0);
+    }
+
+    #[test]
+    fn work_outside_of_the_ticks_counts_as_well() {
+        let mut ladder = Ladder::default();
+        run_late(&mut ladder, 1, 1, 40, 95);
         assert_eq!(ladder.step().number(), 1);
     }
 
@@ -308,16 +377,17 @@ mod tests {
         /// Whatever is measured: one step at a time, no cycle faster than named, and idleness ends at step 0.
         #[test]
         fn it_is_steady_and_comes_home(
-            loads in proptest::collection::vec((1u64..200, 0u64..250, 1u64..4), 1..300)
+            loads in proptest::collection::vec((1u64..200, 0u64..250, 0u64..101, 1u64..4), 1..300)
         ) {
             let mut ladder = Ladder::default();
             let mut tick = 0;
             let mut ups: Vec<(u8, u64)> = Vec::new();
             let mut downs: Vec<(u8, u64)> = Vec::new();
-            for (ticks, percent, elapsed) in loads {
+            for (ticks, percent, own_percent, elapsed) in loads {
                 for _ in 0..ticks {
                     let before = ladder.step().number();
-                    ladder.note(elapsed, elapsed * TICK_NS * percent / 100);
+                    let wall_ns = elapsed * TICK_NS * percent / 100;
+                    ladder.note(elapsed, Spent { wall_ns, cpu_ns: wall_ns * own_percent / 100 });
                     tick += elapsed;
                     let after = ladder.step().number();
                     prop_assert!(before.abs_diff(after) <= 1);

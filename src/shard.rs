@@ -11,7 +11,6 @@ pub mod lanes;
 pub mod links;
 pub mod recorder;
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use hdrhistogram::Histogram;
 
 use self::coordinator::Coordinator;
 use self::core::{Core, Rules, Whom};
-use self::costs::{Costs, Part};
+use self::costs::{Costs, Part, Waits};
 use self::lanes::Post;
 use self::links::{LaneLinks, Links, Outgoing, frame, keep_alive, seal};
 use self::recorder::{Recorder, RecorderSetup};
@@ -128,8 +127,7 @@ struct Shard {
     show_cuts: bool,
     late_meetings: u64,
     late_edges: u64,
-    /// Nanoseconds of this tick that were spent waiting for other shards.
-    waited_ns: Cell<u64>,
+    waits: Waits,
     frames_out: u64,
     gauge: Gauge,
 }
@@ -152,6 +150,8 @@ struct Gauge {
     /// How late ticks began, since the start.
     edge_late_us: Histogram<u64>,
     busy_ns: u64,
+    /// CPU time of the shard's own work.
+    cpu_ns: u64,
     phase_ns: [u64; PHASES],
     /// When the present phase began.
     lap_ns: u64,
@@ -211,12 +211,13 @@ impl Shard {
             show_cuts: false,
             late_meetings: 0,
             late_edges: 0,
-            waited_ns: Cell::new(0),
+            waits: Waits::begin(),
             frames_out: 0,
             gauge: Gauge {
                 tick_us: Histogram::new_with_bounds(1, 10_000_000, 2).expect("the bounds are in order"),
                 edge_late_us: Histogram::new_with_bounds(1, 10_000_000, 1).expect("the bounds are in order"),
                 busy_ns: 0,
+                cpu_ns: 0,
                 phase_ns: [0; PHASES],
                 lap_ns: 0,
                 ticks: 0,
@@ -248,7 +249,9 @@ impl Shard {
             self.tick(tick);
             let busy_ns = early_ns + self.clock.now_ns() - begin_ns;
             self.gauge.note(busy_ns);
-            self.core.ladder.note(elapsed, busy_ns.saturating_sub(self.waited_ns.take()));
+            let spent = self.waits.end_tick(busy_ns);
+            self.gauge.cpu_ns += spent.cpu_ns;
+            self.core.ladder.note(elapsed, spent);
         }
         while !self.give_keeper() {
             executor::sleep(Duration::from_millis(1)).await;
@@ -278,10 +281,13 @@ impl Shard {
             std::thread::sleep(nap);
         }
         let woke_ns = self.clock.now_ns();
-        while self.clock.now_ns() < self.clock.edge_ns(tick) {
+        let mut now_ns = woke_ns;
+        while now_ns < self.clock.edge_ns(tick) {
             std::hint::spin_loop();
+            let before_ns = std::mem::replace(&mut now_ns, self.clock.now_ns());
+            self.waits.spin(now_ns - before_ns);
         }
-        self.clock.now_ns() - woke_ns
+        now_ns - woke_ns
     }
 
     /// One tick, in order.
@@ -394,8 +400,8 @@ impl Shard {
         self.costs.end(Part::Play);
         mine.reset(tick);
         self.core.inputs[own.index()] = mine;
-        let Shard { core, mesh, costs, clock, waited_ns, .. } = self;
-        let may_wait = Shard::may_wait(*clock, waited_ns);
+        let Shard { core, mesh, costs, clock, waits, .. } = self;
+        let may_wait = Shard::may_wait(*clock, waits);
         self.late_meetings += mesh.take_inputs(tick, may_wait, |from, parcel: &mut InputParcel| {
             costs.begin();
             core.take_inputs(from, parcel);
@@ -404,12 +410,13 @@ impl Shard {
     }
 
     /// The patience of one meeting. A peer that is this late was perhaps put off this very core: it gets a chance.
-    fn may_wait<'a>(clock: Clock, waited_ns: &'a Cell<u64>) -> impl FnMut() -> bool + use<'a> {
-        let (begin_ns, before_ns) = (clock.now_ns(), waited_ns.get());
+    fn may_wait<'a>(clock: Clock, waits: &'a Waits) -> impl FnMut() -> bool + use<'a> {
+        let begin_ns = clock.now_ns();
         let mut yield_ns = begin_ns + MEETING_YIELD_NS;
+        let mut looked_ns = begin_ns;
         move || {
             let now_ns = clock.now_ns();
-            waited_ns.set(before_ns + now_ns - begin_ns);
+            waits.meet(now_ns - std::mem::replace(&mut looked_ns, now_ns));
             if now_ns >= yield_ns {
                 yield_ns = now_ns + MEETING_YIELD_NS;
                 std::thread::yield_now();
@@ -434,8 +441,8 @@ impl Shard {
 
     /// Second meeting: what the others show and tell of this tick.
     fn meet_outcomes(&mut self, tick: u64) {
-        let Shard { core, mesh, clock, waited_ns, .. } = self;
-        let may_wait = Shard::may_wait(*clock, waited_ns);
+        let Shard { core, mesh, clock, waits, .. } = self;
+        let may_wait = Shard::may_wait(*clock, waits);
         self.late_meetings += mesh.take_outcomes(tick, may_wait, |parcel| core.hear(parcel));
     }
 
@@ -533,6 +540,7 @@ impl Shard {
                 .collect(),
             phase_us: std::mem::take(&mut gauge.phase_ns).map(|ns| ns as f64 / 1_000.0 / ticks),
             busy: gauge.busy_ns as f64 / (now_ns - gauge.since_ns).max(1) as f64,
+            cpu_share: gauge.cpu_ns as f64 / (now_ns - gauge.since_ns).max(1) as f64,
             sessions: self.core.sessions() as u64,
             entities: (players + npcs + spawners) as u64,
             handoffs: self.core.world.counters.handed_out,
@@ -553,7 +561,7 @@ impl Shard {
             players: None,
         };
         gauge.calls = counters.calls;
-        (gauge.busy_ns, gauge.ticks, gauge.since_ns) = (0, 0, now_ns);
+        (gauge.busy_ns, gauge.cpu_ns, gauge.ticks, gauge.since_ns) = (0, 0, 0, now_ns);
         if tick.is_multiple_of(TICK_HZ * 5) {
             gauge.tick_us.reset();
         }

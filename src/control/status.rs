@@ -120,6 +120,9 @@ pub struct ShardStatus {
     pub phase_us: BTreeMap<String, f64>,
     /// Share of its core, 0 to 1.
     pub busy: f64,
+    /// Share of its core that its own work used, 0 to 1.
+    #[serde(default)]
+    pub cpu_share: f64,
     /// Connected sessions.
     pub sessions: u64,
     /// Entities on its land.
@@ -238,6 +241,7 @@ impl From<&ShardReport> for ShardStatus {
             edge_late_us: EdgeLateUs::of(report.edge_late_us.clone()),
             phase_us: PHASE_NAMES.iter().map(|name| name.to_string()).zip(report.phase_us).collect(),
             busy: report.busy,
+            cpu_share: report.cpu_share,
             sessions: report.sessions,
             entities: report.entities,
             handoffs: report.handoffs,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::ids::{EntityId, SessionRef, ShardId};
 use crate::keeper::{Desk, DeskRules, DiskFault, KeeperAnswer, KeeperCommand, MemoryDisk, Store, StoreError};
-use crate::ladder::Common;
+use crate::ladder::{Common, Spent};
 use crate::limits::LANES;
 use crate::mesh::{self, Carrier, MeshEnd};
 use crate::shard::core::{Core, Rules, Whom};
@@ -206,7 +206,7 @@ impl Node {
             let (last, turns_before) = std::mem::replace(&mut self.ran[at], (tick, turns));
             let stepped_ns = (players + npcs + spawners) as u64 * cost::ENTITY_NS;
             let busy_ns = sent_ns + stepped_ns + (turns - turns_before) * cost::TURN_NS;
-            core.ladder.note(tick - last, self.slowdown * busy_ns);
+            core.ladder.note(tick - last, Spent::alone(self.slowdown * busy_ns));
         }
         if missing > 0 {
             self.uneven = tick;
