@@ -71,8 +71,12 @@ pub struct ShardReport {
     pub budgets: BudgetReport,
     /// What it leaves out because its core does not keep up.
     pub ladder: LadderReport,
-    /// Totals of what was dropped, by reason.
+    /// Totals of what was dropped, refused or late, by reason.
     pub drops: Vec<(&'static str, u64)>,
+    /// Totals of everything else that is counted.
+    pub counters: Vec<(&'static str, u64)>,
+    /// Commands that wait now because the keeper's queue is full.
+    pub keeper_waiting: u64,
     /// What its cells and lanes cost.
     pub cost_us: CostUs,
     /// Cells of the land that it owns.

@@ -20,7 +20,8 @@ pub const LANE_PENDING_MAX: usize = 1_024;
 /// Connect-token MACs that a lane remembers until they expire. Full: requests are ignored, counted `token_history_full`.
 pub const LANE_TOKENS_MAX: usize = 16_384;
 
-/// Bytes of one body (datagram payload, or TCP frame after the connect token). Longer is dropped, counted `body_too_long`.
+/// Bytes of one body (datagram payload, or TCP frame after the connect token). Longer is dropped, counted `body_malformed`;
+/// in a TCP frame it ends the stream, counted `stream_malformed`.
 pub const BODY_BYTES_MAX: usize = 1_200;
 /// Bytes of a netcode connection request, the longest datagram that a server reads.
 pub const DATAGRAM_BYTES_MAX: usize = 1_078;
@@ -141,17 +142,17 @@ pub const FRAMES_KEPT: usize = 16;
 
 /// Ticks that a session has to hear why it must go.
 pub const FAREWELL_TICKS: u64 = 12;
-/// Commands that wait in one shard because the keeper's queue is full. More: no row is written but those of characters
-/// that go, and nobody is admitted, counted `keeper_full`.
+/// Commands that wait in one shard because the keeper's queue is full, shown as `keeper_waiting`. More: no row is written
+/// but those of characters that go, and nobody is admitted, counted `lane_full`.
 pub const KEEPER_WAITING_MAX: usize = 1_024;
-/// Commands under way from the shards to the keeper. Full: rows stay dirty, joins are told to wait, counted `keeper_full`.
+/// Commands under way from the shards to the keeper. Full: they wait in their shard, each tick of it counted `keeper_full`.
 pub const KEEPER_COMMANDS_MAX: usize = 16_384;
 /// Answers under way from the keeper to one shard. Full: the keeper waits, which fills its own queue.
 pub const KEEPER_ANSWERS_MAX: usize = 65_536;
 /// Microseconds between two looks of the keeper at its commands.
 pub const KEEPER_POLL_US: u64 = 1_000;
-/// Bytes that must be free on the keeper's disk. Less: nobody is admitted, counted `disk_full`, until half as much again
-/// is free.
+/// Bytes that must be free on the keeper's disk. Less: nobody is admitted, shown as `keeper.disk_full`, until half as
+/// much again is free.
 pub const KEEPER_FREE_BYTES_MIN: u64 = 64 * 1_024 * 1_024;
 /// Checkpoints asked for at a time. More: the admin is told to ask again.
 pub const KEEPER_CHECKPOINTS_MAX: usize = 1;
@@ -227,7 +228,7 @@ pub const TCP_TOKEN_TICKS_MAX: u64 = 5 * TICK_HZ;
 pub const TCP_ACCEPT_QUEUE_MAX: i32 = 4_096;
 
 /// Bytes asked of the kernel for what waits to be read from one lane (it books about 2.3 KB for a full datagram, and
-/// doubles the number itself). Full: the kernel drops datagrams, see `io::kernel_drops`.
+/// doubles the number itself). Full: the kernel drops datagrams, which `/proc/net/udp` counts.
 pub const LANE_RECEIVE_BUFFER_BYTES: usize = 8 * 1_024 * 1_024;
 /// Bytes asked of the kernel for what a lane has sent and the device has not. Full: datagrams are dropped, counted
 /// `send_would_block`.

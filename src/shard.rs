@@ -7,6 +7,7 @@
 mod coordinator;
 pub mod core;
 mod costs;
+mod counts;
 pub mod lanes;
 pub mod links;
 pub mod recorder;
@@ -20,6 +21,7 @@ use hdrhistogram::Histogram;
 use self::coordinator::Coordinator;
 use self::core::{Core, Rules, Whom};
 use self::costs::{Costs, Part, Waits};
+use self::counts::HostCounts;
 use self::lanes::Post;
 use self::links::{LaneLinks, Links, Outgoing, frame, keep_alive, seal};
 use self::recorder::{Recorder, RecorderSetup};
@@ -34,8 +36,6 @@ use crate::limits::{BODY_BYTES_MAX, LANES, MEETING_WAIT_US, RECORD_OVERRUN_TICKS
 use crate::mesh::{Carrier, MeshEnd};
 use crate::net::handshake::{Arrival, HandshakeConfig};
 use crate::net::messages::Close;
-use crate::net::packet::DropReason;
-use crate::net::session::BodyDrop;
 use crate::net::stream::LENGTH_BYTES;
 use crate::sys;
 use crate::world::parcel::InputParcel;
@@ -125,8 +125,7 @@ struct Shard {
     stop_tick: Option<u64>,
     list_players: bool,
     show_cuts: bool,
-    late_meetings: u64,
-    late_edges: u64,
+    host: HostCounts,
     waits: Waits,
     frames_out: u64,
     gauge: Gauge,
@@ -209,8 +208,7 @@ impl Shard {
             stop_tick: None,
             list_players: false,
             show_cuts: false,
-            late_meetings: 0,
-            late_edges: 0,
+            host: HostCounts::default(),
             waits: Waits::begin(),
             frames_out: 0,
             gauge: Gauge {
@@ -240,7 +238,7 @@ impl Shard {
             let begin_ns = self.clock.now_ns();
             self.gauge.edge_late_us.saturating_record(begin_ns.saturating_sub(self.clock.edge_ns(tick)) / 1_000);
             let present = self.clock.tick_at(begin_ns);
-            self.late_edges += present.saturating_sub(tick);
+            self.host.late_edges += present.saturating_sub(tick);
             if present >= tick + RECORD_OVERRUN_TICKS {
                 self.overran.iter().for_each(|progress| progress.overran());
             }
@@ -402,7 +400,7 @@ impl Shard {
         self.core.inputs[own.index()] = mine;
         let Shard { core, mesh, costs, clock, waits, .. } = self;
         let may_wait = Shard::may_wait(*clock, waits);
-        self.late_meetings += mesh.take_inputs(tick, may_wait, |from, parcel: &mut InputParcel| {
+        self.host.late_meetings += mesh.take_inputs(tick, may_wait, |from, parcel: &mut InputParcel| {
             costs.begin();
             core.take_inputs(from, parcel);
             costs.end(Part::Play);
@@ -443,7 +441,7 @@ impl Shard {
     fn meet_outcomes(&mut self, tick: u64) {
         let Shard { core, mesh, clock, waits, .. } = self;
         let may_wait = Shard::may_wait(*clock, waits);
-        self.late_meetings += mesh.take_outcomes(tick, may_wait, |parcel| core.hear(parcel));
+        self.host.late_meetings += mesh.take_outcomes(tick, may_wait, |parcel| core.hear(parcel));
     }
 
     /// Bodies of the sessions that are due.
@@ -512,10 +510,9 @@ impl Shard {
 
     /// Gives the keeper what it must hear; says whether all went.
     fn give_keeper(&mut self) -> bool {
-        let waiting = &mut self.core.keeper;
-        let given = waiting.iter().take_while(|&&command| self.keeper.push(command).is_ok()).count();
-        waiting.drain(..given);
-        waiting.is_empty()
+        let went = counts::hand_over(&mut self.core.keeper, &self.keeper);
+        self.host.keeper_full += u64::from(!went);
+        went
     }
 
     fn report(&mut self, tick: u64) {
@@ -557,7 +554,9 @@ impl Shard {
             cuts_view: show_cuts.then(|| self.coordinator.as_mut().map(|it| it.view(&self.core))).flatten(),
             budgets: self.core.budgets(),
             ladder: self.core.ladder_report(),
-            drops: Vec::new(),
+            drops: counts::drops(counters, &self.links, &self.core, &self.host),
+            counters: counts::totals(counters, &self.core),
+            keeper_waiting: self.core.keeper.len() as u64,
             players: None,
         };
         gauge.calls = counters.calls;
@@ -567,39 +566,7 @@ impl Shard {
         }
         let players = std::mem::take(&mut self.list_players).then(|| self.players());
         // Full: control is behind, and the next report says more.
-        drop(self.reports.push(ShardReport { drops: self.drops(), players, ..report }));
-    }
-
-    fn drops(&self) -> Vec<(&'static str, u64)> {
-        let (packets, link, world) = (self.packets.counters(), self.links.link_drops, self.core.world.counters);
-        let mut drops: Vec<_> = DropReason::NAMES.into_iter().zip(self.links.drops).collect();
-        drops.extend(BodyDrop::NAMES.into_iter().zip(self.core.drops));
-        drops.extend([
-            ("stream_malformed", link.stream_malformed),
-            ("silent", link.silent),
-            ("slow", link.slow),
-            ("full", link.full),
-            ("streams_paused", link.streams_paused),
-            ("replies_over", link.replies_over),
-            ("datagrams_truncated", packets.datagrams_truncated),
-            ("send_would_block", packets.send_would_block),
-            ("send_unreachable", packets.send_unreachable),
-            ("tcp_full", packets.tcp_full),
-            ("tcp_backlog", packets.tcp_backlog),
-            ("buffers_empty", packets.buffers_empty),
-            ("claims_refused", self.core.claims_refused),
-            ("overload", link.overload),
-            ("late_edges", self.late_edges),
-            ("late_meetings", self.late_meetings),
-            ("inputs_refused", world.inputs_refused),
-            ("commands_over", world.commands_over),
-            ("effects_refused", world.effects_refused),
-            ("events_over", world.events_over),
-            ("entities_hidden", world.entities_hidden),
-            ("decrees_late", world.decrees_late),
-            ("keeper_full", self.core.keeper.len() as u64),
-        ]);
-        drops
+        drop(self.reports.push(ShardReport { players, ..report }));
     }
 
     fn players(&self) -> Vec<PlayerRow> {

@@ -21,7 +21,7 @@ use crate::exit::{Code, Failure};
 use crate::flight::folder::{FlightFolder, Reason};
 use crate::ids::{CellKey, ShardId};
 use crate::io::Backend;
-use crate::keeper::KeeperView;
+use crate::keeper::{KeeperCounters, KeeperView};
 use crate::ladder::{self, Common, Step};
 use crate::limits::{LANES, TUNED_KEPT_MAX};
 use crate::net::session::Rates;
@@ -89,7 +89,8 @@ impl std::fmt::Display for Asker {
 }
 
 /// The state of the keeper.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct KeeperStatus {
     /// Orders that the ledger answered since the realm began.
     pub orders: u64,
@@ -101,6 +102,22 @@ pub struct KeeperStatus {
     pub commit_us_max: u64,
     /// Commands waiting at its last look.
     pub queue_depth: u64,
+    /// Most commands ever seen waiting.
+    pub queue_depth_max: u64,
+    /// Looks at a full queue of answers to a shard.
+    pub answers_waited: u64,
+    /// Claims granted, since the start.
+    pub claimed: u64,
+    /// Claims refused.
+    pub refused: u64,
+    /// Sessions told to end for a newer one.
+    pub cut: u64,
+    /// Rows written; several rows of one character in one group count once.
+    pub rows_written: u64,
+    /// Rows dropped because a newer one was held.
+    pub rows_stale: u64,
+    /// Breaks of the ledger's sums since the start; 0: goods are conserved.
+    pub breaks: u64,
     /// Nobody is admitted because the disk is nearly full.
     pub disk_full: bool,
 }
@@ -154,6 +171,12 @@ pub struct ShardStatus {
     pub ladder: LadderStatus,
     /// Totals of drops by reason.
     pub drops: BTreeMap<String, u64>,
+    /// Totals of everything else that is counted, by name.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
+    /// Commands that wait now because the keeper's queue is full.
+    #[serde(default)]
+    pub keeper_waiting: u64,
 }
 
 /// Where a shard stands on the overload ladder; see [`LadderReport`] for the fields.
@@ -256,9 +279,15 @@ impl From<&ShardReport> for ShardStatus {
             long_ticks: report.long_ticks,
             budgets: report.budgets,
             ladder: LadderStatus::from(&report.ladder),
-            drops: report.drops.iter().map(|(reason, count)| (reason.to_string(), *count)).collect(),
+            drops: by_name(&report.drops),
+            counters: by_name(&report.counters),
+            keeper_waiting: report.keeper_waiting,
         }
     }
+}
+
+fn by_name(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    counts.iter().map(|&(name, count)| (name.to_owned(), count)).collect()
 }
 
 impl StatusPage {
@@ -578,14 +607,37 @@ impl Board {
 }
 
 fn keeper_status(keeper: &KeeperView) -> KeeperStatus {
-    let counters = keeper.counters();
     let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let KeeperCounters {
+        claimed,
+        refused,
+        cut,
+        rows_written,
+        rows_stale,
+        live,
+        commits,
+        commit_us_max,
+        queue_depth,
+        queue_depth_max,
+        answers_waited,
+        orders,
+        breaks,
+        disk_full,
+    } = keeper.counters();
     KeeperStatus {
-        orders: read(&counters.orders),
-        live: read(&counters.live),
-        commits: read(&counters.commits),
-        commit_us_max: read(&counters.commit_us_max),
-        queue_depth: read(&counters.queue_depth),
-        disk_full: read(&counters.disk_full) == 1,
+        orders: read(orders),
+        live: read(live),
+        commits: read(commits),
+        commit_us_max: read(commit_us_max),
+        queue_depth: read(queue_depth),
+        queue_depth_max: read(queue_depth_max),
+        answers_waited: read(answers_waited),
+        claimed: read(claimed),
+        refused: read(refused),
+        cut: read(cut),
+        rows_written: read(rows_written),
+        rows_stale: read(rows_stale),
+        breaks: read(breaks),
+        disk_full: read(disk_full) == 1,
     }
 }

@@ -42,13 +42,41 @@ pub struct LinkDrops {
     /// TCP peers that do not read.
     pub slow: u64,
     /// Peers that could not be admitted for want of room.
-    pub full: u64,
+    pub lane_full: u64,
+    /// Handshakes under way that gave way to newer ones.
+    pub pending_evicted: u64,
     /// Peers that were not admitted because of the load.
     pub overload: u64,
     /// Times that a stream was not read on within a tick, because its session had its share: nothing was lost.
     pub streams_paused: u64,
     /// Answers that found no place.
     pub replies_over: u64,
+}
+
+impl LinkDrops {
+    /// All of them with the names that status shows.
+    pub fn named(&self) -> [(&'static str, u64); 8] {
+        let LinkDrops {
+            stream_malformed,
+            silent,
+            slow,
+            lane_full,
+            pending_evicted,
+            overload,
+            streams_paused,
+            replies_over,
+        } = *self;
+        [
+            ("stream_malformed", stream_malformed),
+            ("silent", silent),
+            ("slow", slow),
+            ("lane_full", lane_full),
+            ("pending_evicted", pending_evicted),
+            ("overload", overload),
+            ("streams_paused", streams_paused),
+            ("replies_over", replies_over),
+        ]
+    }
 }
 
 enum Peer {
@@ -179,7 +207,10 @@ impl Links {
     fn shake_hands(&mut self, core: &mut Core, lane: u8, arrival: Arrival, datagram: &mut [u8]) {
         let mut reply = [0; REPLY_BYTES_MAX];
         let links = self.lanes[usize::from(lane)].as_mut().expect("checked by the caller");
-        match links.handshake.handle(&arrival, datagram, &mut reply) {
+        let evicted_before = links.handshake.pending_evicted();
+        let outcome = links.handshake.handle(&arrival, datagram, &mut reply);
+        self.link_drops.pending_evicted += links.handshake.pending_evicted() - evicted_before;
+        match outcome {
             HandshakeOutcome::Drop(reason) => self.drops[reason.index()] += 1,
             HandshakeOutcome::Reply(length) => self.reply(lane, arrival.from, &reply[..length]),
             HandshakeOutcome::Denied(length) => {
@@ -395,7 +426,7 @@ impl Links {
         match core.no_admission(lane) {
             Some(NoAdmission::Overload) => self.link_drops.overload += 1,
             // There was none left when this drain began.
-            Some(NoAdmission::Full) | None => self.link_drops.full += 1,
+            Some(NoAdmission::Full) | None => self.link_drops.lane_full += 1,
         }
     }
 

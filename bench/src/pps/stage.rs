@@ -25,7 +25,7 @@ const JOIN_TURNS_HZ: f64 = 10_000.0;
 /// After a try: what is under way arrives, and the shard reports.
 const SETTLE: Duration = Duration::from_millis(600);
 /// What a status counts among its drops and is no datagram lost.
-const NO_LOSS: [&str; 3] = ["late_edges", "late_meetings", "buffers_empty"];
+const NO_LOSS: [&str; 5] = ["late_edges", "late_meetings", "buffers_empty", "completions_overflowed", "keeper_full"];
 /// Tries of a rate until one is timely.
 const TRIES: usize = 3;
 /// Nice level and slice of the load, a little above the shards'.
