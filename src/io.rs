@@ -1,6 +1,6 @@
 //! The kernel, as far as packets go: sockets, and one packet path for each shard thread, an io_uring ring or calls.
 //!
-//! Owns every `unsafe` line of the product. Promises: a drain hands over everything that waits, a submit sends a tick,
+//! Owns the sockets' kernel side; most of the product's `unsafe` lines are here. Promises: a drain hands over everything that waits, a submit sends a tick,
 //! each in as few calls as the path allows; nothing is allocated in a steady tick; whatever is lost is counted by reason.
 //! Never frames, opens or understands what it carries, and never reads a clock: ticks are told to it.
 
@@ -19,7 +19,7 @@ pub use counters::PacketCounters;
 pub use packets::{Backend, Lane, PacketConfig, PacketError, Packets};
 pub use probe::{RingError, RingProbe, probe};
 pub use ring::{PacketRing, RingFeatures};
-pub use sockets::{BindError, Lanes, Listeners, bind_lanes, bind_tcp, kernel_drops};
+pub use sockets::{BindError, Lanes, Listeners, bind_lanes, bind_tcp, kernel_drops, never_fragment};
 
 use std::net::SocketAddr;
 

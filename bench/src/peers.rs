@@ -32,6 +32,7 @@ use std::thread::{self, JoinHandle};
 
 use clap::Args;
 use ringshard::exit::{Code, Failure, say};
+use ringshard::io::never_fragment;
 use ringshard::limits::LANE_RECEIVE_BUFFER_BYTES;
 use ringshard::shard::SHARD_NICE;
 use ringshard::sys;
@@ -189,7 +190,8 @@ impl Server {
         }
         let socket = UdpSocket::bind("127.0.0.1:0").map_err(|error| failed("no UDP port", error))?;
         let buffer = sys::buffer_bytes(&socket, true, LANE_RECEIVE_BUFFER_BYTES as i32);
-        buffer.and_then(|_| socket.set_nonblocking(true)).map_err(|error| failed("no UDP socket", error))?;
+        let ready = buffer.and_then(|_| never_fragment(&socket)).and_then(|()| socket.set_nonblocking(true));
+        ready.map_err(|error| failed("no UDP socket", error))?;
         let address = socket.local_addr().map_err(|error| failed("no UDP port", error))?;
         let (stop, name) = (Arc::new(AtomicBool::new(false)), format!("peer-{side:?}").to_lowercase());
         let (stop_there, npcs, send_hz) = (stop.clone(), args.npcs, args.hz);

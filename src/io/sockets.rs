@@ -1,16 +1,17 @@
 //! Sockets: the lanes, the TCP listeners, and what the kernel says about them.
 //!
 //! Owns nothing after binding. Promises: a port that another process has is an error, never a silent share; buffer
-//! sizes are those that the kernel really gave; sockets block, because a ring fails at once on those that do not.
-#![expect(unsafe_code, reason = "socket2 has no call for SO_RCVBUFFORCE and SO_SNDBUFFORCE")]
+//! sizes are those that the kernel really gave; sockets block, because a ring fails at once on those that do not; a
+//! datagram leaves whole or not at all.
+#![expect(unsafe_code, reason = "socket2 has no call for forced buffer sizes and for fragmentation")]
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 use crate::limits::{LANE_RECEIVE_BUFFER_BYTES, LANE_SEND_BUFFER_BYTES, TCP_ACCEPT_QUEUE_MAX, TCP_BACKLOG_BYTES_MAX};
 
@@ -127,10 +128,11 @@ pub fn bind_lanes(address: SocketAddr, count: usize) -> Result<Lanes, BindError>
             .map_err(failed("open a UDP socket"))?;
         socket.set_reuse_port(true).map_err(failed("share the UDP port among the lanes"))?;
         refuse_empty_datagrams(&socket).map_err(failed("attach the filter of a lane"))?;
-        if !force_buffer(&socket, libc::SO_RCVBUFFORCE, LANE_RECEIVE_BUFFER_BYTES) {
+        never_fragment(&socket).map_err(failed("forbid fragments"))?;
+        if force_buffer(&socket, libc::SO_RCVBUFFORCE, LANE_RECEIVE_BUFFER_BYTES).is_err() {
             socket.set_recv_buffer_size(LANE_RECEIVE_BUFFER_BYTES).map_err(failed("size the receive buffer"))?;
         }
-        if !force_buffer(&socket, libc::SO_SNDBUFFORCE, LANE_SEND_BUFFER_BYTES) {
+        if force_buffer(&socket, libc::SO_SNDBUFFORCE, LANE_SEND_BUFFER_BYTES).is_err() {
             socket.set_send_buffer_size(LANE_SEND_BUFFER_BYTES).map_err(failed("size the send buffer"))?;
         }
         socket.bind(&address.into()).map_err(failed("bind a UDP socket"))?;
@@ -176,14 +178,29 @@ fn probe_address(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Res
     Ok(SocketAddr::new(address.ip(), bound.port()))
 }
 
-/// Asks for a buffer beyond the system's limit; false without the right to.
-fn force_buffer(socket: &Socket, option: libc::c_int, bytes: usize) -> bool {
+/// Asks for a buffer beyond the system's limit, which takes a right that many processes lack.
+fn force_buffer(socket: &Socket, option: libc::c_int, bytes: usize) -> io::Result<()> {
     let bytes = libc::c_int::try_from(bytes).expect("a socket buffer is below 2 GiB");
-    let length = size_of_val(&bytes) as libc::socklen_t;
+    set_option(socket, libc::SOL_SOCKET, option, bytes)
+}
+
+fn set_option(socket: &impl AsRawFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the descriptor is open, and the option's value is an int that lives through the call.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const bytes).cast(), length) };
-    result == 0
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Forbids fragments of what a UDP socket sends, here and on the way: the game's datagrams fit every link, and packets that
+/// cannot be split need no number that names their fragments, which saves the kernel a part of each send. Of the kernel's
+/// modes this is the one that heeds the interface alone: reports of routers can be forged, and would silence a peer. A
+/// datagram that the interface does not carry is refused (EMSGSIZE).
+pub fn never_fragment(socket: &(impl AsRawFd + AsFd)) -> io::Result<()> {
+    if SockRef::from(socket).domain()? == Domain::IPV6 {
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+    }
+    // An IPv6 socket may have IPv4 peers.
+    set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
 }
 
 /// Lets the kernel drop datagrams without payload: each would end a lane's lasting receive, so a cheap stream of them
@@ -271,6 +288,31 @@ mod tests {
             assert!(lanes.receive_buffer_bytes >= plain_bytes && lanes.receive_buffer_bytes < usize::MAX);
             assert!(lanes.send_buffer_bytes >= plain_bytes && lanes.send_buffer_bytes < usize::MAX);
         }
+    }
+
+    fn option(socket: &UdpSocket, level: libc::c_int, option: libc::c_int) -> libc::c_int {
+        let (mut value, mut length) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+        // SAFETY: the descriptor is open, and `value` and its length are live and writable.
+        let result =
+            unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut length) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        value
+    }
+
+    #[test]
+    fn lanes_never_fragment() {
+        let v4 = (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE);
+        let v6 = (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE);
+        for (address, options) in [("127.0.0.1:0", &[v4][..]), ("[::1]:0", &[v4, v6])] {
+            let lanes = bind_lanes(address.parse().unwrap(), 2).unwrap();
+            for &(level, name, wanted) in options {
+                assert!(lanes.sockets.iter().all(|socket| option(socket, level, name) == wanted), "{address} {name}");
+            }
+        }
+        // The longest datagram there is, longer than the loopback interface carries with an IPv6 header: refused, not split.
+        let lanes = bind_lanes("[::1]:0".parse().unwrap(), 1).unwrap();
+        let refused = lanes.sockets[0].send_to(&[0; 65_507], lanes.address).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
     }
 
     #[test]

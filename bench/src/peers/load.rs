@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use renet::{ConnectionConfig, DefaultChannel, RenetClient};
 use ringshard::ids::GRID_PER_M;
+use ringshard::io::never_fragment;
 use ringshard::limits::{BODY_BYTES_MAX, DATAGRAM_BYTES_MAX};
 use ringshard::net::client::{BodySummary, ClientOptions};
 use ringshard::net::netcode_client::{ClientState, NetcodeClient};
@@ -227,6 +228,7 @@ impl Load {
         let wishes = UserData { spawn_point: Some(bot.spawn_point()), peaceful: true, reusable: false };
         let token = dev_token(&[self.server], number + 1, 60, wishes).expect("one server is named");
         let socket = UdpSocket::bind("127.0.0.1:0")?;
+        never_fragment(&socket)?;
         socket.connect(self.server)?;
         socket.set_nonblocking(true)?;
         epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;

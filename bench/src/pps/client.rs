@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use ringshard::clock::unix_s;
 use ringshard::exit::{Code, Failure};
+use ringshard::io::never_fragment;
 use ringshard::limits::{COMMANDS_REMEMBERED_MAX, DATAGRAM_BYTES_MAX};
 use ringshard::net::client::{ClientOptions, ClientSession};
 use ringshard::net::netcode_client::{ClientState, NetcodeClient};
@@ -64,6 +65,7 @@ impl Client {
         let token = ConnectToken::issue(&grant, &TokenSecrets::random(), &DEV_KEY).map_err(failed)?.write();
         let open = || {
             let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+            never_fragment(&socket)?;
             socket.connect(server)?;
             socket.set_nonblocking(true)?;
             Ok(Client {

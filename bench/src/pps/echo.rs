@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
+use ringshard::io::never_fragment;
 use ringshard::limits::TICK_NS;
 use ringshard::sys;
 
@@ -42,6 +43,8 @@ impl Echo {
     /// Starts it on a core. Every answer has `answer_bytes`.
     pub fn start(cpu: usize, answer_bytes: usize) -> io::Result<Echo> {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
+        // As the server's lanes, or its sends would cost more for no reason of its own.
+        never_fragment(&socket)?;
         sys::buffer_bytes(&socket, true, BUFFER_BYTES)?;
         sys::buffer_bytes(&socket, false, BUFFER_BYTES)?;
         socket.set_nonblocking(true)?;
@@ -130,6 +133,7 @@ impl Pinger {
     /// One that sends `bytes` a turn.
     pub fn new(echo: SocketAddr, bytes: usize) -> io::Result<Pinger> {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
+        never_fragment(&socket)?;
         socket.connect(echo)?;
         socket.set_nonblocking(true)?;
         Ok(Pinger { socket, payload: vec![3; bytes] })

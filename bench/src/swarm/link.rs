@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use ringshard::io::never_fragment;
 use ringshard::limits::{BODY_BYTES_MAX, DATAGRAM_BYTES_MAX};
 use ringshard::net::netcode_client::{ClientState, NetcodeClient};
 use ringshard::net::stream::{LENGTH_BYTES, StreamReader, write_frame};
@@ -97,6 +98,7 @@ impl Link {
         let wire = match transport {
             Transport::Udp => {
                 let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+                never_fragment(&socket)?;
                 socket.connect(server)?;
                 socket.set_nonblocking(true)?;
                 let netcode = NetcodeClient::new(token, now).expect("our own token is well formed");
