@@ -1,6 +1,7 @@
 //! Every bound of the server, named, with its unit. What happens when a bound is reached stands beside it.
 //!
-//! Owns no state. Promises: no queue or table elsewhere has a bound that is not named here.
+//! Owns no state. Promises: no queue or table of a running node has a bound that is not named here; what a tool reads is
+//! bounded by the node that wrote it. A name after "counted" or "shown as" is one of `/status`.
 
 /// Ticks a second of the world's clock.
 pub const TICK_HZ: u64 = 60;
@@ -104,6 +105,10 @@ pub const ORPHAN_TICKS_MAX: u32 = 60;
 pub const SLICE_SLOTS_MAX: usize = 60;
 /// Public events in one body. More are not shown to that client.
 pub const EVENTS_PER_BODY_MAX: usize = 6;
+/// Slices that a plot can have. Full: who comes is not shown until somebody leaves, counted `entities_hidden`.
+pub const PLOT_SLICES_MAX: usize = 256;
+/// Slices that a client follows. More are not shown to it until it leaves some.
+pub const SLICES_FOLLOWED_MAX: usize = 2_048;
 /// Slices that a client was not seen to forget. More: the oldest is not told again; who acknowledges nothing sees it.
 pub const LEAVES_HELD_MAX: usize = 512;
 /// Slices that one body tells its client to forget. More wait for the next body.
@@ -164,6 +169,9 @@ pub const KEEPER_LIVE_MAX: usize = LANES * LANE_SESSIONS_MAX;
 pub const KEEPER_TOKENS_MAX: usize = 262_144;
 /// Seconds that the keeper remembers a token beyond its expiry: a handshake begun in time may end later.
 pub const KEEPER_TOKEN_GRACE_S: u64 = 30;
+/// Batches under way to the thread that writes them, and answers of it. Full: the keeper waits for the disk, and its own
+/// queue fills.
+pub const KEEPER_BATCHES_MAX: usize = 1;
 /// Rows moved between column families in one batch at start; more take further batches.
 pub const KEEPER_MOVE_ROWS_MAX: usize = 4_096;
 /// Ticks after which a changed character is written at the latest.
@@ -181,6 +189,10 @@ pub const COINS_MAX: u64 = 1 << 62;
 pub const MAILS_MAX: usize = 50;
 /// Ticks that a mail waits before it goes back: 30 days.
 pub const MAIL_TICKS: u64 = 30 * 86_400 * TICK_HZ;
+/// Mails that go back in one tick of the keeper's clock. More wait for the next one.
+pub const EXPIRED_PER_CLOCK_MAX: usize = 256;
+/// Mails that are looked at for that: those of a frozen flow stay among them.
+pub const EXPIRED_LOOKED_AT_MAX: usize = 4_096;
 /// Coins that a mail costs; they are burnt.
 pub const POSTAGE_COINS: u64 = 1;
 /// Things on the ground of a realm. More are refused, `Full`.
@@ -193,6 +205,8 @@ pub const PLOT_DROP_ENTITIES_MAX: usize = 6_000;
 pub const THING_TICKS: u64 = 600 * TICK_HZ;
 /// Answers that the ledger remembers of each source. An older order gets `TooOld`.
 pub const ANSWERS_KEPT: usize = 64;
+/// Orders that are remembered to be named when a sum breaks. The oldest is forgotten.
+pub const RECENT_ORDERS_MAX: usize = 32;
 /// Sources whose answers the keeper holds in memory. More: those longest unused are read again when needed.
 pub const SOURCES_HELD_MAX: usize = 32_768;
 /// Items and mails in one message about goods; the rest follows in further ones.

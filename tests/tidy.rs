@@ -143,6 +143,36 @@ const OUTSIDE_BUT_PURE: &[&str] = &["sys::prefetch", "io::ConnectionId"];
 const OUTSIDE_WORDS: &[&str] =
     &["println", "eprintln", "libc", "rustix", "socket2", "tokio", "glommio", "io_uring", "rocksdb"];
 
+/// Names that end in `_MAX` outside `limits.rs`, by folder or file: sizes of a form on the wire or on disk, thresholds of a
+/// measure, tries, and what only tools and the simulator have. A queue or table of a running node is not among them.
+const MAXIMA_ELSEWHERE: &[(&str, &[&str])] = &[
+    ("src/net/channel.rs", &["FRAGMENTS_PER_BODY_MAX", "FRAGMENTS_SENT_MAX"]),
+    ("src/net/message.rs", &["VERSION_BYTES_MAX"]),
+    ("src/net/packet.rs", &["HEAD_BYTES_MAX", "OVERHEAD_BYTES_MAX", "CONTROL_BYTES_MAX"]),
+    ("src/net/handshake.rs", &["REPLY_BYTES_MAX"]),
+    ("src/net/slice.rs", &["SLOT_BYTES_MAX"]),
+    ("src/net/interest.rs", &["MISSES_MAX", "WAIT_TICKS_MAX"]),
+    ("src/net/token.rs", &["TOKEN_SERVERS_MAX"]),
+    ("src/net/flow.rs", &["LOSS_PERCENT_MAX", "DELAY_TICKS_MAX"]),
+    ("src/net/session.rs", &["BUDGET_MAX"]),
+    ("src/preflight.rs", &["SYNC_US_MAX"]),
+    ("src/config/keys.rs", &["CPU_MAX"]),
+    ("src/world/boxes.rs", &["AXIS_MAX"]),
+    ("src/world/movement.rs", &["SPEED_MAX", "FALL_MAX"]),
+    ("src/world/slices.rs", &["STEADY_MAX"]),
+    ("src/ladder.rs", &["BUSY_PERCENT_MAX", "LATE_PERCENT_MAX", "CALM_PERCENT_MAX", "CALM_WINDOWS_MAX"]),
+    ("src/shard/costs.rs", &["SPIN_NS_MAX"]),
+    ("src/executor/plain.rs", &["SLEEP_NS_MAX"]),
+    ("src/server.rs", &["PORT_TRIES_MAX"]),
+    ("src/flight/folder.rs", &["SEGMENT_BYTES_MAX"]),
+    ("src/keeper/memory.rs", &["LOG_RECORDS_MAX"]),
+    ("src/io/ring.rs", &["FLUSH_TRIES_MAX"]),
+    ("src/io/sockets.rs", &["ADDRESS_BYTES_MAX"]),
+    ("src/tools/seeds.rs", &["RUNS_TOLD_MAX"]),
+    ("src/sim.rs", &["STALL_TICKS_MAX"]),
+    ("src/sim/", &["LATE_TICKS_MAX", "PENDING_MAX", "TOLD_MAX", "TEXTS_MAX", "ANSWER_TICKS_MAX"]),
+];
+
 /// Source files under src, without tests and generated code. More need a reason; beyond 80 go ledger,
 /// faults and replay; beyond 100 the balance of the shards, overload and tuning.
 const FILES_MAX: usize = 116;
@@ -208,6 +238,39 @@ impl Source {
                 || (!place.ends_with(".rs") && self.path.starts_with(&format!("{}/", place.trim_end_matches('/'))))
         })
     }
+}
+
+/// Why a line's bound belongs into `limits.rs`, if it does.
+fn bound_elsewhere(source: &Source, line: &str) -> Option<String> {
+    let listed =
+        |name: &str| MAXIMA_ELSEWHERE.iter().any(|(place, names)| source.within(&[place]) && names.contains(&name));
+    let constant = line.trim_start().split(':').next().and_then(|head| head.rsplit_once("const "));
+    if let Some((_, name)) = constant.filter(|(_, name)| name.ends_with("_MAX") && !listed(name)) {
+        return Some(format!("{name} is not in MAXIMA_ELSEWHERE"));
+    }
+    // One answer to one question is no queue.
+    let sized = ["ArrayQueue::new(", "sync_channel("].iter().find_map(|made| line.split_once(made));
+    let size = sized.map(|(_, rest)| rest.split(')').next().unwrap_or(""));
+    size.filter(|size| size.parse::<u32>().is_ok_and(|size| size > 1)).map(|size| format!("a queue of {size}"))
+}
+
+#[test]
+fn bounds_are_named_in_limits() {
+    let mut findings = Vec::new();
+    let all = sources(&["src"]);
+    let code = all.iter().filter(|source| !source.is_test() && !source.generated() && source.path != "src/limits.rs");
+    for source in code {
+        let found =
+            source.code().into_iter().filter_map(|(number, line)| Some((number, bound_elsewhere(source, &line)?)));
+        findings.extend(found.map(|(number, why)| format!("{}:{number}: {why}", source.path)));
+    }
+    none_of("bounds outside src/limits.rs", findings);
+    let source = |path: &str| Source { path: path.to_owned(), text: String::new() };
+    let keeper = source("src/keeper/rocks.rs");
+    assert!(bound_elsewhere(&keeper, "pub(super) const ROWS_HELD_MAX: usize = 9;").is_some());
+    assert!(bound_elsewhere(&keeper, "    let (a, b) = sync_channel(64);").is_some());
+    assert!(bound_elsewhere(&keeper, "    let (a, b) = sync_channel(1);").is_none());
+    assert!(bound_elsewhere(&source("src/ladder.rs"), "const BUSY_PERCENT_MAX: u64 = 85;").is_none());
 }
 
 /// A line with its strings emptied and its `//` comment cut off.

@@ -20,17 +20,12 @@ use crate::goods::{
 };
 use crate::ids::{CellKey, EntityId, IdClass};
 use crate::limits::{
-    CELL_THINGS_MAX, COINS_MAX, DEED_COINS, MAIL_TICKS, MAILS_MAX, POSTAGE_COINS, THING_TICKS, THINGS_MAX,
+    CELL_THINGS_MAX, COINS_MAX, DEED_COINS, EXPIRED_LOOKED_AT_MAX, EXPIRED_PER_CLOCK_MAX, MAIL_TICKS, MAILS_MAX,
+    POSTAGE_COINS, RECENT_ORDERS_MAX, THING_TICKS, THINGS_MAX,
 };
 use crate::planted::{Bug, planted};
 use crate::world::random::mix;
 
-/// Orders that are remembered to be named when a sum breaks.
-const RECENT_ORDERS: usize = 32;
-/// Mails that go back in one tick of the clock. More wait for the next one.
-const EXPIRED_PER_CLOCK_MAX: usize = 256;
-/// Mails that are looked at for that: those of a frozen flow stay among them.
-const EXPIRED_LOOKED_AT_MAX: usize = 4_096;
 /// Ticks that a mail may wait beyond its end before that counts as a break.
 const MAIL_LATE_TICKS: u64 = 600;
 
@@ -134,7 +129,7 @@ impl Ledger {
             dirty_things: BTreeSet::new(),
             terms,
             entries: Vec::new(),
-            recent: VecDeque::with_capacity(RECENT_ORDERS),
+            recent: VecDeque::with_capacity(RECENT_ORDERS_MAX),
             breaks: Vec::new(),
             touched: Touched::default(),
             digest: 0,
@@ -510,7 +505,7 @@ impl Ledger {
     fn note(&mut self, order: Order, refusal: Refusal, digest: u64, tick: u64) {
         self.remember(&order, refusal, digest);
         self.entries.push(Entry { number: self.orders, tick, order, refusal });
-        if self.recent.len() == RECENT_ORDERS {
+        if self.recent.len() == RECENT_ORDERS_MAX {
             self.recent.pop_front();
         }
         self.recent.push_back((order, refusal));

@@ -25,7 +25,7 @@ use rocksdb::{
 use super::disk::{Batch, Disk, Family, Pair, Visitor};
 use super::{StoreError, StoreErrorKind, logs};
 use crate::ids::ShardId;
-use crate::limits::SHARDS_MAX;
+use crate::limits::{KEEPER_BATCHES_MAX, SHARDS_MAX};
 use crate::planted::{Bug, planted};
 
 /// Name of the second witness in the data folder.
@@ -278,8 +278,8 @@ impl Drop for RocksDisk {
 
 impl Pen {
     fn new(mut writing: Writing) -> io::Result<Pen> {
-        let (batches, to_write) = sync_channel::<(Batch, u64)>(1);
-        let (land, landed) = sync_channel(1);
+        let (batches, to_write) = sync_channel::<(Batch, u64)>(KEEPER_BATCHES_MAX);
+        let (land, landed) = sync_channel(KEEPER_BATCHES_MAX);
         let thread = thread::Builder::new().name("keeper-disk".to_owned()).spawn(move || {
             while let Ok((batch, groups)) = to_write.recv() {
                 let only_witness = batch.is_empty();

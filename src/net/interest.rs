@@ -5,7 +5,7 @@
 //! in reach. Never looks at a shard, only at frames of one tick.
 
 use crate::ids::{CELL_GRID, CellKey, GRID_PER_M};
-use crate::limits::{EVENTS_PER_BODY_MAX, KEYFRAME_TICKS, LEAVES_HELD_MAX, LEAVES_PER_BODY_MAX};
+use crate::limits::{EVENTS_PER_BODY_MAX, KEYFRAME_TICKS, LEAVES_HELD_MAX, LEAVES_PER_BODY_MAX, SLICES_FOLLOWED_MAX};
 use crate::net::body::{BodyWriter, kind};
 use crate::net::wire;
 use crate::sys::prefetch;
@@ -16,9 +16,10 @@ use crate::world::frame::{Frame, SliceHead, SliceName, distance};
 const LOOK_TICKS: u64 = 8;
 /// Ticks after which a keyframe or a leave that was not acknowledged is sent again.
 const RESEND_TICKS: u64 = 20;
-/// Different tickets. A client follows half as many slices at the most, so that those it is leaving have theirs as well;
-/// more are not shown to it.
+/// Different tickets: twice as many as slices that a client follows, so that those it is leaving have theirs as well.
 const TICKETS: u16 = 1 << PLACE_BITS;
+const _: () =
+    assert!(TICKETS as usize == 2 * SLICES_FOLLOWED_MAX, "each slice followed, and one left for each, has a ticket");
 /// Bits of a ticket, and of a place in the list.
 const PLACE_BITS: u32 = 12;
 /// Urgency of what is late: more than all that is not.
@@ -376,7 +377,7 @@ impl Interest {
                 merge.next.push(self.list.at(merge.at));
             }
             merge.at += 1;
-        } else if near && self.list.len() < usize::from(TICKETS) / 2 {
+        } else if near && self.list.len() < SLICES_FOLLOWED_MAX {
             self.part(merge);
             merge.next.push(self.begin(slice, frame));
         } else {

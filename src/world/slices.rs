@@ -6,7 +6,7 @@
 //! it is, since its keyframe is still true. All bodies are looked at once a tick, before anything is shown.
 
 use crate::ids::{CellKey, EntityId, IdClass, ShardId};
-use crate::limits::{KEYFRAME_TICKS, SLICE_SLOTS_MAX};
+use crate::limits::{KEYFRAME_TICKS, PLOT_SLICES_MAX, SLICE_SLOTS_MAX};
 use crate::net::slice::{HOLE, encode_delta};
 use crate::net::wire;
 use crate::world::entity::{Body, Npc, Place, Player, Thing};
@@ -24,9 +24,6 @@ const CROWD_FILL: [usize; 2] = [56, 32];
 const STEADY_FILL_MIN: usize = 24;
 /// Slices of a plot that go on as they are at the most, so that there is room for the others.
 const STEADY_MAX: usize = 128;
-/// Slices that a plot can have. Full: who comes is not shown until somebody leaves, counted `entities_hidden`.
-const PLOT_SLICES_MAX: usize = 256;
-
 /// Slices by which the slab grows.
 const SLAB_STEP: u32 = 128;
 
