@@ -1,6 +1,7 @@
 //! Load tools and baselines of ringshard, never installed with the daemon: all of the program `ringshard-bench`, and what it
 //! shares with the benches in `bench/benches`.
 
+mod attack;
 mod crash;
 mod drive;
 mod heap;
@@ -40,6 +41,8 @@ struct Cli {
 enum Command {
     /// Players over real sockets against a running server: an open loop, every snapshot checked.
     Swarm(swarm::SwarmArgs),
+    /// Hostile senders against a server on this machine, alone or beside honest players (--pairs).
+    Attack(attack::AttackArgs),
     /// A server that is killed, or loses power, again and again while players trade: nobody may lose what he was told.
     Crash(crash::CrashArgs),
     /// What a tick costs a shard, without kernel and cipher.
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
     let json = std::env::args_os().any(|argument| argument == "--json");
     let done = match Cli::try_parse() {
         Ok(Cli { command: Command::Swarm(args), .. }) => swarm::run(&args, json),
+        Ok(Cli { command: Command::Attack(args), .. }) => attack::run(&args, json),
         Ok(Cli { command: Command::Crash(args), .. }) => crash::run(&args, json),
         Ok(Cli { command: Command::Tick(args), .. }) => tick::run(&args, json),
         Ok(Cli { command: Command::Scale(args), .. }) => tick::seam::scale(&args, json),

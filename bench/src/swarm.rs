@@ -4,7 +4,7 @@
 //! later); clients 1 to N with development tokens of its own; everybody leaves. Never talks to the server but as a player.
 
 mod balance;
-mod link;
+pub mod link;
 mod load;
 pub mod place;
 pub mod player;
