@@ -343,9 +343,7 @@ impl Core {
     }
 
     fn entry_mut(&mut self, reference: SessionRef) -> Option<&mut Entry> {
-        let lane = self.lanes.get_mut(usize::from(reference.lane))?.as_mut()?;
-        let entry = lane.entries.get_mut(usize::from(reference.slot))?.as_deref_mut()?;
-        (entry.session.reference == reference).then_some(entry)
+        session_entry(&mut self.lanes, reference)
     }
 
     /// Why nobody is admitted to a lane now, if so.
@@ -625,19 +623,20 @@ impl Core {
             self.hear_decree(decree);
         }
         let mut asking = std::mem::take(&mut self.asking);
-        let mut inputs = std::mem::take(&mut self.inputs);
         asking.retain(|&reference| {
-            // One that hung up meanwhile is gone.
-            let Some(entry) = self.entry_mut(reference) else { return false };
-            let was_closing = entry.session.closing().is_some();
-            entry.session.pass_requests(&mut inputs);
-            let (asks, is_closing) = (entry.session.is_asking(), entry.session.closing().is_some());
-            if is_closing && !was_closing {
+            let Core { lanes, inputs, .. } = self;
+            // One that hung up meanwhile is gone, and one that goes asks for nothing.
+            let Some(entry) = session_entry(lanes, reference).filter(|entry| entry.session.closing().is_none()) else {
+                return false;
+            };
+            entry.session.pass_requests(inputs);
+            let (asks, goes) = (entry.session.is_asking(), entry.session.closing().is_some());
+            if goes {
                 self.part(reference);
             }
-            asks && !is_closing
+            asks && !goes
         });
-        (self.asking, self.inputs) = (asking, inputs);
+        self.asking = asking;
         self.outside.extend(self.joins.iter().copied().map(Outside::Join));
         self.outside.extend(self.settled.iter().copied().map(Outside::Settled));
     }
@@ -853,6 +852,13 @@ fn entry_of(lanes: &[Option<Lane>], reference: SessionRef) -> Option<&Entry> {
     lane.entries.get(usize::from(reference.slot))?.as_deref()
 }
 
+/// The entry of a session, unless it ended.
+fn session_entry(lanes: &mut [Option<Lane>], reference: SessionRef) -> Option<&mut Entry> {
+    let lane = lanes.get_mut(usize::from(reference.lane))?.as_mut()?;
+    let entry = lane.entries.get_mut(usize::from(reference.slot))?.as_deref_mut()?;
+    (entry.session.reference == reference).then_some(entry)
+}
+
 /// What the keeper hears of a save.
 fn keeper_command(save: &Save) -> Option<KeeperCommand> {
     let row = CharacterRow {
@@ -930,6 +936,38 @@ mod tests {
         });
         core.end_tick();
         served
+    }
+
+    #[test]
+    fn who_sends_what_cannot_be_named_is_told_and_its_character_leaves() {
+        let mut core = core();
+        let user_data = UserData { reusable: true, ..UserData::default() };
+        let identity =
+            Identity { client_id: 1, user_data, token_mac: [0; 16], expires_unix_s: u64::MAX, timeout_s: 10 };
+        let session = core.admit(0, identity, false).expect("there is room");
+        let mut client = ClientSession::new(ClientOptions { packed: true, decode: false, reliable_transport: false });
+        let mut closed = None;
+        for round in 0..40 {
+            if round == 10 {
+                client.send(vec![1, 2, 3]).expect("there is room");
+            }
+            let mut body = [0; crate::limits::BODY_BYTES_MAX];
+            let length = client.poll_body(core.world.tick as u32, 0, &mut body);
+            if closed.is_none() {
+                core.handle_body(session, &body[..length]);
+            }
+            for (_, body) in tick(&mut core) {
+                client.handle_body(&body).expect("a body of ours");
+            }
+            while let Some(message) = client.poll_message() {
+                if let ServerMessage::Closing { reason } = message {
+                    closed = Some(reason);
+                }
+            }
+        }
+        assert_eq!(closed, Some(Close::Protocol));
+        assert_eq!((core.sessions(), core.world.entities().0), (0, 0));
+        assert_eq!(core.ended.len(), 1);
     }
 
     #[test]
