@@ -166,21 +166,20 @@ impl ::flatbuffers::SimpleToVerifyInSlice for Refusal {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_CLOSE: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CLOSE: u8 = 8;
+pub const ENUM_MAX_CLOSE: u8 = 7;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CLOSE: [Close; 9] = [
+pub const ENUM_VALUES_CLOSE: [Close; 7] = [
   Close::None,
   Close::Drain,
   Close::NewerSession,
   Close::TokenUsed,
   Close::Full,
-  Close::Silent,
   Close::Slow,
   Close::Protocol,
-  Close::StoreRefused,
 ];
 
+/// Why a session ends.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct Close(pub u8);
@@ -191,23 +190,19 @@ impl Close {
   pub const NewerSession: Self = Self(2);
   pub const TokenUsed: Self = Self(3);
   pub const Full: Self = Self(4);
-  pub const Silent: Self = Self(5);
   pub const Slow: Self = Self(6);
   pub const Protocol: Self = Self(7);
-  pub const StoreRefused: Self = Self(8);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 8;
+  pub const ENUM_MAX: u8 = 7;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::None,
     Self::Drain,
     Self::NewerSession,
     Self::TokenUsed,
     Self::Full,
-    Self::Silent,
     Self::Slow,
     Self::Protocol,
-    Self::StoreRefused,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -217,10 +212,8 @@ impl Close {
       Self::NewerSession => Some("NewerSession"),
       Self::TokenUsed => Some("TokenUsed"),
       Self::Full => Some("Full"),
-      Self::Silent => Some("Silent"),
       Self::Slow => Some("Slow"),
       Self::Protocol => Some("Protocol"),
-      Self::StoreRefused => Some("StoreRefused"),
       _ => None,
     }
   }

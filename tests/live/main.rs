@@ -5,6 +5,7 @@ mod cuts;
 mod goods;
 mod mmsg;
 mod overload;
+mod requests;
 mod server;
 
 use std::io::Write;

@@ -341,10 +341,8 @@ fn close_words(reason: Close) -> &'static str {
         Close::NewerSession => "the same client joined again",
         Close::TokenUsed => "the token was used before",
         Close::Full => "it is full",
-        Close::Silent => "it heard nothing from us",
         Close::Slow => "we were too slow",
         Close::Protocol => "we broke the protocol",
-        Close::StoreRefused => "its store refused the character",
         _ => "no reason given",
     }
 }
