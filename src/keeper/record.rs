@@ -176,6 +176,11 @@ fn seal(parts: &[&[u8]]) -> Vec<u8> {
     for part in parts {
         bytes.extend_from_slice(part);
     }
+    close(bytes)
+}
+
+/// Ends a record by the checksum of all before it.
+fn close(mut bytes: Vec<u8>) -> Vec<u8> {
     let sum = checksum(&bytes);
     bytes.extend_from_slice(&sum.to_le_bytes());
     bytes
@@ -200,10 +205,10 @@ fn open_any(bytes: &[u8]) -> Result<&[u8], RecordError> {
     }
 }
 
-/// A record of any value that serde knows.
+/// A record of any value that serde knows, of any length.
 pub(super) fn seal_value(value: &impl Serialize) -> Vec<u8> {
-    let mut space = [0; 512];
-    seal(&[postcard::to_slice(value, &mut space).expect("a record is smaller than this")])
+    let bytes = RECORD_VERSION.to_le_bytes().to_vec();
+    close(postcard::to_extend(value, bytes).expect("a value has no part without a length"))
 }
 
 /// The value in a record.
@@ -297,6 +302,14 @@ pub(super) mod tests {
         assert_eq!(RealmRecord::decode(&realm.encode()), Ok(realm));
         assert_eq!(RealmRecord::decode(&client.encode()), Err(RecordError::Altered));
         assert_eq!(ClientRecord::decode(&realm.encode()), Err(RecordError::Altered));
+    }
+
+    #[test]
+    fn a_value_of_any_length_comes_back() {
+        for words in [0, 1, 50, 1_000] {
+            let value = vec![u64::MAX; words];
+            assert_eq!(open_value(&seal_value(&value)), Ok(value));
+        }
     }
 
     #[test]
