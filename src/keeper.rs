@@ -24,7 +24,7 @@ mod writer;
 
 pub use book::{Book, Flow, Holding, Item, Leg, Totals};
 pub use claims::{ClaimCounts, Claims};
-pub use desk::{Desk, DeskRules};
+pub use desk::{Desk, DeskRules, LedgerHoldings};
 pub use disk::{Batch, Disk, Family};
 pub use error::{StoreError, StoreErrorKind};
 pub(crate) use inspect::check_disk;
@@ -35,9 +35,9 @@ pub use inspect::{
 pub use ledger::{Context, Done, Entry, Ledger, Mail, Terms};
 pub use memory::{DiskFault, MemoryDisk};
 pub use record::{RECORD_VERSION, RealmRecord, RecordError};
-pub use rocks::RocksDisk;
-pub use store::Store;
-pub use writer::{KeeperCounters, KeeperHandle, KeeperQueues, KeeperView};
+pub use rocks::{RocksDisk, StoreMemory};
+pub use store::{Proven, Store};
+pub use writer::{KeeperCounters, KeeperHandle, KeeperMemory, KeeperQueues, KeeperView};
 
 use crate::goods::{Asked, GoodsNews, Refusal, Settled};
 use crate::ids::{EntityId, SessionRef, ShardId};

@@ -156,6 +156,18 @@ pub const KEEPER_COMMANDS_MAX: usize = 16_384;
 pub const KEEPER_ANSWERS_MAX: usize = 65_536;
 /// Microseconds between two looks of the keeper at its commands.
 pub const KEEPER_POLL_US: u64 = 1_000;
+/// Bytes of changes that the keeper's database holds in memory until they are in tables, of all column families together.
+/// Full: the largest are written out.
+pub const STORE_MEMTABLES_BYTES_MAX: usize = 32 * 1_024 * 1_024;
+/// Bytes of such changes of one column family. Full: they are written out.
+pub const STORE_MEMTABLE_BYTES_MAX: usize = 8 * 1_024 * 1_024;
+/// Bytes of tables that the keeper's database holds in memory, with their indexes and filters. Full: the least
+/// recently used are evicted and read again when needed.
+pub const STORE_CACHE_BYTES_MAX: usize = 32 * 1_024 * 1_024;
+/// Bytes of the database's log. Full: what only it holds is written out.
+pub const STORE_LOG_BYTES_MAX: u64 = 64 * 1_024 * 1_024;
+/// Files that the database has open. More: those longest unused are closed.
+pub const STORE_FILES_MAX: i32 = 256;
 /// Bytes that must be free on the keeper's disk. Less: nobody is admitted, shown as `keeper.disk_full`, until half as
 /// much again is free.
 pub const KEEPER_FREE_BYTES_MIN: u64 = 64 * 1_024 * 1_024;
@@ -174,6 +186,8 @@ pub const KEEPER_TOKEN_GRACE_S: u64 = 30;
 pub const KEEPER_BATCHES_MAX: usize = 1;
 /// Rows moved between column families in one batch at start; more take further batches.
 pub const KEEPER_MOVE_ROWS_MAX: usize = 4_096;
+/// Rows of an older program that are removed in one batch at start; more take further batches.
+pub const KEEPER_FORGET_ROWS_MAX: usize = 4_096;
 /// Ticks after which a changed character is written at the latest.
 pub const ROW_TICKS_MAX: u64 = 3 * TICK_HZ;
 
@@ -203,11 +217,13 @@ pub const CELL_THINGS_MAX: u32 = 512;
 pub const PLOT_DROP_ENTITIES_MAX: usize = 6_000;
 /// Ticks that a thing lies on the ground before it is swept: 10 minutes.
 pub const THING_TICKS: u64 = 600 * TICK_HZ;
-/// Answers that the ledger remembers of each source. An older order gets `TooOld`.
+/// Answers that the ledger remembers of each source that lasts, 32 bytes each; of a thing none. An older order gets
+/// `TooOld`.
 pub const ANSWERS_KEPT: usize = 64;
 /// Orders that are remembered to be named when a sum breaks. The oldest is forgotten.
 pub const RECENT_ORDERS_MAX: usize = 32;
-/// Sources whose answers the keeper holds in memory. More: those longest unused are read again when needed.
+/// Sources whose answers the keeper holds in memory, at most 64 MiB of answers. More: those longest unused are read again
+/// when needed.
 pub const SOURCES_HELD_MAX: usize = 32_768;
 /// Items and mails in one message about goods; the rest follows in further ones.
 pub const GOODS_PART_ENTRIES: usize = 256;

@@ -1,5 +1,5 @@
-//! What the standard library lacks: the few kernel calls of start-up (limits, priority, CPU sets, forced buffer sizes), and a
-//! hint for the caches.
+//! What the standard library lacks: the few kernel calls of start-up (limits, priority, CPU sets, forced buffer sizes), what
+//! the heaps say of themselves, and a hint for the caches.
 //!
 //! Promises: safe functions over plain integers. Never touches packets; the rings are in `io`.
 #![expect(unsafe_code, reason = "system calls and one hint; each block says why it is sound")]
@@ -158,6 +158,24 @@ pub fn rss_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("");
     line.trim().trim_end_matches("kB").trim().parse::<u64>().map_or(0, |kib| kib * 1_024)
+}
+
+/// Memory that the heap of Rust, mimalloc, has from the kernel now, bytes.
+pub fn heap_bytes() -> u64 {
+    let mut numbers = [0_usize; 8];
+    let [elapsed, user, system, rss, rss_peak, commit, commit_peak, faults] = &mut numbers;
+    // SAFETY: all eight are live and writable, and nothing keeps the pointers after the call.
+    unsafe {
+        libmimalloc_sys::mi_process_info(elapsed, user, system, rss, rss_peak, commit, commit_peak, faults);
+    }
+    *commit as u64
+}
+
+/// Memory that the heap of C, RocksDB's, has from the kernel now, bytes.
+pub fn c_heap_bytes() -> u64 {
+    // SAFETY: it takes nothing and gives a plain value.
+    let info = unsafe { libc::mallinfo2() };
+    (info.arena + info.hblkhd) as u64
 }
 
 #[cfg(test)]

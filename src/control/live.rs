@@ -141,6 +141,7 @@ mod tests {
             tick: 77,
             io: crate::io::Backend::Ring,
             rss_bytes: 64 << 20,
+            memory: Default::default(),
             conserved: true,
             keeper: None,
             cuts: None,

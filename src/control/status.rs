@@ -21,7 +21,7 @@ use crate::exit::{Code, Failure};
 use crate::flight::folder::{FlightFolder, Reason};
 use crate::ids::{CellKey, ShardId};
 use crate::io::Backend;
-use crate::keeper::{KeeperCounters, KeeperView};
+use crate::keeper::{KeeperCounters, KeeperMemory, KeeperView};
 use crate::ladder::{self, Common, Step};
 use crate::limits::{LANES, TUNED_KEPT_MAX};
 use crate::net::session::Rates;
@@ -43,6 +43,9 @@ pub struct StatusPage {
     pub io: Backend,
     /// Memory in RAM, bytes.
     pub rss_bytes: u64,
+    /// What holds it.
+    #[serde(default)]
+    pub memory: MemoryStatus,
     /// All sums of the ledger agree: nothing was lost or doubled.
     pub conserved: bool,
     /// What the keeper does; none before there is one.
@@ -86,6 +89,33 @@ impl std::fmt::Display for Asker {
         write!(f, "uid {}", self.uid)?;
         self.pid.map_or(Ok(()), |pid| write!(f, " pid {pid}"))
     }
+}
+
+/// What holds memory; counts and bounds stand in `limits.rs`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MemoryStatus {
+    /// The heap of shards, keeper and control, as far as it is in use or kept for use, bytes.
+    pub heap_bytes: u64,
+    /// The heap of RocksDB, likewise: what of the store stands below is in it.
+    pub c_heap_bytes: u64,
+    /// Changes that are in the store's log and not in its tables yet, bytes.
+    pub store_memtables_bytes: u64,
+    /// Blocks, indexes and filters of the store's tables, bytes.
+    pub store_block_cache_bytes: u64,
+    /// What the store's open tables hold beside that, bytes.
+    pub store_table_readers_bytes: u64,
+    /// Accounts that hold something.
+    pub ledger_accounts: u64,
+    /// Items that are somewhere.
+    pub ledger_items: u64,
+    /// Mails that wait.
+    pub ledger_mails: u64,
+    /// Things on the ground.
+    pub ledger_things: u64,
+    /// Sources whose answers are in memory.
+    pub ledger_sources: u64,
+    /// Answers in memory.
+    pub ledger_answers: u64,
 }
 
 /// The state of the keeper.
@@ -451,6 +481,7 @@ impl Board {
             tick: shards.iter().map(|place| place.tick).max().unwrap_or(0),
             io: self.config.lock().expect("no holder panics").net.io,
             rss_bytes: sys::rss_bytes(),
+            memory: memory_status(self.keeper.as_ref()),
             conserved: self.keeper.as_ref().is_none_or(|keeper| keeper.counters().breaks.load(Ordering::Relaxed) == 0),
             keeper: self.keeper.as_ref().map(keeper_status),
             cuts: self.cuts().report,
@@ -603,6 +634,23 @@ impl Board {
         let mut players: Vec<PlayerRow> = shards.iter().flat_map(|place| place.players.iter().cloned()).collect();
         players.sort_by_key(|player| (player.client_id, player.entity));
         Ok(players)
+    }
+}
+
+fn memory_status(keeper: Option<&KeeperView>) -> MemoryStatus {
+    let KeeperMemory { store, ledger } = keeper.map_or(KeeperMemory::default(), KeeperView::memory);
+    MemoryStatus {
+        heap_bytes: sys::heap_bytes(),
+        c_heap_bytes: sys::c_heap_bytes(),
+        store_memtables_bytes: store.memtables_bytes,
+        store_block_cache_bytes: store.block_cache_bytes,
+        store_table_readers_bytes: store.table_readers_bytes,
+        ledger_accounts: ledger.accounts,
+        ledger_items: ledger.items,
+        ledger_mails: ledger.mails,
+        ledger_things: ledger.things,
+        ledger_sources: ledger.sources,
+        ledger_answers: ledger.answers,
     }
 }
 

@@ -88,6 +88,22 @@ fn the_page_has_the_fields_that_scripts_read() {
     for field in ["version", "content_version", "ready", "tick", "rss_bytes", "shards"] {
         assert!(body.get(field).is_some(), "{field}: {body}");
     }
+    let memory = &body["memory"];
+    for field in [
+        "heap_bytes",
+        "c_heap_bytes",
+        "store_memtables_bytes",
+        "store_block_cache_bytes",
+        "store_table_readers_bytes",
+        "ledger_accounts",
+        "ledger_items",
+        "ledger_mails",
+        "ledger_things",
+        "ledger_sources",
+        "ledger_answers",
+    ] {
+        assert!(memory[field].is_u64(), "{field}: {memory}");
+    }
     let shard = &body["shards"][1];
     for field in [
         "id",

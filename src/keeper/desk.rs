@@ -15,7 +15,7 @@ use super::store::{Store, altered, refused};
 use super::{Claims, KeeperAnswer, KeeperCommand, StoreError};
 use crate::goods::{Account, Asked, GoodsNews, Order, OrderId, OrderKind, Refusal, Settled, Thing};
 use crate::ids::{EntityId, IdClass, SessionRef, ShardId};
-use crate::limits::{START_COINS, START_ITEMS};
+use crate::limits::{KEEPER_FORGET_ROWS_MAX, START_COINS, START_ITEMS};
 use crate::planted::{Bug, planted};
 
 /// First bytes of the keys in the ledger's family.
@@ -48,6 +48,23 @@ pub struct DeskRules {
     pub terms: Terms,
 }
 
+/// What a ledger holds in memory, each a number of entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LedgerHoldings {
+    /// Accounts that hold something.
+    pub accounts: u64,
+    /// Items that are somewhere.
+    pub items: u64,
+    /// Mails that wait.
+    pub mails: u64,
+    /// Things on the ground.
+    pub things: u64,
+    /// Sources whose answers are in memory, up to [`crate::limits::SOURCES_HELD_MAX`].
+    pub sources: u64,
+    /// Answers in memory, up to [`crate::limits::ANSWERS_KEPT`] for each of them.
+    pub answers: u64,
+}
+
 /// Claims, rows and ledger of a realm.
 pub struct Desk<D> {
     store: Store<D>,
@@ -70,12 +87,13 @@ impl<D: Disk> Desk<D> {
     ///
     /// # Errors
     /// What was stored cannot be read, or its sums do not agree.
-    pub fn open(store: Store<D>, rules: DeskRules) -> Result<Desk<D>, StoreError> {
+    pub fn open(mut store: Store<D>, rules: DeskRules) -> Result<Desk<D>, StoreError> {
         let mut ledger = Ledger::new(rules.terms);
         read_ledger(store.disk(), &mut ledger)?;
         if let Some(first) = ledger.book.census().first() {
             return Err(altered(store.disk(), "the ledger", &format!("does not add up: {first}")));
         }
+        forget_things(&mut store)?;
         Ok(Desk {
             store,
             claims: Claims::default(),
@@ -113,6 +131,19 @@ impl<D: Disk> Desk<D> {
     /// Goods.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// What the ledger holds in memory, counted.
+    pub fn holdings(&self) -> LedgerHoldings {
+        let Ledger { book, answers, .. } = &self.ledger;
+        LedgerHoldings {
+            accounts: book.accounts_len() as u64,
+            items: book.items_len() as u64,
+            mails: self.ledger.mails_len() as u64,
+            things: self.ledger.things_len() as u64,
+            sources: answers.sources_len() as u64,
+            answers: answers.len(),
+        }
     }
 
     /// Things that lie on the ground now.
@@ -367,6 +398,23 @@ fn write_ledger(ledger: &mut Ledger, batch: &mut Batch) {
     if let Some(first) = entries.first() {
         batch.put(Family::Orders, &first.number.to_be_bytes(), &seal_block(&Entry::encode(&entries)));
     }
+}
+
+/// Removes the answers to things, which an older program kept for ever: one row for each thing that was ever swept.
+fn forget_things<D: Disk>(store: &mut Store<D>) -> Result<(), StoreError> {
+    let of_things = &key_of(prefix::ANSWER, EntityId::thing(0).0)[..2];
+    let mut keys = Vec::new();
+    store.disk().visit(Family::Ledger, of_things, &mut |key, _| {
+        keys.push(key.to_vec());
+        Ok(())
+    })?;
+    let groups = store.realm().groups;
+    for keys in keys.chunks(KEEPER_FORGET_ROWS_MAX) {
+        let mut batch = Batch::default();
+        keys.iter().for_each(|key| batch.delete(Family::Ledger, key));
+        store.disk_mut().write(batch, groups)?;
+    }
+    Ok(())
 }
 
 /// Shows every answer with its source.

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::StoreError;
+use super::store::Proven;
 use crate::ids::ShardId;
 
 /// A column family.
@@ -77,6 +78,12 @@ pub trait Disk {
     /// # Errors
     /// The witness cannot be read.
     fn witness(&self) -> Result<u64, StoreError>;
+
+    /// What its opening found by reading every row, unless something was written since; returned once. None: it was not
+    /// read.
+    fn take_proven(&mut self) -> Option<Proven> {
+        None
+    }
 
     /// What is wrong beside the data, in words: the data may be whole all the same.
     fn flaws(&self) -> Vec<String> {

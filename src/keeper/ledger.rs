@@ -1,6 +1,7 @@
 //! The ledger: which orders are done, and what was answered.
 //!
-//! Owns the book, the mails that wait, the things on the ground, and the last [`ANSWERS_KEPT`] answers of each source.
+//! Owns the book, the mails that wait, the things on the ground, and the last [`ANSWERS_KEPT`] answers of each source
+//! that lasts.
 //! Promises: a deterministic state machine of its orders and the clock; an order is done once, and the same order gets
 //! the first answer again; who may order what, and every bound, is checked here and refused by name; a break of the
 //! sums stops the flow concerned and nothing else. Never does I/O: its keeper writes what changed (`ledger/log.rs`) in
@@ -11,7 +12,7 @@ mod log;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-pub use answers::{Answer, Answers, Known};
+pub use answers::{Answer, Answers, Known, is_remembered};
 pub use log::Entry;
 
 use super::book::{Book, Leg};
@@ -144,6 +145,16 @@ impl Ledger {
     /// Things on the ground, by number.
     pub fn things(&self) -> impl Iterator<Item = &Thing> {
         self.things.values()
+    }
+
+    /// Number of these things.
+    pub fn things_len(&self) -> usize {
+        self.things.len()
+    }
+
+    /// Number of mails that wait.
+    pub fn mails_len(&self) -> usize {
+        self.mails.len()
     }
 
     /// Mails that wait, by number.

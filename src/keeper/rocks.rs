@@ -23,9 +23,13 @@ use rocksdb::{
 };
 
 use super::disk::{Batch, Disk, Family, Pair, Visitor};
+use super::store::{self, Proven};
 use super::{StoreError, StoreErrorKind, logs};
 use crate::ids::ShardId;
-use crate::limits::{KEEPER_BATCHES_MAX, SHARDS_MAX};
+use crate::limits::{
+    KEEPER_BATCHES_MAX, SHARDS_MAX, STORE_CACHE_BYTES_MAX, STORE_FILES_MAX, STORE_LOG_BYTES_MAX,
+    STORE_MEMTABLE_BYTES_MAX, STORE_MEMTABLES_BYTES_MAX,
+};
 use crate::planted::{Bug, planted};
 
 /// Name of the second witness in the data folder.
@@ -99,22 +103,25 @@ fn holds_database(path: &Path) -> bool {
 }
 
 /// Options of the database and of every column family: small, for rows of 54 bytes.
-fn options() -> Options {
+fn options(cache: &Cache) -> Options {
     let mut options = Options::default();
     // A tail torn by a power loss is dropped: it was never acknowledged.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_max_background_jobs(2);
-    options.set_write_buffer_size(8 * MIB);
-    options.set_db_write_buffer_size(64 * MIB);
-    options.set_max_total_wal_size(64 * MIB as u64);
+    options.set_write_buffer_size(STORE_MEMTABLE_BYTES_MAX);
+    options.set_db_write_buffer_size(STORE_MEMTABLES_BYTES_MAX);
+    options.set_max_total_wal_size(STORE_LOG_BYTES_MAX);
     options.set_compression_type(DBCompressionType::Lz4);
-    options.set_max_open_files(256);
+    options.set_max_open_files(STORE_FILES_MAX);
     options.set_log_level(LogLevel::Warn);
     options.set_max_log_file_size(MIB);
     options.set_keep_log_file_num(2);
     options.set_stats_dump_period_sec(0);
     let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&Cache::new_lru_cache(32 * MIB));
+    table.set_block_cache(cache);
+    // Outside of the cache they would grow with the log of orders.
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     table.set_bloom_filter(10.0, false);
     options.set_block_based_table_factory(&table);
     options
@@ -123,11 +130,26 @@ fn options() -> Options {
 /// The realm of a data folder on a real disk.
 pub struct RocksDisk {
     db: Arc<DB>,
+    /// None: it is only read.
+    cache: Option<Cache>,
     /// What the second witness said at the start.
     witnessed: Witnessed,
+    /// What was found when it was opened, until something is written.
+    proven: Option<Proven>,
     /// None: it is only read.
     pen: Option<Pen>,
     is_under_way: bool,
+}
+
+/// What a [`RocksDisk`] holds in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StoreMemory {
+    /// Changes that are not in tables yet; bounded by [`STORE_MEMTABLES_BYTES_MAX`] and what is being written out.
+    pub memtables_bytes: u64,
+    /// Blocks, indexes and filters of tables; bounded by [`STORE_CACHE_BYTES_MAX`].
+    pub block_cache_bytes: u64,
+    /// What open tables hold beside that cache.
+    pub table_readers_bytes: u64,
 }
 
 /// The thread that writes, as the keeper holds it.
@@ -162,22 +184,28 @@ impl RocksDisk {
     pub fn open(data: &Path, shards: usize) -> Result<RocksDisk, StoreError> {
         let path = path_in(data);
         prepare(&path)?;
-        let mut groups = 0;
+        let mut proven = None;
         if holds_database(&path) {
             // Nothing is changed before all was looked at: a database opened to be written throws away what it does not
             // understand, which somebody may want to save, and a newer program's data stays as it is.
-            let (realm, _) = super::store::prove(&RocksDisk::open_to_read(data)?)?;
-            groups = realm.map_or(0, |realm| realm.groups);
+            proven = Some(store::prove(&RocksDisk::open_to_read(data)?, shards)?);
         } else {
             refuse_headless(&path, data)?;
         }
-        RocksDisk::open_proven(data, shards, groups)
+        let realm = proven.as_ref().and_then(|proven| proven.realm);
+        let mut disk = RocksDisk::open_proven(data, shards, realm.map_or(0, |realm| realm.groups))?;
+        // Another process may have written it between the two openings: then the store reads it again.
+        if store::read_realm(&disk)? == realm {
+            disk.proven = proven;
+        }
+        Ok(disk)
     }
 
     /// [`RocksDisk::open`] of what was looked at and holds this number of groups.
     pub(super) fn open_proven(data: &Path, shards: usize, groups: u64) -> Result<RocksDisk, StoreError> {
         let path = path_in(data);
-        let mut options = options();
+        let cache = Cache::new_lru_cache(STORE_CACHE_BYTES_MAX);
+        let mut options = options(&cache);
         let failed = |error: rocksdb::Error| StoreError::from_rocksdb("opening", &path, &error);
         let mut names = vec!["default".to_owned()];
         match holds_database(&path) {
@@ -187,7 +215,8 @@ impl RocksDisk {
         let with_options = names.into_iter().map(|name| (name, options.clone()));
         let db = DB::open_cf_with_opts(&options, &path, with_options).map_err(failed)?;
         let witnessed = Witnessed { groups, ..read_witness(data)? };
-        let mut disk = RocksDisk { db: Arc::new(db), witnessed, pen: None, is_under_way: false };
+        let db = Arc::new(db);
+        let mut disk = RocksDisk { db, cache: Some(cache), witnessed, proven: None, pen: None, is_under_way: false };
         for name in families_of(shards).map(name_of) {
             if disk.db.cf_handle(&name).is_none() {
                 let db = Arc::get_mut(&mut disk.db).expect("nobody writes yet");
@@ -220,7 +249,8 @@ impl RocksDisk {
             refuse_headless(&path, data)?;
         }
         let db = open_to_read(&path)?;
-        Ok(RocksDisk { db: Arc::new(db), witnessed: read_witness(data)?, pen: None, is_under_way: false })
+        let witnessed = read_witness(data)?;
+        Ok(RocksDisk { db: Arc::new(db), cache: None, witnessed, proven: None, pen: None, is_under_way: false })
     }
 
     /// The folder of the database.
@@ -237,7 +267,7 @@ impl RocksDisk {
             families_of(SHARDS_MAX).filter_map(|family| self.db.cf_handle(&name_of(family))).collect();
         let flushed = handles.into_iter().try_for_each(|family| self.db.flush_cf(family));
         flushed.map_err(|error| StoreError::from_rocksdb("flushing", self.db.path(), &error))?;
-        let groups = super::store::read_realm(self)?.map_or(0, |realm| realm.groups);
+        let groups = store::read_realm(self)?.map_or(0, |realm| realm.groups);
         self.write(Batch::default(), groups)
     }
 
@@ -249,7 +279,7 @@ impl RocksDisk {
     pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
         fs::create_dir_all(to).map_err(|error| not_writable(to, &error))?;
         // Before the copy: what is under way may land in the meantime.
-        let groups = super::store::read_realm(self)?.map_or(0, |realm| realm.groups);
+        let groups = store::read_realm(self)?.map_or(0, |realm| realm.groups);
         let made = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(path_in(to)));
         made.map_err(|error| StoreError::from_rocksdb("writing a checkpoint to", to, &error))?;
         let path = to.join(WITNESS);
@@ -259,6 +289,17 @@ impl RocksDisk {
             File::open(to)?.sync_all()
         });
         written.map_err(|error| not_writable(&path, &error))
+    }
+
+    /// What it holds in memory; zeros where it does not say.
+    pub fn memory(&self) -> StoreMemory {
+        let caches: Vec<&Cache> = self.cache.iter().collect();
+        let usage = rocksdb::perf::get_memory_usage_stats(Some(&[&self.db]), Some(&caches));
+        usage.map_or(StoreMemory::default(), |usage| StoreMemory {
+            memtables_bytes: usage.mem_table_total,
+            block_cache_bytes: usage.cache_total,
+            table_readers_bytes: usage.mem_table_readers_total,
+        })
     }
 
     fn failed(&self, doing: &str, error: &rocksdb::Error) -> StoreError {
@@ -416,6 +457,7 @@ impl Disk for RocksDisk {
         // An ended thread is found when somebody waits for the batch.
         let _ = pen.batches.send((batch, groups));
         self.is_under_way = true;
+        self.proven = None;
     }
 
     fn land(&mut self, patience: Duration) -> Result<bool, StoreError> {
@@ -445,6 +487,10 @@ impl Disk for RocksDisk {
 
     fn witness(&self) -> Result<u64, StoreError> {
         Ok(self.witnessed.groups)
+    }
+
+    fn take_proven(&mut self) -> Option<Proven> {
+        self.proven.take()
     }
 
     fn flaws(&self) -> Vec<String> {

@@ -48,17 +48,21 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// The data is of a newer version or altered, something that was acknowledged is missing, or the disk refused.
     pub fn open(
-        disk: D,
+        mut disk: D,
         shards: usize,
         seed: u64,
         owner_of: impl FnMut(&CharacterRow) -> ShardId,
     ) -> Result<Store<D>, StoreError> {
         assert!((1..=SHARDS_MAX).contains(&shards), "a node has 1 to {SHARDS_MAX} shards, not {shards}");
-        let (known, proof) = prove(&disk)?;
+        let Proven { realm: known, proof, strays, shards: looked_for } = match disk.take_proven() {
+            Some(proven) => proven,
+            None => prove(&disk, shards)?,
+        };
+        assert_eq!(looked_for, shards, "a disk is opened for the shards that it serves");
         let realm = RealmRecord { proof: Some(proof), ..known.unwrap_or(RealmRecord::first(seed)) };
         let (group, under_way, recovered_characters) = (Rows::new(), None, proof.characters);
         let mut store = Store { disk, shards, group, under_way, realm, begun_realm: realm, recovered_characters };
-        store.move_rows(owner_of)?;
+        store.move_rows(&strays, owner_of)?;
         if known.is_none() {
             store.begin(Batch::default(), true);
             store.land(Duration::MAX)?;
@@ -140,20 +144,19 @@ impl<D: Disk> Store<D> {
     }
 
     /// Moves the rows of shards that are no more.
-    fn move_rows(&mut self, mut owner_of: impl FnMut(&CharacterRow) -> ShardId) -> Result<(), StoreError> {
-        let (shards, realm, mut moved_rows) = (self.shards, self.realm, Vec::new());
-        visit_rows(&self.disk, &mut |row| {
-            if row.owner.index() >= shards {
-                let owner = owner_of(&row);
-                assert!(owner.index() < shards, "the new owner is a shard of this node");
-                moved_rows.push((CharacterRow { owner, ..row }, row.owner));
-            }
-            Ok(())
-        })?;
-        for rows in moved_rows.chunks(KEEPER_MOVE_ROWS_MAX) {
+    fn move_rows(
+        &mut self,
+        strays: &[CharacterRow],
+        mut owner_of: impl FnMut(&CharacterRow) -> ShardId,
+    ) -> Result<(), StoreError> {
+        for rows in strays.chunks(KEEPER_MOVE_ROWS_MAX) {
             let mut batch = Batch::default();
-            rows.iter().for_each(|(row, stored_in)| add(&mut batch, row, Some(*stored_in)));
-            self.disk.write(batch, realm.groups)?;
+            for row in rows {
+                let owner = owner_of(row);
+                assert!(owner.index() < self.shards, "the new owner is a shard of this node");
+                add(&mut batch, &CharacterRow { owner, ..*row }, Some(row.owner));
+            }
+            self.disk.write(batch, self.realm.groups)?;
         }
         Ok(())
     }
@@ -215,18 +218,36 @@ fn add(batch: &mut Batch, row: &CharacterRow, stored_in: Option<ShardId>) {
     batch.put(Family::Shard(row.owner), &key, &row.encode());
 }
 
-/// Reads what a start depends on, and whether it belongs together: rows, the clients they are for, and the ledger are
-/// those that the realm's record speaks of, and that is not older than what was acknowledged.
-pub(super) fn prove(disk: &impl Disk) -> Result<(Option<RealmRecord>, Proof), StoreError> {
+/// What a look at everything that a start depends on found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proven {
+    /// The realm's record; none before the first start was through.
+    pub(super) realm: Option<RealmRecord>,
+    /// What is there beside it.
+    pub(super) proof: Proof,
+    /// Shards of the node that it was for.
+    shards: usize,
+    /// Rows of other shards.
+    strays: Vec<CharacterRow>,
+}
+
+/// Reads what a start with this number of shards depends on, and whether it belongs together: rows, the clients they are
+/// for, and the ledger are those that the realm's record speaks of, and that is not older than what was acknowledged.
+/// Every row is read once.
+pub(super) fn prove(disk: &impl Disk, shards: usize) -> Result<Proven, StoreError> {
     let realm = read_realm(disk)?;
     require_acknowledged(disk, realm.as_ref())?;
     let (mut held, mut clients) = (Proof { orders: orders_held(disk)?, ..Proof::default() }, 0);
+    let mut strays = Vec::new();
     let limits = realm.unwrap_or(RealmRecord::first(0));
     visit_rows(disk, &mut |row| {
         held.characters += 1;
         held.rows_digest = held.rows_digest.wrapping_add(row.digest());
         if row.character >= limits.next_character || row.tick > limits.tick {
             return Err(altered(disk, "the realm's record", "is older than the rows or missing"));
+        }
+        if row.owner.index() >= shards {
+            strays.push(row);
         }
         Ok(())
     })?;
@@ -253,7 +274,7 @@ pub(super) fn prove(disk: &impl Disk) -> Result<(Option<RealmRecord>, Proof), St
     if held != should {
         return Err(altered(disk, "the rows", "are not those that the realm's record speaks of"));
     }
-    Ok((realm, held))
+    Ok(Proven { realm, proof: held, shards, strays })
 }
 
 /// A realm whose log ends before what was acknowledged is not served: damage in the middle of the log ends what can be

@@ -1,5 +1,6 @@
 //! The keeper on a real disk.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +11,8 @@ use rocksdb::{DB, Options};
 
 use super::record::tests::resealed;
 use super::*;
-use crate::goods::{Currency, ItemRef, Offer, Order, OrderId, OrderKind, Shelf};
+use crate::goods::{Account, Currency, Dropped, ItemRef, Offer, Order, OrderId, OrderKind, Shelf};
+use crate::limits;
 
 /// Tells a test that it runs as a process of its own, on this data folder.
 const CHILD: &str = "RINGSHARD_TEST_KEEPER_CHILD";
@@ -688,4 +690,133 @@ fn an_answer_that_vanished_is_missed() {
     drop(db);
     let breaks = check(&data.0).unwrap().breaks;
     assert_eq!(breaks, ["the answers that are remembered are not what the log of orders makes of them"]);
+}
+
+/// Rows of answers to orders of things.
+fn answers_to_things(data: &Path) -> usize {
+    let db = raw(data);
+    let things = [&b"w"[..], &EntityId::thing(0).0.to_be_bytes()[..1]].concat();
+    let rows = db.prefix_iterator_cf(db.cf_handle("ledger").unwrap(), &things);
+    rows.filter(|row| row.as_ref().unwrap().0.starts_with(&things)).count()
+}
+
+#[test]
+fn a_thing_that_is_no_more_leaves_no_row_and_cannot_be_swept_again() {
+    let data = Folder::new();
+    let mut desk = market(&data.0);
+    let me = EntityId::character(1);
+    let drop_coins = |sequence| asked(me, sequence, OrderKind::Drop { what: Dropped::Coins(5), x: 1, y: 2 });
+    let sweep = |thing| asked(EntityId::thing(thing), 700, OrderKind::Sweep { thing });
+    let lost = |desk: &Desk<RocksDisk>| desk.ledger().book.balance(Account::LOST, Currency::Coin);
+    let before = desk.holdings();
+    for sequence in 1..=100 {
+        settle(&mut desk, drop_coins(sequence));
+        let thing = desk.things()[0].number;
+        // Some are picked up before their time is over.
+        if sequence % 4 == 0 {
+            settle(&mut desk, asked(EntityId::character(2), sequence, OrderKind::PickUp { thing }));
+            assert_eq!(refusal_of(&settle(&mut desk, sweep(thing))), Refusal::Gone);
+            continue;
+        }
+        assert_eq!(refusal_of(&settle(&mut desk, sweep(thing))), Refusal::None);
+        let swept = lost(&desk);
+        // A late duplicate finds nothing: no later thing has its number.
+        assert_eq!(refusal_of(&settle(&mut desk, sweep(thing))), Refusal::Gone);
+        assert_eq!(lost(&desk), swept);
+    }
+    let after = desk.holdings();
+    assert_eq!((after.things, after.sources), (0, before.sources), "a thing is no source that is remembered");
+    drop(desk);
+    assert_eq!(answers_to_things(&data.0), 0);
+    let report = check(&data.0).unwrap();
+    assert!(report.breaks.is_empty() && report.ledger.conserved, "{report:?}");
+}
+
+#[test]
+fn answers_to_things_of_an_older_program_are_passed_over_and_removed() {
+    let data = Folder::new();
+    drop(market(&data.0));
+    let answer = ledger::Answer { sequence: 700, digest: 1, refusal: Refusal::None, number: 1 };
+    let db = raw(&data.0);
+    for thing in 1..=5_000 {
+        let key = [&b"w"[..], &EntityId::thing(thing).0.to_be_bytes()[..], &[0]].concat();
+        db.put_cf(db.cf_handle("ledger").unwrap(), key, record::seal_value(&answer)).unwrap();
+    }
+    drop(db);
+    let answers = check(&data.0).unwrap();
+    assert_eq!((answers.answers, answers.breaks), (2, Vec::new()), "the two grants");
+    assert_eq!(answers_to_things(&data.0), 5_000);
+    drop(desk(&data.0, 1));
+    assert_eq!(answers_to_things(&data.0), 0);
+    assert_eq!(check(&data.0).unwrap().breaks, [""; 0]);
+}
+
+/// A disk that counts how often rows are read through.
+struct Counted(RocksDisk, Cell<usize>);
+
+impl Disk for Counted {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.get(family, key)
+    }
+
+    fn visit(&self, family: Family, prefix: &[u8], visit: &mut disk::Visitor<'_>) -> Result<(), StoreError> {
+        self.1.set(self.1.get() + usize::from(family == Family::Shard(ShardId(0))));
+        self.0.visit(family, prefix, visit)
+    }
+
+    fn begin(&mut self, batch: Batch, groups: u64) {
+        self.0.begin(batch, groups);
+    }
+
+    fn land(&mut self, patience: Duration) -> Result<bool, StoreError> {
+        self.0.land(patience)
+    }
+
+    fn last(&self, family: Family) -> Result<Option<disk::Pair>, StoreError> {
+        self.0.last(family)
+    }
+
+    fn witness(&self) -> Result<u64, StoreError> {
+        self.0.witness()
+    }
+
+    fn take_proven(&mut self) -> Option<Proven> {
+        self.0.take_proven()
+    }
+
+    fn place(&self) -> String {
+        self.0.place()
+    }
+}
+
+#[test]
+fn what_opening_a_disk_read_is_not_read_again_until_it_is_written() {
+    let data = Folder::new();
+    fill(&data.0, 2, 50);
+    let counted = || Counted(RocksDisk::open(&data.0, 1).unwrap(), Cell::new(0));
+    let to_first = |_: &CharacterRow| ShardId(0);
+    let store = Store::open(counted(), 1, 77, to_first).unwrap();
+    assert_eq!((store.recovered_characters(), store.disk().1.get()), (50, 0), "and the rows of shard 1 were moved");
+    // Who opens it a second time reads it, as something may have been written.
+    let store = Store::open(store.into_disk(), 1, 77, no_move).unwrap();
+    assert_eq!((store.recovered_characters(), store.disk().1.get()), (50, 1));
+    drop(store);
+    let mut disk = counted();
+    disk.write(Batch::default(), 1).unwrap();
+    assert_eq!(Store::open(disk, 1, 77, no_move).unwrap().disk().1.get(), 1);
+}
+
+#[test]
+fn the_keeper_says_what_it_holds_in_memory() {
+    let data = Folder::new();
+    let queues = KeeperQueues::new(1);
+    let keeper = KeeperHandle::spawn(market(&data.0), queues, COMMIT, COMMIT_BYTES).unwrap();
+    let memory = wait_for(|| Some(keeper.view().memory()).filter(|memory| memory.ledger.items > 0));
+    // Each has a source for what it asks, and both were given their goods by the one that lets them join.
+    let LedgerHoldings { accounts, items, sources, answers, .. } = memory.ledger;
+    assert_eq!((accounts, items, sources, answers), (2, 16, 3, 2));
+    let bounds = 1..limits::STORE_MEMTABLES_BYTES_MAX as u64;
+    assert!(bounds.contains(&memory.store.memtables_bytes), "{memory:?}");
+    assert!(memory.store.block_cache_bytes <= limits::STORE_CACHE_BYTES_MAX as u64, "{memory:?}");
+    keeper.stop().unwrap();
 }

@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 
-use super::{Desk, KeeperAnswer, KeeperCommand, RocksDisk, StoreError, StoreErrorKind};
+use super::{Desk, KeeperAnswer, KeeperCommand, LedgerHoldings, RocksDisk, StoreError, StoreErrorKind, StoreMemory};
 use crate::ids::ShardId;
 use crate::limits::{
     KEEPER_ANSWERS_MAX, KEEPER_CHECKPOINTS_MAX, KEEPER_COMMANDS_MAX, KEEPER_FREE_BYTES_MIN, KEEPER_POLL_US,
 };
 use crate::sys;
 
-/// Between two looks at how full the disk is.
-const LOOK_AT_DISK: Duration = Duration::from_secs(1);
+/// Between two looks at how full disk and memory are.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The queues between the keeper and the shards.
 #[derive(Clone, Debug)]
@@ -74,6 +74,15 @@ pub struct KeeperCounters {
     pub disk_full: AtomicU64,
 }
 
+/// What the keeper held in memory at its last look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KeeperMemory {
+    /// The store.
+    pub store: StoreMemory,
+    /// The ledger.
+    pub ledger: LedgerHoldings,
+}
+
 /// What others may see of the keeper and ask of it, while it runs.
 #[derive(Clone)]
 pub struct KeeperView {
@@ -85,6 +94,11 @@ impl KeeperView {
     /// Its counters.
     pub fn counters(&self) -> &KeeperCounters {
         &self.shared.counters
+    }
+
+    /// What it held in memory at its last look, at most a second ago.
+    pub fn memory(&self) -> KeeperMemory {
+        *self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a checkpoint of the realm, a data folder at `to`, while everything goes on; waits for it.
@@ -113,6 +127,8 @@ struct Shared {
     failure: OnceLock<StoreError>,
     /// Breaks in words; only control reads them.
     breaks: Mutex<Vec<String>>,
+    /// Likewise.
+    memory: Mutex<KeeperMemory>,
 }
 
 /// A wish for a checkpoint; whoever wishes waits on the other end.
@@ -140,7 +156,7 @@ impl KeeperHandle {
             queues,
             shared: Arc::clone(&shared),
             wishes: wishes.clone(),
-            disk_looked: None,
+            looked: None,
             commit,
             commit_bytes,
             begun: None,
@@ -214,7 +230,7 @@ struct Writer {
     queues: KeeperQueues,
     shared: Arc<Shared>,
     wishes: Arc<ArrayQueue<CheckpointWish>>,
-    disk_looked: Option<Instant>,
+    looked: Option<Instant>,
     commit: Duration,
     commit_bytes: usize,
     /// When the last group was begun: the next one comes a commit interval after it, so that what comes alone waits for
@@ -235,7 +251,11 @@ impl Writer {
             }
             self.answer();
             self.publish_counts();
-            self.look_at_disk();
+            if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+                self.looked = Some(Instant::now());
+                self.look_at_disk();
+                self.look_at_memory();
+            }
             while let Some(wish) = self.wishes.pop() {
                 let made = self.desk.store().disk().checkpoint(&wish.to);
                 // Nobody may wait any more: then nobody is told.
@@ -307,11 +327,7 @@ impl Writer {
     }
 
     /// Closes admission while the disk is nearly full, before a write has to fail.
-    fn look_at_disk(&mut self) {
-        if self.disk_looked.is_some_and(|looked| looked.elapsed() < LOOK_AT_DISK) {
-            return;
-        }
-        self.disk_looked = Some(Instant::now());
+    fn look_at_disk(&self) {
         // A file system that does not say how full it is fails a write in time.
         let Ok(free_bytes) = sys::free_bytes(self.desk.store().disk().path()) else { return };
         let was_full = self.shared.counters.disk_full.load(Ordering::Relaxed) == 1;
@@ -323,6 +339,11 @@ impl Writer {
                 self.deliver(ShardId(shard as u8), KeeperAnswer::Admission { open: !is_full });
             }
         }
+    }
+
+    fn look_at_memory(&self) {
+        let memory = KeeperMemory { store: self.desk.store().disk().memory(), ledger: self.desk.holdings() };
+        *self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner) = memory;
     }
 
     fn deliver(&self, shard: ShardId, answer: KeeperAnswer) {

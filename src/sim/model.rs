@@ -187,11 +187,17 @@ impl Model {
     }
 
     fn remember(&mut self, id: OrderId, kind: Option<OrderKind>, refusal: Refusal) {
+        if id.source.class() == IdClass::Thing {
+            return;
+        }
         self.answers.entry(id.source).or_default().push(Answered { sequence: id.sequence, kind, refusal });
     }
 
     /// The answer that an order has without being done.
     fn known(&self, id: OrderId, kind: Option<OrderKind>, recall: bool) -> Option<Refusal> {
+        if id.source.class() == IdClass::Thing {
+            return recall.then_some(Refusal::Unknown);
+        }
         let answered = self.answers.get(&id.source).map_or(&[][..], |answered| &answered[..]);
         let kept = &answered[answered.len().saturating_sub(ANSWERS_KEPT)..];
         let newest = kept.last().map_or(0, |last| last.sequence);

@@ -2,12 +2,13 @@
 //!
 //! Owns the answers of the sources in use. Promises: an order is new, or was answered, or is refused, and never two of
 //! these; a source's answers are read from disk before its first order and written with what they answer. Bounded by
-//! [`SOURCES_HELD_MAX`]: those longest unused leave memory and are read again.
+//! [`SOURCES_HELD_MAX`]: those longest unused leave memory and are read again. Never remembers what a thing ordered: its
+//! sweep can be done only once by what it means, because no later thing gets its number.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::goods::{OrderId, Refusal};
-use crate::ids::EntityId;
+use crate::ids::{EntityId, IdClass};
 use crate::limits::{ANSWERS_KEPT, SOURCES_HELD_MAX};
 use crate::net::fast_hash::FastHash;
 use crate::planted::{Bug, planted};
@@ -46,6 +47,11 @@ struct Source {
     used: u64,
 }
 
+/// Whether the answers of a source are kept. A thing ends, and what it left would stay for ever.
+pub fn is_remembered(source: EntityId) -> bool {
+    source.class() != IdClass::Thing
+}
+
 /// The answers of all sources in use.
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
@@ -57,9 +63,14 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Whether a source's answers are in memory.
+    /// Whether a source's answers are in memory, as far as it has any.
     pub fn holds(&self, source: EntityId) -> bool {
-        self.sources.contains_key(&source)
+        !is_remembered(source) || self.sources.contains_key(&source)
+    }
+
+    /// Sources whose answers are in memory.
+    pub fn sources_len(&self) -> usize {
+        self.sources.len()
     }
 
     /// Puts a source's answers in memory, as they were on disk, each with its slot.
@@ -89,6 +100,9 @@ impl Answers {
 
     /// What is known of an order with this content. `recall`: any content will do, and nothing is new.
     pub fn look(&self, id: OrderId, digest: u64, recall: bool) -> Known {
+        if !is_remembered(id.source) {
+            return if recall { Known::Refused(Refusal::Unknown) } else { Known::New };
+        }
         let source = self.sources.get(&id.source).expect("a source's answers are read before its orders");
         if planted(Bug::ApplyTwice) && !recall {
             return Known::New;
@@ -110,6 +124,9 @@ impl Answers {
 
     /// Remembers an answer; the oldest of the source gives way.
     pub fn add(&mut self, id: OrderId, digest: u64, refusal: Refusal, number: u64) {
+        if !is_remembered(id.source) {
+            return;
+        }
         self.uses += 1;
         let source = self.sources.get_mut(&id.source).expect("a source's answers are read before its orders");
         source.used = self.uses;
