@@ -510,7 +510,7 @@ mod tests {
         };
         let mail = ledger.mails().nth(draw(3) as usize).map_or(9, |(number, _)| number);
         let thing = ledger.things().nth(draw(3) as usize).map_or(9, |thing| thing.number);
-        let kind = match draw(15) {
+        let kind = match draw(16) {
             0 => OrderKind::Move { item, from: shelf(draw(4)), to: shelf(draw(4)) },
             1 => OrderKind::MoveCoins {
                 currency: Currency::ALL[draw(2) as usize],
@@ -530,6 +530,11 @@ mod tests {
             11 => OrderKind::ReturnMail { mail },
             12 => OrderKind::Destroy { item },
             13 => OrderKind::Recall,
+            14 => {
+                // The same ones again and again, also of things that are no more.
+                let id = OrderId { source: EntityId::thing(thing), sequence: u64::from(draw(3)) };
+                return Order { id, kind: OrderKind::Sweep { thing } };
+            }
             _ => {
                 let deed = draw(70) as u8;
                 let source = EntityId::deeds(who);
