@@ -67,6 +67,12 @@ pub const FRAGMENT_BYTES_MAX: usize = 1_000;
 pub const CHANNEL_BYTES_MAX: usize = 64 * 1_024;
 /// Messages in flight on one reliable channel, each direction. Full: as for [`CHANNEL_BYTES_MAX`].
 pub const CHANNEL_MESSAGES_MAX: usize = 64;
+/// Bytes that a fragment costs beside its own while its message is not whole, and a message until it was taken.
+pub const FRAGMENT_OVERHEAD_BYTES: usize = 64;
+/// Bytes of memory that a reliable channel takes from one peer: [`CHANNEL_BYTES_MAX`], and the overhead of as many fragments
+/// as a sender makes of that which cuts its messages into the longest ones. Full: as for [`CHANNEL_BYTES_MAX`].
+pub const CHANNEL_COST_BYTES_MAX: usize = CHANNEL_BYTES_MAX
+    + (CHANNEL_BYTES_MAX.div_ceil(FRAGMENT_BYTES_MAX) + CHANNEL_MESSAGES_MAX) * FRAGMENT_OVERHEAD_BYTES;
 /// Fragments of one reliable message. More is malformed.
 pub const FRAGMENTS_MAX: usize = 64;
 /// Ticks between two sends of an unacknowledged fragment, where the transport may lose it.

@@ -2,12 +2,12 @@
 //!
 //! Owns the messages that the peer did not acknowledge and those that are not yet whole. Promises: each message is
 //! handed out once, on the ordered channel in the order of sending; what one channel holds stays within
-//! [`CHANNEL_BYTES_MAX`] and [`CHANNEL_MESSAGES_MAX`] whatever the peer sends. Acknowledgements come from
-//! [`crate::net::acks`]; a channel never makes packets of its own.
+//! [`CHANNEL_BYTES_MAX`], [`CHANNEL_COST_BYTES_MAX`] and [`CHANNEL_MESSAGES_MAX`] whatever the peer sends.
+//! Acknowledgements come from [`crate::net::acks`]; a channel never makes packets of its own.
 
 use crate::limits::{
-    BODY_BYTES_MAX, CHANNEL_BYTES_MAX, CHANNEL_MESSAGES_MAX, FRAGMENT_BYTES_MAX, FRAGMENTS_MAX, MESSAGE_BYTES_MAX,
-    RESEND_TICKS,
+    BODY_BYTES_MAX, CHANNEL_BYTES_MAX, CHANNEL_COST_BYTES_MAX, CHANNEL_MESSAGES_MAX, FRAGMENT_BYTES_MAX,
+    FRAGMENT_OVERHEAD_BYTES, FRAGMENTS_MAX, MESSAGE_BYTES_MAX, RESEND_TICKS,
 };
 use crate::net::acks::{CarriedFragment, SentPacket};
 use crate::net::body::{BodyWriter, kind};
@@ -51,6 +51,8 @@ pub struct SendChannel {
 
 /// Fragments that fit one body: each has the header of its section, its own, and a word.
 const FRAGMENTS_PER_BODY_MAX: usize = BODY_BYTES_MAX / 12;
+/// What they cost.
+const BODY_COST_BYTES_MAX: usize = BODY_BYTES_MAX + FRAGMENTS_PER_BODY_MAX * FRAGMENT_OVERHEAD_BYTES;
 /// Most fragments that this end cuts a message into.
 const FRAGMENTS_SENT_MAX: usize = MESSAGE_BYTES_MAX.div_ceil(FRAGMENT_BYTES_MAX);
 
@@ -211,9 +213,12 @@ pub struct ReceiveChannel {
     ready: VecDeque<Vec<u8>>,
     /// Bytes in the window and in `ready`.
     bytes: usize,
+    /// Pieces in the window and messages in `ready`: each costs [`FRAGMENT_OVERHEAD_BYTES`] beside its bytes.
+    parts: usize,
     /// Bounds of what it holds. Over a reliable transport nobody sends again what found no room: there they are so large that
     /// a body fits that is taken while [`ReceiveChannel::has_room`].
     bytes_max: usize,
+    cost_bytes_max: usize,
     messages_max: usize,
 }
 
@@ -262,14 +267,18 @@ impl ReceiveChannel {
             window: VecDeque::new(),
             ready: VecDeque::new(),
             bytes: 0,
+            parts: 0,
             bytes_max: CHANNEL_BYTES_MAX + spare * BODY_BYTES_MAX,
+            cost_bytes_max: CHANNEL_COST_BYTES_MAX + spare * BODY_COST_BYTES_MAX,
             messages_max: CHANNEL_MESSAGES_MAX + spare * FRAGMENTS_PER_BODY_MAX,
         }
     }
 
     /// Whether all fragments that a body may carry find room.
     pub fn has_room(&self) -> bool {
-        self.bytes + BODY_BYTES_MAX <= self.bytes_max && self.ready.len() + FRAGMENTS_PER_BODY_MAX <= self.messages_max
+        self.bytes + BODY_BYTES_MAX <= self.bytes_max
+            && self.cost_bytes() + BODY_COST_BYTES_MAX <= self.cost_bytes_max
+            && self.ready.len() + FRAGMENTS_PER_BODY_MAX <= self.messages_max
     }
 
     /// Whether a message waits to be polled.
@@ -313,6 +322,7 @@ impl ReceiveChannel {
         let Some(place) = place else {
             if planted(Bug::MessageTwice) && fragments == 1 {
                 self.bytes += piece.len();
+                self.parts += 1;
                 self.ready.push_back(piece.to_vec());
             }
             return Ok(Receipt::Duplicate);
@@ -320,7 +330,9 @@ impl ReceiveChannel {
         if self.window.get(place).is_some_and(|incoming| incoming.arrived >> fragment & 1 != 0) {
             return Ok(Receipt::Duplicate);
         }
-        if self.bytes + piece.len() > self.bytes_max || self.ready.len() >= self.messages_max {
+        let is_over = self.bytes + piece.len() > self.bytes_max
+            || self.cost_bytes() + piece.len() + FRAGMENT_OVERHEAD_BYTES > self.cost_bytes_max;
+        if is_over || self.ready.len() >= self.messages_max {
             return Ok(Receipt::Full);
         }
         self.insert(place, fragment, fragments, piece);
@@ -337,21 +349,38 @@ impl ReceiveChannel {
         incoming.bytes += piece.len();
         incoming.pieces.push((fragment, piece.to_vec()));
         self.bytes += piece.len();
+        self.parts += 1;
         if self.kind == ChannelKind::Unordered && incoming.whole() {
-            self.ready.push_back(incoming.take());
+            let message = incoming.take();
+            self.hand_out(fragments, message);
         }
         while self.window.front().is_some_and(Incoming::whole) {
+            let mut incoming = self.window.pop_front().expect("it was just there");
             self.first = self.first.wrapping_add(1);
-            let message = self.window.pop_front().map(|mut incoming| incoming.take());
-            self.ready.extend(message.filter(|message| !message.is_empty()));
+            let message = incoming.take();
+            if !message.is_empty() {
+                self.hand_out(incoming.fragments, message);
+            }
         }
+    }
+
+    /// A message is whole: one part, and no longer its fragments.
+    fn hand_out(&mut self, fragments: u8, message: Vec<u8>) {
+        self.parts -= usize::from(fragments) - 1;
+        self.ready.push_back(message);
     }
 
     /// The next message that is whole and has its turn.
     pub fn poll_message(&mut self) -> Option<Vec<u8>> {
         let message = self.ready.pop_front()?;
         self.bytes -= message.len();
+        self.parts -= 1;
         Some(message)
+    }
+
+    /// Bytes of memory held, with what parts cost beside their own.
+    fn cost_bytes(&self) -> usize {
+        self.bytes + self.parts * FRAGMENT_OVERHEAD_BYTES
     }
 
     /// Bytes held: of pieces, and of messages that were not polled.
@@ -425,6 +454,46 @@ mod tests {
         let accepted = full.map(|bytes| channel.receive(&bytes)).filter(|r| *r == Ok(Receipt::Accepted)).count();
         assert_eq!(accepted, CHANNEL_BYTES_MAX / 1_000);
         assert_eq!(channel.receive(&fragment(50, 0, 1, &[1; 1_000])), Ok(Receipt::Full));
+    }
+
+    #[test]
+    fn one_byte_fragments_cost_what_they_take_of_memory() {
+        let mut channel = ReceiveChannel::new(ChannelKind::Ordered, false);
+        let single = (1..64u16).flat_map(|message| (0..64).map(move |number| fragment(message, number, 64, &[1])));
+        let accepted = single.map(|bytes| channel.receive(&bytes)).filter(|r| *r == Ok(Receipt::Accepted)).count();
+        // The entry of a piece, and the smallest block that an allocator gives.
+        let least_bytes = size_of::<(u8, Vec<u8>)>() + 16;
+        assert!(accepted > 1_000 && accepted * least_bytes < CHANNEL_COST_BYTES_MAX, "{accepted} fragments");
+    }
+
+    proptest! {
+        #[test]
+        fn a_sender_within_the_bounds_and_with_long_fragments_is_never_refused(
+            lengths in proptest::collection::vec(1usize..3_000, 1..64),
+            order in any::<u64>(),
+            ordered: bool,
+        ) {
+            let kind = if ordered { ChannelKind::Ordered } else { ChannelKind::Unordered };
+            let mut channel = ReceiveChannel::new(kind, false);
+            let (mut all, mut bytes) = (Vec::new(), 0);
+            for (message, &length) in (0u16..).zip(&lengths) {
+                bytes += length;
+                if bytes > CHANNEL_BYTES_MAX {
+                    break;
+                }
+                let count = length.div_ceil(FRAGMENT_BYTES_MAX);
+                for number in 0..count {
+                    let piece = FRAGMENT_BYTES_MAX.min(length - number * FRAGMENT_BYTES_MAX);
+                    all.push(fragment(message, number as u8, count as u8, &vec![1; piece]));
+                }
+            }
+            all.sort_by_key(|bytes| crate::world::random::mix(order ^ u64::from(bytes[0]) << 8 ^ u64::from(bytes[2])));
+            for bytes in all {
+                prop_assert_eq!(channel.receive(&bytes), Ok(Receipt::Accepted));
+            }
+            while channel.poll_message().is_some() {}
+            prop_assert_eq!((channel.bytes, channel.parts), (0, 0));
+        }
     }
 
     #[test]
