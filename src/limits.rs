@@ -207,6 +207,9 @@ pub const ACCOUNT_ITEMS_MAX: [usize; 7] = [0, 40, 12, 120, 60, OFFER_ITEMS_MAX, 
 pub const COINS_MAX: u64 = 1 << 62;
 /// Mails that wait for one character. More are refused, `Full`.
 pub const MAILS_MAX: usize = 50;
+/// Mails of one sender that wait for one character, so that nobody fills another's mailbox alone. More are refused,
+/// `Full`.
+pub const MAILS_PER_SENDER_MAX: usize = 10;
 /// Ticks that a mail waits before it goes back: 30 days.
 pub const MAIL_TICKS: u64 = 30 * 86_400 * TICK_HZ;
 /// Mails that go back in one tick of the keeper's clock. More wait for the next one.

@@ -22,7 +22,7 @@ use crate::goods::{
 use crate::ids::{CellKey, EntityId, IdClass};
 use crate::limits::{
     CELL_THINGS_MAX, COINS_MAX, DEED_COINS, EXPIRED_LOOKED_AT_MAX, EXPIRED_PER_CLOCK_MAX, MAIL_TICKS, MAILS_MAX,
-    POSTAGE_COINS, RECENT_ORDERS_MAX, THING_TICKS, THINGS_MAX,
+    MAILS_PER_SENDER_MAX, POSTAGE_COINS, RECENT_ORDERS_MAX, THING_TICKS, THINGS_MAX,
 };
 use crate::planted::{Bug, planted};
 use crate::world::random::mix;
@@ -410,7 +410,8 @@ impl Ledger {
         if offer.is_empty() {
             return Err(Refusal::BadAmount);
         }
-        if self.mails_of(to).count() >= MAILS_MAX {
+        let of_sender = self.mails_of(to).filter(|number| self.mails[number].from == from).count();
+        if self.mails_of(to).count() >= MAILS_MAX || of_sender >= MAILS_PER_SENDER_MAX {
             return Err(Refusal::Full);
         }
         Ok(Mail { from, to, price, end_tick: context.tick + self.terms.mail_ticks })

@@ -9,7 +9,8 @@ use crate::goods::{Account, Currency, Dropped, ItemRef, Offer, Order, OrderId, O
 use crate::ids::{CellKey, EntityId, IdClass};
 use crate::keeper::Ledger;
 use crate::limits::{
-    ACCOUNT_ITEMS_MAX, ANSWERS_KEPT, CELL_THINGS_MAX, COINS_MAX, DEED_COINS, MAILS_MAX, POSTAGE_COINS, THINGS_MAX,
+    ACCOUNT_ITEMS_MAX, ANSWERS_KEPT, CELL_THINGS_MAX, COINS_MAX, DEED_COINS, MAILS_MAX, MAILS_PER_SENDER_MAX,
+    POSTAGE_COINS, THINGS_MAX,
 };
 
 /// What was asked of it, and what it answered: enough to know a repeat.
@@ -351,7 +352,8 @@ impl Model {
         if offer.is_empty() {
             return Err(Refusal::BadAmount);
         }
-        if self.mails.values().filter(|mail| mail.to == to).count() >= MAILS_MAX {
+        let waiting = || self.mails.values().filter(|mail| mail.to == to);
+        if waiting().count() >= MAILS_MAX || waiting().filter(|mail| mail.from == me).count() >= MAILS_PER_SENDER_MAX {
             return Err(Refusal::Full);
         }
         trial.offer(offer, bag, Account::escrow(number))?;
@@ -543,6 +545,39 @@ mod tests {
             }
         };
         Order { id, kind }
+    }
+
+    #[test]
+    fn nobody_fills_anothers_mailbox_alone() {
+        let (mut ledger, mut model) = (Ledger::new(Terms { mail_ticks: 300, thing_ticks: 400 }), Model::default());
+        let mut order = |source: EntityId, sequence, kind| {
+            if !ledger.answers.holds(source) {
+                ledger.answers.restore(source, Vec::new());
+            }
+            let order = Order { id: OrderId { source, sequence }, kind };
+            let answer = ledger.apply(order, Context { tick: 1, next_character: 9, deed_is_new: false }).refusal;
+            assert_eq!(model.apply(order, 1, 9, true, (300, 400)), answer, "{order:?}");
+            answer
+        };
+        let offer = Offer::new(1, &[]).expect("no item fits");
+        for character in 1..=6 {
+            order(EntityId::JOIN, character, OrderKind::Grant { character, coins: 1_000, items: 0 });
+        }
+        for sequence in 1..=12 {
+            let refusal = order(EntityId::character(1), sequence, OrderKind::Send { to: 2, offer, price: 5 });
+            assert_eq!(refusal, if sequence <= 10 { Refusal::None } else { Refusal::Full }, "mail {sequence}");
+        }
+        // Its other receivers and the receiver's other senders are free, until the mailbox is full.
+        assert_eq!(order(EntityId::character(1), 13, OrderKind::Send { to: 3, offer, price: 5 }), Refusal::None);
+        for sender in 3..=6 {
+            for sequence in 1..=10 {
+                let kind = OrderKind::Send { to: 2, offer, price: 5 };
+                assert_eq!(order(EntityId::character(sender), sequence, kind), Refusal::None);
+            }
+        }
+        assert_eq!(order(EntityId::character(2), 1, OrderKind::ReturnMail { mail: 7 }), Refusal::None);
+        let again = OrderKind::Send { to: 2, offer, price: 5 };
+        assert_eq!(order(EntityId::character(1), 14, again), Refusal::None, "one went back");
     }
 
     #[test]
