@@ -20,6 +20,7 @@ mod rocks;
 mod store;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod writer;
 
 pub use book::{Book, Flow, Holding, Item, Leg, Totals};
@@ -95,7 +96,7 @@ pub enum KeeperCommand {
         session: SessionRef,
         /// Client id of its connect token.
         client_id: u64,
-        /// Authentication code of its connect token; accepted once.
+        /// Authentication code of its connect token; accepted once in the life of the realm.
         token_mac: [u8; 16],
         /// Expiry of its connect token, seconds since 1970.
         expires_unix_s: u64,
@@ -190,7 +191,7 @@ impl KeeperAnswer {
 /// Why a claim was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClaimRefusal {
-    /// The token was claimed before.
+    /// The token was claimed before, in this run or an earlier one, or expired long ago.
     TokenUsed,
     /// Another session of the client, with a newer token, waits for the same character.
     NewerSession,

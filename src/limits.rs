@@ -18,7 +18,8 @@ pub const LANE_TABLES: usize = LANES + SHARDS_MAX;
 pub const LANE_SESSIONS_MAX: usize = 1_024;
 /// Half-open netcode handshakes in one lane. The oldest gives way, counted `pending_evicted`.
 pub const LANE_PENDING_MAX: usize = 1_024;
-/// Connect-token MACs that a lane remembers until they expire. Full: requests are ignored, counted `token_history_full`.
+/// Connect-token MACs that a lane remembers until they expire, to refuse most repeats before the keeper is asked. Full:
+/// requests are ignored, counted `token_history_full`.
 pub const LANE_TOKENS_MAX: usize = 16_384;
 
 /// Bytes of one body (datagram payload, or TCP frame after the connect token). Longer is dropped, counted `body_malformed`;
@@ -183,13 +184,16 @@ pub const KEEPER_CHECKPOINTS_MAX: usize = 1;
 pub const KEEPER_CLOCK_TICKS_MAX: u64 = TICK_HZ;
 /// Clients with a live session. A claim beyond it is refused, `TooMany`.
 pub const KEEPER_LIVE_MAX: usize = LANES * LANE_SESSIONS_MAX;
-/// Token MACs that the keeper remembers until they expire. Full: claims are refused, `TooMany`.
+/// Used tokens that the keeper remembers, on disk, until they expire. Full: claims are refused, `TooMany`.
 pub const KEEPER_TOKENS_MAX: usize = 262_144;
-/// Seconds that the keeper remembers a token beyond its expiry: a handshake begun in time may end later.
+/// Seconds that the keeper remembers a token beyond its expiry: a handshake begun in time may end later. A claim that comes
+/// after that is refused, `TokenUsed`.
 pub const KEEPER_TOKEN_GRACE_S: u64 = 30;
 /// Batches under way to the thread that writes them, and answers of it. Full: the keeper waits for the disk, and its own
 /// queue fills.
 pub const KEEPER_BATCHES_MAX: usize = 1;
+/// Used tokens that the keeper forgets at one word about the time. More wait for the next one, half a second later.
+pub const KEEPER_TOKENS_FORGOTTEN_MAX: usize = 8_192;
 /// Rows moved between column families in one batch at start; more take further batches.
 pub const KEEPER_MOVE_ROWS_MAX: usize = 4_096;
 /// Rows of an older program that are removed in one batch at start; more take further batches.

@@ -79,6 +79,8 @@ pub enum Bug {
     TwoSessions,
     /// A token is accepted twice.
     TokenTwice,
+    /// Used tokens are remembered in memory only.
+    TokensNotWritten,
     /// An entity that is handed over stays as well.
     HandoffStays,
     /// The owner epoch does not rise at a handoff.

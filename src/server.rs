@@ -114,7 +114,7 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
         things: keeper.things.into(),
     };
     let rules = rules(&config, &cut, &land);
-    let handshakes = handshakes(&config, key, lanes.address);
+    let handshakes = handshakes(&config, key, lanes.address, keeper.start);
     let sockets: Vec<Arc<UdpSocket>> = lanes.sockets.into_iter().map(Arc::new).collect();
     let mut carriers = mesh::carriers(shards).into_iter();
     let ready = Arc::new(AtomicUsize::new(0));
@@ -202,6 +202,8 @@ struct OpenKeeper {
     handle: KeeperHandle,
     recovered: u64,
     land_seed: u64,
+    /// Number of this start of the realm.
+    start: u64,
     tick: u64,
     things: Vec<Thing>,
 }
@@ -225,7 +227,7 @@ fn open_keeper(
             .and_then(|disk| Store::open(disk, shards, wanted.unwrap_or(LAND_SEED), owner))
             .and_then(|store| Desk::open(store, DeskRules { start_goods, terms: Terms::default() }));
         let desk = opened.map_err(|error| store_failure(&error))?;
-        let things = desk.things();
+        let (things, start) = (desk.things(), desk.start());
         let (recovered, realm) = (desk.store().recovered_characters(), *desk.store().realm());
         if let Some(wanted) = wanted.filter(|&wanted| wanted != realm.seed) {
             let text = format!(
@@ -238,7 +240,7 @@ fn open_keeper(
         let commit = Duration::from_millis(keeper.commit_ms.into());
         let handle = KeeperHandle::spawn(desk, queues, commit, keeper.commit_bytes)
             .map_err(|error| Failure::new(Code::Machine, format!("cannot start the keeper's thread: {error}")))?;
-        Ok(OpenKeeper { handle, recovered, land_seed: realm.seed, tick: realm.tick, things })
+        Ok(OpenKeeper { handle, recovered, land_seed: realm.seed, start, tick: realm.tick, things })
     });
     opener
         .join()
@@ -395,7 +397,7 @@ fn rules(config: &Config, cut: &CutMap, land: &Land) -> Rules {
     Rules { radii, rates, dev: config.dev, seam }
 }
 
-fn handshakes(config: &Config, private_key: [u8; 32], address: SocketAddr) -> Vec<HandshakeConfig> {
+fn handshakes(config: &Config, private_key: [u8; 32], address: SocketAddr, start: u64) -> Vec<HandshakeConfig> {
     let challenge_key = random_bytes();
     let mut public_addresses = config.net.server_addresses.clone();
     if !public_addresses.contains(&address) {
@@ -406,7 +408,7 @@ fn handshakes(config: &Config, private_key: [u8; 32], address: SocketAddr) -> Ve
         challenge_key,
         public_addresses: public_addresses.clone(),
         lane: lane as u8,
-        seed: u64::from_le_bytes(random_bytes()),
+        start,
     };
     // Each lane's own, and those of the TCP peers behind them.
     (0..LANES + config.node.shards).map(lane).collect()

@@ -182,9 +182,10 @@ pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
             let report = check(&data).map_err(failed)?;
             let mut text = ledger_text(&report.ledger);
             text.push_str(&format!(
-                "{} characters and {} answers read; {} orders done again from the log: {}\n",
+                "{} characters, {} answers and {} used tokens read; {} orders done again from the log: {}\n",
                 report.characters,
                 report.answers,
+                report.tokens,
                 report.orders_replayed,
                 if report.breaks.is_empty() { "everything agrees" } else { "NOT EVERYTHING AGREES" },
             ));

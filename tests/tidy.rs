@@ -174,8 +174,8 @@ const MAXIMA_ELSEWHERE: &[(&str, &[&str])] = &[
 ];
 
 /// Source files under src, without tests and generated code. More need a reason; beyond 80 go ledger,
-/// faults and replay; beyond 100 the balance of the shards, overload and tuning.
-const FILES_MAX: usize = 116;
+/// faults and replay; beyond 100 the balance of the shards, overload and tuning; beyond 116 used tokens and source prefixes.
+const FILES_MAX: usize = 118;
 /// Lines of one source file, without tests at its end.
 const FILE_LINES_MAX: usize = 900;
 /// Lines of one function, signature and closing brace included.

@@ -1,17 +1,18 @@
 //! Claims: which session of a client is the live one, and which row of a character is the newest.
 //!
 //! Owns the live sessions, those that wait for them, and the tokens used. Promises: at most one live session for a
-//! client; every claim is answered once; a token is accepted once; answers depend on the order of commands alone (the
-//! time is a command). Never does I/O of its own: rows come from a [`Store`], and the desk gives out the answers
+//! client; every claim is answered once; a token is accepted once in the life of the realm, whatever came to it by way of
+//! which lane or port; answers depend on the order of commands alone (the time is a command). Never does I/O of its own: rows come from a [`Store`], and the desk gives out the answers
 //! when what they say is durable.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::disk::Disk;
 use super::store::Store;
+use super::tokens::Tokens;
 use super::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand, StoreError};
 use crate::ids::{SessionRef, ShardId};
-use crate::limits::{KEEPER_LIVE_MAX, KEEPER_TOKEN_GRACE_S, KEEPER_TOKENS_MAX};
+use crate::limits::KEEPER_LIVE_MAX;
 use crate::planted::{Bug, planted};
 
 /// What happened since the start.
@@ -37,8 +38,8 @@ pub struct Claims {
     live: BTreeMap<u64, Live>,
     /// Client of each character in play.
     clients: BTreeMap<u64, u64>,
-    /// By expiry, so that the oldest go first; a token's MAC covers its expiry, so the pair is as unique as the MAC.
-    tokens: BTreeSet<(u64, [u8; 16])>,
+    /// What they used; the desk writes it with the rest of a group.
+    pub(super) tokens: Tokens,
     counts: ClaimCounts,
 }
 
@@ -62,6 +63,11 @@ struct Waiting {
 }
 
 impl Claims {
+    /// Nobody plays, and these tokens were used before.
+    pub(super) fn new(tokens: Tokens) -> Claims {
+        Claims { tokens, ..Claims::default() }
+    }
+
     /// Counts since the start.
     pub fn counts(&self) -> ClaimCounts {
         self.counts
@@ -118,7 +124,7 @@ impl Claims {
             }
             KeeperCommand::Clock { tick, unix_s } => {
                 store.realm_mut().tick = tick.max(store.realm().tick);
-                self.forget_tokens(unix_s);
+                self.tokens.forget_expired(unix_s);
                 Ok(())
             }
         }
@@ -133,12 +139,12 @@ impl Claims {
         answers: &mut Vec<(ShardId, KeeperAnswer)>,
     ) -> Result<(), StoreError> {
         let token = (claim.expires_unix_s, token_mac);
-        if self.tokens.contains(&token) && !planted(Bug::TokenTwice) {
+        if self.tokens.has(&token) && !planted(Bug::TokenTwice) {
             self.refuse(claim, ClaimRefusal::TokenUsed, answers);
             return Ok(());
         }
         let is_live = self.live.contains_key(&client_id);
-        if self.tokens.len() >= KEEPER_TOKENS_MAX || (!is_live && self.live.len() >= KEEPER_LIVE_MAX) {
+        if self.tokens.is_full() || (!is_live && self.live.len() >= KEEPER_LIVE_MAX) {
             self.refuse(claim, ClaimRefusal::TooMany, answers);
             return Ok(());
         }
@@ -228,15 +234,6 @@ impl Claims {
         }
         self.counts.rows_taken += 1;
         Ok(())
-    }
-
-    fn forget_tokens(&mut self, unix_s: u64) {
-        while let Some((expires_unix_s, _)) = self.tokens.first() {
-            if expires_unix_s.saturating_add(KEEPER_TOKEN_GRACE_S) >= unix_s {
-                break;
-            }
-            self.tokens.pop_first();
-        }
     }
 }
 

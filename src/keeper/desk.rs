@@ -12,6 +12,7 @@ use super::disk::{Batch, Disk, Family};
 use super::ledger::{Answer, Context, Done, Entry, Ledger, Terms};
 use super::record::{open_block, open_value, seal_block, seal_value};
 use super::store::{Store, altered, refused};
+use super::tokens::Tokens;
 use super::{Claims, KeeperAnswer, KeeperCommand, StoreError};
 use crate::goods::{Account, Asked, GoodsNews, Order, OrderId, OrderKind, Refusal, Settled, Thing};
 use crate::ids::{EntityId, IdClass, SessionRef, ShardId};
@@ -83,7 +84,7 @@ pub struct Desk<D> {
 }
 
 impl<D: Disk> Desk<D> {
-    /// Takes over a store; the ledger is read and counted anew.
+    /// Takes over a store; the ledger is read and counted anew. The start is counted on disk before anything else is done.
     ///
     /// # Errors
     /// What was stored cannot be read, or its sums do not agree.
@@ -94,9 +95,11 @@ impl<D: Disk> Desk<D> {
             return Err(altered(store.disk(), "the ledger", &format!("does not add up: {first}")));
         }
         forget_things(&mut store)?;
-        Ok(Desk {
+        let mut tokens = Tokens::read(store.disk())?;
+        tokens.count_start();
+        let mut desk = Desk {
             store,
-            claims: Claims::default(),
+            claims: Claims::new(tokens),
             ledger,
             rules,
             answers: Vec::new(),
@@ -105,7 +108,14 @@ impl<D: Disk> Desk<D> {
             changed: false,
             settled: 0,
             group_orders: 0,
-        })
+        };
+        desk.commit()?;
+        Ok(desk)
+    }
+
+    /// Number of this start of the realm: no other start has it.
+    pub fn start(&self) -> u64 {
+        self.claims.tokens.start()
     }
 
     /// Rows and the realm's record.
@@ -268,7 +278,7 @@ impl<D: Disk> Desk<D> {
 
     /// Whether there is something to commit.
     pub fn has_group(&self) -> bool {
-        self.changed || self.store.has_group()
+        self.changed || self.claims.tokens.has_changed() || self.store.has_group()
     }
 
     /// About how much the group writes.
@@ -320,6 +330,7 @@ impl<D: Disk> Desk<D> {
         if self.changed {
             write_ledger(&mut self.ledger, &mut batch);
         }
+        self.claims.tokens.write(&mut batch);
         self.store.count_orders(self.ledger.orders());
         self.store.begin(batch, always);
         (self.changed, self.group_orders) = (false, 0);

@@ -13,6 +13,7 @@ use super::disk::{Disk, Family};
 use super::ledger::{Entry, Ledger, Terms, is_remembered};
 use super::record::open_block;
 use super::store::{altered, prove, read_realm, read_row, refused, visit_rows};
+use super::tokens::Tokens;
 use super::{CharacterRow, RocksDisk, StoreError};
 use crate::goods::{Account, Currency, OrderId, OrderKind, Refusal};
 use crate::ids::FINE_PER_M;
@@ -241,6 +242,8 @@ pub struct CheckReport {
     pub answers: u64,
     /// Orders done again from the log.
     pub orders_replayed: u64,
+    /// Used tokens that are remembered.
+    pub tokens: usize,
     /// What does not agree, in words; empty: everything does.
     pub breaks: Vec<String>,
 }
@@ -303,7 +306,8 @@ pub(crate) fn check_disk(disk: &impl Disk, terms: Terms) -> Result<CheckReport, 
             breaks.push(format!("{what} are not what the log of orders makes of them"));
         }
     }
-    Ok(CheckReport { characters, ledger: view(&ledger), answers, orders_replayed: again.orders(), breaks })
+    let (ledger, orders_replayed, tokens) = (view(&ledger), again.orders(), Tokens::read(disk)?.len());
+    Ok(CheckReport { characters, ledger, answers, orders_replayed, tokens, breaks })
 }
 
 /// Every client record leads to a row, and every row has one.

@@ -181,6 +181,50 @@ fn a_killed_process_keeps_what_it_acknowledged() {
 }
 
 #[test]
+fn a_token_that_admitted_before_a_kill_admits_nobody_after_it() {
+    if let Ok(data) = env::var(CHILD) {
+        let (_keeper, queues) = start(Path::new(&data), 1);
+        admit(&queues, 1, 500, ShardId(0));
+        std::process::abort();
+    }
+    let data = Folder::new();
+    let output = run_child(&[], "a_token_that_admitted_before_a_kill_admits_nobody_after_it", &data.0);
+    assert_eq!(output.status.code(), None, "aborted: {output:?}");
+    assert_eq!(check(&data.0).map(|report| (report.tokens, report.breaks)), Ok((1, Vec::new())));
+    let (keeper, queues) = start(&data.0, 1);
+    let KeeperCommand::Claim { shard, client_id, token_mac, expires_unix_s, .. } = claim(1, 500, ShardId(0)) else {
+        unreachable!()
+    };
+    queues
+        .commands
+        .push(KeeperCommand::Claim { shard, session: session(9), client_id, token_mac, expires_unix_s })
+        .unwrap();
+    let refused = KeeperAnswer::Refused { session: session(9), reason: ClaimRefusal::TokenUsed };
+    assert_eq!(answer(&queues, 0), refused);
+    // A spare one goes on working.
+    admit(&queues, 2, 500, ShardId(0));
+    keeper.stop().unwrap();
+}
+
+#[test]
+fn a_used_token_that_vanished_is_missed_and_starts_are_counted() {
+    let data = Folder::new();
+    let (keeper, queues) = start(&data.0, 1);
+    admit(&queues, 1, 500, ShardId(0));
+    keeper.stop().unwrap();
+    let starts = [(); 2].map(|()| desk(&data.0, 1).start());
+    assert_eq!(starts, [2, 3]);
+    let db = raw(&data.0);
+    let token = db.iterator(rocksdb::IteratorMode::End).next().unwrap().unwrap().0;
+    assert_eq!(token.len(), 25);
+    db.delete(&token).unwrap();
+    drop(db);
+    let error = check(&data.0).unwrap_err();
+    assert!(error.text.contains("used tokens"), "{error}");
+    assert!(Desk::open(open(&data.0, 1).unwrap(), DeskRules::default()).is_err());
+}
+
+#[test]
 fn commands_given_before_the_stop_are_durable() {
     let data = Folder::new();
     let (keeper, queues) = start(&data.0, 1);
@@ -410,9 +454,12 @@ fn a_full_disk_ends_the_keeper_in_words() {
     mount("size=48m", data);
     let rows = fill(data, 1, 10_000);
     let (keeper, queues) = start(data, 1);
-    let filler = format!("of={}/filler", data.display());
-    let filled = Command::new("dd").args(["if=/dev/zero", "bs=1M", &filler]).output().unwrap();
-    assert!(!filled.status.success(), "the disk is full");
+    let fill_with = |name: &str| {
+        let filler = format!("of={}/{name}", data.display());
+        let filled = Command::new("dd").args(["if=/dev/zero", "bs=4K", &filler]).output().unwrap();
+        assert!(!filled.status.success(), "the disk is full");
+    };
+    fill_with("filler");
     let mut newer = (10_000..).flat_map(|tick| rows.iter().map(move |row| CharacterRow { tick, ..*row }));
     let error = wait_for(|| {
         // A full queue gives the row back; the next one is as good.
@@ -422,6 +469,8 @@ fn a_full_disk_ends_the_keeper_in_words() {
     assert_eq!((error.kind, error.exit_code()), (StoreErrorKind::Io, 74), "{error}");
     assert!(error.text.contains("make room"), "{error}");
     assert_eq!(keeper.stop().unwrap_err(), error);
+    // What the log had set aside is free again.
+    fill_with("more");
     assert_eq!(open(data, 1).err().unwrap().kind, StoreErrorKind::Io);
     fs::remove_file(data.join("filler")).unwrap();
     assert_eq!(open(data, 1).unwrap().recovered_characters(), 10_000);

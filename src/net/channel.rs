@@ -52,7 +52,7 @@ pub struct SendChannel {
 /// Fragments that fit one body: each has the header of its section, its own, and a word.
 const FRAGMENTS_PER_BODY_MAX: usize = BODY_BYTES_MAX / 12;
 /// What they cost.
-const BODY_COST_BYTES_MAX: usize = BODY_BYTES_MAX + FRAGMENTS_PER_BODY_MAX * FRAGMENT_OVERHEAD_BYTES;
+const BODY_COST_BYTES: usize = BODY_BYTES_MAX + FRAGMENTS_PER_BODY_MAX * FRAGMENT_OVERHEAD_BYTES;
 /// Most fragments that this end cuts a message into.
 const FRAGMENTS_SENT_MAX: usize = MESSAGE_BYTES_MAX.div_ceil(FRAGMENT_BYTES_MAX);
 
@@ -269,7 +269,7 @@ impl ReceiveChannel {
             bytes: 0,
             parts: 0,
             bytes_max: CHANNEL_BYTES_MAX + spare * BODY_BYTES_MAX,
-            cost_bytes_max: CHANNEL_COST_BYTES_MAX + spare * BODY_COST_BYTES_MAX,
+            cost_bytes_max: CHANNEL_COST_BYTES_MAX + spare * BODY_COST_BYTES,
             messages_max: CHANNEL_MESSAGES_MAX + spare * FRAGMENTS_PER_BODY_MAX,
         }
     }
@@ -277,7 +277,7 @@ impl ReceiveChannel {
     /// Whether all fragments that a body may carry find room.
     pub fn has_room(&self) -> bool {
         self.bytes + BODY_BYTES_MAX <= self.bytes_max
-            && self.cost_bytes() + BODY_COST_BYTES_MAX <= self.cost_bytes_max
+            && self.cost_bytes() + BODY_COST_BYTES <= self.cost_bytes_max
             && self.ready.len() + FRAGMENTS_PER_BODY_MAX <= self.messages_max
     }
 

@@ -2,8 +2,10 @@
 //!
 //! Owns the half-open handshakes and the memory of used tokens, both bounded. Promises: follows the standard's
 //! processing order, keeps nothing for an address without a valid token, never answers with more bytes than it got.
-//! A token connects once. Does not look whether the client id is connected: there the newer token wins, and the keeper
-//! decides. Never sees datagrams of connected addresses: those go to [`Connection::open`].
+//! What it seals under a token's keys it seals with sequences that no lane uses again, in this run or a later one. Its memory
+//! of tokens is a filter that spares the keeper most repeats; that a token connects once in the whole node, the keeper
+//! decides, and before that nothing is sealed for the connection. Does not look whether the client id is connected: there the
+//! newer token wins. Never sees datagrams of connected addresses: those go to [`Connection::open`].
 
 use super::connection::{Connection, timeout_ticks};
 use super::crypto::{KEY_BYTES, PacketKey, TAG_BYTES, TOKEN_NONCE_BYTES, TokenKey};
@@ -14,15 +16,23 @@ use super::packet::{
 use super::token::{
     ConnectToken, PRIVATE_BYTES, PROTOCOL_ID, PrivateToken, TokenError, USER_DATA_BYTES, UserData, VERSION,
 };
-use crate::limits::{LANE_PENDING_MAX, LANE_TOKENS_MAX};
+use crate::limits::{LANE_PENDING_MAX, LANE_TABLES, LANE_TOKENS_MAX};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, DefaultHasher, Hasher};
 use std::net::SocketAddr;
+use std::ops::Range;
 
 /// Bytes of a challenge, the longest answer to anyone who is not connected.
 pub const REPLY_BYTES_MAX: usize = HEAD_BYTES_MAX + CHALLENGE_TEXT_BYTES + TAG_BYTES;
-/// Where the sequences of challenges and denials begin, far from those of connections under the same key.
-const GLOBAL_SEQUENCE: u64 = 1 << 63;
+/// Sequences of challenges and denials have the top bit, which those of a connection under the same key never reach. Below it
+/// stand the lane, the start of the realm and a count, so that no two of them are equal: lanes have their own, a start has
+/// another number than the starts before, and a lane that came to the end of its count answers no more. The number of the
+/// start comes again after 131,072 of them; no token lives that long.
+const REPLY_SEQUENCES: u64 = 1 << 63;
+/// Where the lane stands in it.
+const REPLY_LANE_SHIFT: u32 = 57;
+/// Where the start stands in it; the count is below.
+const REPLY_START_SHIFT: u32 = 40;
 
 const _: () = assert!(REPLY_BYTES_MAX < REQUEST_BYTES, "a challenge is shorter than what asked for it");
 
@@ -37,8 +47,8 @@ pub struct HandshakeConfig {
     pub public_addresses: Vec<SocketAddr>,
     /// This lane.
     pub lane: u8,
-    /// Random, another in each lane and at each start: no sequence is used again after a restart.
-    pub seed: u64,
+    /// Number of this start of the realm, the same in all lanes: no sequence is used again after a restart.
+    pub start: u64,
 }
 
 /// When and from where a datagram came, and whether the lane has room.
@@ -78,7 +88,7 @@ pub enum HandshakeOutcome {
     Reply(usize),
     /// A denial of so many bytes is to be sent: the lane is full.
     Denied(usize),
-    /// Connected. The caller answers with [`Connection::write_keep_alive`].
+    /// Proven. Nothing may be sealed for it before the keeper has taken its token.
     Accepted {
         /// The peer from now on.
         connection: Connection,
@@ -93,7 +103,7 @@ pub struct Handshake {
     challenge_key: PacketKey,
     public_addresses: Vec<SocketAddr>,
     challenge_sequence: u64,
-    global_sequence: u64,
+    reply_sequences: Range<u64>,
     pending: PendingTable,
     tokens: TokenHistory,
 }
@@ -108,7 +118,7 @@ impl Handshake {
             public_addresses: config.public_addresses,
             // All lanes share the challenge key, so that each needs its own range of sequences.
             challenge_sequence: u64::from(config.lane) << 56,
-            global_sequence: GLOBAL_SEQUENCE | config.seed,
+            reply_sequences: reply_sequences(config.lane, config.start),
             pending: PendingTable::new(hash),
             tokens: TokenHistory::new(hash),
         }
@@ -173,7 +183,7 @@ impl Handshake {
         }
         self.tokens.note(arrival.now_unix_s, &identity, arrival.from)?;
         if !arrival.has_room {
-            return Ok(self.deny(&private.server_to_client_key, reply));
+            return self.deny(&private.server_to_client_key, reply);
         }
         self.pending.put(Pending {
             from: arrival.from,
@@ -182,7 +192,7 @@ impl Handshake {
             server_to_client_key: private.server_to_client_key,
             since_tick: arrival.now_tick,
         });
-        Ok(self.challenge(&private, reply))
+        self.challenge(&private, reply)
     }
 
     /// The steps that a token goes through, however it came.
@@ -214,7 +224,12 @@ impl Handshake {
         Ok((private, identity))
     }
 
-    fn challenge(&mut self, private: &PrivateToken, reply: &mut [u8; REPLY_BYTES_MAX]) -> HandshakeOutcome {
+    fn challenge(
+        &mut self,
+        private: &PrivateToken,
+        reply: &mut [u8; REPLY_BYTES_MAX],
+    ) -> Result<HandshakeOutcome, DropReason> {
+        let sequence = self.next_reply_sequence()?;
         let challenge_sequence = self.challenge_sequence;
         self.challenge_sequence += 1;
         let text = &mut reply[HEAD_BYTES_MAX..HEAD_BYTES_MAX + CHALLENGE_TEXT_BYTES];
@@ -224,15 +239,19 @@ impl Handshake {
         token[..8].copy_from_slice(&private.client_id.to_le_bytes());
         token[8..8 + USER_DATA_BYTES].copy_from_slice(&private.user_data);
         self.challenge_key.seal(challenge_sequence, &[], token);
-        let sequence = self.next_global_sequence();
         let key = PacketKey::new(&private.server_to_client_key);
-        HandshakeOutcome::Reply(seal_packet(&key, PacketKind::Challenge, sequence, reply, CHALLENGE_TEXT_BYTES))
+        let length = seal_packet(&key, PacketKind::Challenge, sequence, reply, CHALLENGE_TEXT_BYTES);
+        Ok(HandshakeOutcome::Reply(length))
     }
 
-    fn deny(&mut self, server_to_client_key: &[u8; KEY_BYTES], reply: &mut [u8; REPLY_BYTES_MAX]) -> HandshakeOutcome {
-        let sequence = self.next_global_sequence();
+    fn deny(
+        &mut self,
+        server_to_client_key: &[u8; KEY_BYTES],
+        reply: &mut [u8; REPLY_BYTES_MAX],
+    ) -> Result<HandshakeOutcome, DropReason> {
+        let sequence = self.next_reply_sequence()?;
         let key = PacketKey::new(server_to_client_key);
-        HandshakeOutcome::Denied(seal_packet(&key, PacketKind::Denied, sequence, reply, 0))
+        Ok(HandshakeOutcome::Denied(seal_packet(&key, PacketKind::Denied, sequence, reply, 0)))
     }
 
     fn handle_response(
@@ -256,7 +275,7 @@ impl Handshake {
             return Err(DropReason::ChallengeToken);
         }
         if !arrival.has_room {
-            return Ok(self.deny(&pending.server_to_client_key, reply));
+            return self.deny(&pending.server_to_client_key, reply);
         }
         self.pending.remove(&arrival.from);
         self.tokens.spend(&pending.identity.token_mac);
@@ -265,12 +284,19 @@ impl Handshake {
         Ok(HandshakeOutcome::Accepted { connection, identity: pending.identity })
     }
 
-    fn next_global_sequence(&mut self) -> u64 {
-        let sequence = self.global_sequence;
-        self.global_sequence = GLOBAL_SEQUENCE | sequence.wrapping_add(1);
-        sequence
+    fn next_reply_sequence(&mut self) -> Result<u64, DropReason> {
+        self.reply_sequences.next().ok_or(DropReason::SequencesSpent)
     }
 }
+
+/// The sequences with which a lane seals challenges and denials after a start.
+fn reply_sequences(lane: u8, start: u64) -> Range<u64> {
+    let start = start % (1 << (REPLY_LANE_SHIFT - REPLY_START_SHIFT));
+    let first = REPLY_SEQUENCES | u64::from(lane) << REPLY_LANE_SHIFT | start << REPLY_START_SHIFT;
+    first..first + ((1 << REPLY_START_SHIFT) - 1)
+}
+
+const _: () = assert!(LANE_TABLES <= 1 << (63 - REPLY_LANE_SHIFT), "each lane has its own sequences");
 
 /// A connection request after the checks that need no key.
 struct Request<'a> {

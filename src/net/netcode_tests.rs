@@ -53,7 +53,7 @@ impl Server {
             challenge_key: [8; 32],
             public_addresses: vec![server_address()],
             lane: 0,
-            seed: 1,
+            start: 1,
         });
         Server { handshake, peer: None, tick: 0, bodies: Vec::new(), ended: false }
     }

@@ -146,13 +146,15 @@ pub enum DropReason {
     State,
     /// More datagrams of one session in a tick than are opened.
     Flood,
+    /// A request to a lane that has used up the sequences for its answers.
+    SequencesSpent,
 }
 
 impl DropReason {
     /// Number of reasons.
     pub const COUNT: usize = DropReason::NAMES.len();
     /// The reasons' names by [`DropReason::index`], as counters are labelled.
-    pub const NAMES: [&'static str; 22] = [
+    pub const NAMES: [&'static str; 23] = [
         "too_short",
         "kind",
         "sequence_bytes",
@@ -175,6 +177,7 @@ impl DropReason {
         "challenge_token",
         "state",
         "flood",
+        "sequences_spent",
     ];
 
     /// As an index into an array of counters.
@@ -188,7 +191,7 @@ impl DropReason {
     }
 }
 
-const _: () = assert!(DropReason::Flood as usize + 1 == DropReason::COUNT, "every reason has a name");
+const _: () = assert!(DropReason::SequencesSpent as usize + 1 == DropReason::COUNT, "every reason has a name");
 
 /// A packet that proved genuine.
 #[derive(Debug)]

@@ -23,8 +23,8 @@ use crate::net::message::{Response, Seam, ServerMessage, Stream, Welcome};
 use crate::net::messages::Close;
 use crate::net::session::{BodyDrop, Rates, Session, Sight};
 use crate::planted::{Bug, planted};
+use crate::shard::costs::CostTable;
 use crate::shard::lanes::{LaneWord, Waiting};
-use crate::world::balance::{CellCost, LaneCost};
 use crate::world::effect::{Joining, PrivateEvent};
 use crate::world::frame::{Frame, Frames};
 use crate::world::land::LAND_M;
@@ -54,6 +54,8 @@ struct Entry {
     session: Session,
     identity: Identity,
     stage: Stage,
+    /// Whether anything may be sent to it: over UDP not before the keeper took its token for this session.
+    may_answer: bool,
     /// Newest order that the ledger answered before this session.
     order: u64,
     /// What its client hears right after the Welcome: answers to what an earlier session asked. Bounded by
@@ -106,6 +108,8 @@ pub struct Ended {
     pub session: SessionRef,
     /// Why.
     pub reason: Close,
+    /// Whether its peer may hear of it: nothing may be sealed for a session whose token the keeper did not take.
+    pub may_answer: bool,
 }
 
 /// Why nobody is admitted to a lane.
@@ -137,17 +141,6 @@ pub enum Whom {
     Here,
     /// All that were not served in this tick.
     Rest,
-}
-
-/// What a shard's cells cost, as it said last.
-#[derive(Clone, Debug, Default)]
-pub struct CostTable {
-    /// When.
-    pub tick: u64,
-    /// The cells with bodies, by their place in the land.
-    pub cells: Vec<(u16, CellCost)>,
-    /// The lanes.
-    pub lanes: Vec<LaneCost>,
 }
 
 /// Sessions and world of one shard.
@@ -373,8 +366,9 @@ impl Core {
         let reference = SessionRef { lane, slot, generation: table.generation };
         let session = Session::new(reference, identity.client_id, reliable_transport);
         let stage = if identity.user_data.reusable { Stage::Playing } else { Stage::Claiming };
+        let may_answer = reliable_transport || identity.user_data.reusable;
         table.entries[usize::from(slot)] =
-            Some(Box::new(Entry { session, identity, stage, order: 0, early: Vec::new() }));
+            Some(Box::new(Entry { session, identity, stage, may_answer, order: 0, early: Vec::new() }));
         self.active.push(reference);
         if identity.user_data.reusable {
             table.guests += 1;
@@ -474,13 +468,17 @@ impl Core {
                 let Some(entry) = self.entry_mut(session).filter(|entry| entry.stage == Stage::Claiming) else {
                     return;
                 };
-                (entry.stage, entry.order) = (Stage::Playing, operation);
+                (entry.stage, entry.may_answer, entry.order) = (Stage::Playing, true, operation);
                 entry.session.count_orders_from(operation);
                 let identity = entry.identity;
                 self.send_into_world(session, identity, row.entity(), Some(row));
             }
             KeeperAnswer::Refused { session, reason } => {
                 self.claims_refused += 1;
+                if reason == ClaimRefusal::NewerSession {
+                    // Its token is spent all the same, and by nobody else.
+                    self.entry_mut(session).into_iter().for_each(|entry| entry.may_answer = true);
+                }
                 let reason = match reason {
                     ClaimRefusal::TokenUsed => Close::TokenUsed,
                     ClaimRefusal::NewerSession => Close::NewerSession,
@@ -560,8 +558,9 @@ impl Core {
 
     /// A session was told why it must go: what it held is freed.
     fn part(&mut self, reference: SessionRef) {
-        let until = self.world.tick + FAREWELL_TICKS;
+        let tick = self.world.tick;
         let Some(entry) = self.entry_mut(reference) else { return };
+        let until = if entry.may_answer { tick + FAREWELL_TICKS } else { tick };
         let before = std::mem::replace(&mut entry.stage, Stage::Closing { until });
         self.closing.push(reference);
         self.let_go(reference, before);
@@ -572,6 +571,11 @@ impl Core {
         for at in 0..self.active.len() {
             self.close(self.active[at], reason);
         }
+    }
+
+    /// Whether anything may be sent to a session.
+    pub fn may_answer(&self, reference: SessionRef) -> bool {
+        self.entry(reference).is_some_and(|entry| entry.may_answer)
     }
 
     /// The transport of a session is gone.
@@ -804,9 +808,11 @@ impl Core {
             if let Some(ahead) = active.get(at + PULSES_AHEAD) {
                 entry_of(lanes, *ahead).inspect(|entry| entry.session.prefetch_pulse());
             }
-            let (_, session) = lane_and_session(lanes, reference);
+            let entry = entry_of(lanes, reference).expect("active sessions are in their lanes");
+            let session = &entry.session;
             let here = session.told_by == shard && session.told_tick == now_tick;
-            if (whom == Whom::Rest || here) && session.is_due(now_tick, send_hz) && session.may_show(tick) {
+            let is_due = (whom == Whom::Rest || here) && session.is_due(now_tick, send_hz);
+            if is_due && session.may_show(tick) && entry.may_answer {
                 due.push((session.turn, reference));
             }
         }
@@ -837,7 +843,8 @@ impl Core {
                 unreachable!("it was told to go")
             };
             if tick >= until {
-                self.ended.push(Ended { session, reason });
+                let may_answer = entry.may_answer;
+                self.ended.push(Ended { session, reason, may_answer });
                 self.forget(session);
             }
             tick < until

@@ -17,6 +17,17 @@ use crate::shard::core::Core;
 use crate::world::balance::{CellCost, LaneCost};
 use crate::world::cut::{CELLS, place};
 
+/// What a shard's cells cost, as it said last.
+#[derive(Clone, Debug, Default)]
+pub struct CostTable {
+    /// When.
+    pub tick: u64,
+    /// The cells with bodies, by their place in the land.
+    pub cells: Vec<(u16, CellCost)>,
+    /// The lanes.
+    pub lanes: Vec<LaneCost>,
+}
+
 /// A part of the tick that is somebody's cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {

@@ -1,8 +1,8 @@
 //! Links: between datagrams or streams and sessions.
 //!
 //! Owns the protocol state below the sessions: handshakes, UDP connections, TCP streams. Promises: nothing is allocated
-//! for an address that proved nothing; each byte that came counts once, as a body or as a drop with a reason; a peer
-//! that is silent or slow goes. Never does I/O: what must be sent waits in `replies`, what must be closed in `closes`.
+//! for an address that proved nothing; nothing is sealed under a token's keys before the keeper took it for this session;
+//! each byte that came counts once, as a body or as a drop with a reason; a peer that is silent or slow goes. Never does I/O: what must be sent waits in `replies`, what must be closed in `closes`.
 
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -217,17 +217,14 @@ impl Links {
                 self.count_refusal(core, lane);
                 self.reply(lane, arrival.from, &reply[..length]);
             }
-            HandshakeOutcome::Accepted { mut connection, identity } => {
+            HandshakeOutcome::Accepted { connection, identity } => {
                 let Some(session) = core.admit(lane, identity, false) else {
                     self.count_refusal(core, lane);
                     return;
                 };
-                let mut alive = [0; CONTROL_BYTES_MAX];
-                let length = keep_alive(&mut connection, session, arrival.now_tick, &mut alive);
                 let peer = Peer::Udp { connection: Box::new(connection), address: arrival.from };
                 links.by_address.insert(arrival.from, session);
                 self.link(session, peer);
-                self.reply(lane, arrival.from, &alive[..length]);
             }
         }
     }
@@ -367,10 +364,10 @@ impl Links {
         }
     }
 
-    /// A session ended: its peer is told, as often as its protocol wants, and forgotten.
+    /// A session ended: its peer is told, as often as its protocol wants and if it may be, and forgotten.
     pub fn end(&mut self, ended: Ended) {
         match self.unlink(ended.session) {
-            Some(Peer::Udp { mut connection, address }) => {
+            Some(Peer::Udp { mut connection, address }) if ended.may_answer => {
                 let mut out = [0; CONTROL_BYTES_MAX];
                 for _ in 0..DISCONNECT_PACKETS {
                     let length = connection.write_disconnect(&mut out);
@@ -381,7 +378,7 @@ impl Links {
                 self.streams[usize::from(connection.slot)] = None;
                 self.closes.push(connection);
             }
-            None => (),
+            Some(Peer::Udp { .. }) | None => (),
         }
     }
 
@@ -403,7 +400,7 @@ impl Links {
                 self.link_drops.silent += 1;
                 self.unlink(session);
                 core.hang_up(session);
-            } else if connection.keep_alive_due(tick) {
+            } else if connection.keep_alive_due(tick) && core.may_answer(session) {
                 let mut out = [0; CONTROL_BYTES_MAX];
                 let length = keep_alive(connection, session, tick, &mut out);
                 self.reply(session.lane, address, &out[..length]);
@@ -486,3 +483,6 @@ pub fn frame<'a>(
     let used = write_frame(&body[..length], space);
     &space[..used]
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,11 +79,13 @@ impl Clients {
         Clients { all, by_session: HashMap::new(), malformed: 0, thefts: 0, link: config.link, link_drops: 0 }
     }
 
-    /// The process ended: every session with it.
+    /// The process ended: every session with it. Some come back with the token by which they played.
     pub fn lose_all(&mut self, tick: u64) {
         self.by_session.clear();
         for (at, client) in self.all.iter_mut().enumerate() {
+            let played = client.session.is_some() && client.bot.plays();
             client.lose(tick + at as u64 / 8);
+            client.stolen = played && (at as u64 + tick).is_multiple_of(4);
         }
     }
 

@@ -66,7 +66,7 @@ fn handshakes(address: SocketAddr) -> Vec<HandshakeConfig> {
         challenge_key,
         public_addresses: vec![address],
         lane: lane as u8,
-        seed: u64::from_le_bytes(random_bytes()),
+        start: 1,
     };
     (0..LANES).map(lane).collect()
 }

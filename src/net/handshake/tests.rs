@@ -17,7 +17,7 @@ fn handshake() -> Handshake {
         challenge_key: [8; 32],
         public_addresses: vec![address(HERE), address("[2001:db8::1]:7777")],
         lane: 3,
-        seed: 77,
+        start: 77,
     })
 }
 
@@ -134,11 +134,23 @@ fn a_challenge_has_333_bytes_and_its_sequence_is_in_the_upper_half() {
         let outcome = handshake.handle(&arrival(number), &mut request(&token(number)), &mut reply);
         assert!(matches!(outcome, HandshakeOutcome::Reply(333)));
         assert_eq!(reply[0], 0x82);
-        assert_eq!(reply[1..9], (1u64 << 63 | (77 + u64::from(number))).to_le_bytes());
+        assert_eq!(reply[1..9], (1u64 << 63 | 3 << 57 | 77 << 40 | u64::from(number)).to_le_bytes());
     }
-    handshake.global_sequence = u64::MAX;
-    assert_eq!(handshake.next_global_sequence(), u64::MAX);
-    assert_eq!(handshake.next_global_sequence(), 1 << 63, "never below it");
+    handshake.reply_sequences.nth((1 << 40) - 4).expect("one short of all");
+    assert_eq!(dropped(&mut handshake, &arrival(2), request(&token(2))), DropReason::SequencesSpent);
+}
+
+#[test]
+fn no_two_lanes_and_no_two_starts_have_a_reply_sequence_in_common() {
+    let mut ranges = Vec::new();
+    for lane in [0, 1, 31, LANE_TABLES as u8 - 1] {
+        for start in [0, 1, 2, (1 << 17) - 1] {
+            ranges.push(reply_sequences(lane, start));
+        }
+    }
+    ranges.sort_by_key(|range| range.start);
+    assert!(ranges[0].start >= 1 << 63, "those of connections are below");
+    assert!(ranges.windows(2).all(|two| two[0].end <= two[1].start), "{ranges:x?}");
 }
 
 #[test]
