@@ -39,6 +39,8 @@ pub enum Event<'a> {
     TcpAccepted {
         /// Its name from now on.
         connection: ConnectionId,
+        /// Its address.
+        from: SocketAddr,
     },
     /// A peer's next bytes, cut anywhere.
     TcpBytes {

@@ -18,6 +18,9 @@ pub const LANE_TABLES: usize = LANES + SHARDS_MAX;
 pub const LANE_SESSIONS_MAX: usize = 1_024;
 /// Half-open netcode handshakes in one lane. The oldest gives way, counted `pending_evicted`.
 pub const LANE_PENDING_MAX: usize = 1_024;
+/// Half-open handshakes of one source prefix (an IPv4 address, or 64 bits of an IPv6 one) in one lane. More: the oldest of
+/// that prefix gives way, counted `pending_evicted`, and nobody else's.
+pub const LANE_PENDING_PER_PREFIX_MAX: usize = 512;
 /// Connect-token MACs that a lane remembers until they expire, to refuse most repeats before the keeper is asked. Full:
 /// requests are ignored, counted `token_history_full`.
 pub const LANE_TOKENS_MAX: usize = 16_384;
@@ -255,6 +258,12 @@ pub const DEED_COINS: u64 = 10;
 pub const REPLIES_PER_DRAIN_MAX: usize = 4_096;
 /// TCP connections of one shard. More are closed at once, counted `tcp_full`.
 pub const TCP_CONNECTIONS_MAX: usize = 8_192;
+/// TCP connections of one source prefix to one shard that showed no token yet. More are closed at once, counted
+/// `prefix_full`.
+pub const TCP_TOKENLESS_PER_PREFIX_MAX: u32 = 256;
+/// TCP connections of one source prefix to one shard, except in development mode, where all come from one machine. More are
+/// closed at once, counted `prefix_full`.
+pub const TCP_PER_PREFIX_MAX: u32 = 4_096;
 /// TCP peers that one drain without a ring takes in. More wait for the next, in the kernel's queue.
 pub const TCP_ACCEPTS_PER_DRAIN_MAX: usize = 1_024;
 /// Bytes that one drain without a ring reads from a TCP peer. More wait for the next, in its socket.
@@ -263,7 +272,7 @@ pub const TCP_BYTES_PER_DRAIN_MAX: usize = 64 * 1_024;
 pub const TCP_BACKLOG_BYTES_MAX: usize = 64 * 1_024;
 /// Ticks that a TCP peer may leave a send unfinished before it is cut as slow.
 pub const TCP_STALL_TICKS_MAX: u64 = 5 * TICK_HZ;
-/// Ticks that a TCP peer has to show its connect token.
+/// Ticks that a TCP peer has, from its connection on, to show its whole connect token.
 pub const TCP_TOKEN_TICKS_MAX: u64 = 5 * TICK_HZ;
 
 /// Connections that the kernel finishes before a shard accepted them; more wait for their peer's next try. The kernel

@@ -16,6 +16,7 @@ pub mod interest;
 pub mod message;
 pub mod netcode_client;
 pub mod packet;
+pub mod prefix;
 pub mod reliable;
 pub mod replay;
 pub mod session;

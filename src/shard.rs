@@ -349,7 +349,7 @@ impl Shard {
                 let arrival = Arrival { now_unix_s: now.1, now_tick: tick, from, has_room };
                 links.handle_datagram(core, lane, arrival, bytes);
             }
-            Event::TcpAccepted { connection } => links.handle_accepted(connection, tick),
+            Event::TcpAccepted { connection, from } => links.handle_accepted(connection, from, tick),
             Event::TcpBytes { connection, bytes } => links.handle_bytes(core, connection, now, bytes),
             Event::TcpClosed { connection, .. } => links.handle_closed(core, connection),
         });

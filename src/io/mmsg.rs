@@ -274,9 +274,10 @@ impl MmsgSockets {
         let listener = self.listener.as_ref().expect("epoll names what it was given");
         for _ in 0..TCP_ACCEPTS_PER_DRAIN_MAX {
             self.counters.calls += 1;
-            let accepted = listener.accept().and_then(|(stream, _)| stream.set_nonblocking(true).map(|()| stream));
-            let socket = match accepted {
-                Ok(stream) => OwnedFd::from(stream),
+            let accepted = listener.accept();
+            let accepted = accepted.and_then(|(stream, from)| stream.set_nonblocking(true).map(|()| (stream, from)));
+            let (socket, from) = match accepted {
+                Ok((stream, from)) => (OwnedFd::from(stream), from),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
                     // Mostly "too many open files", which would only come again at once.
@@ -289,7 +290,7 @@ impl MmsgSockets {
                 continue;
             };
             self.counters.tcp_accepted += 1;
-            on_event(Event::TcpAccepted { connection });
+            on_event(Event::TcpAccepted { connection, from });
         }
     }
 

@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
+use socket2::SockRef;
 
 use super::buffers::{RECEIVE_HEADER_BYTES, ReceiveBuffers, SendSlots};
 use super::connections::{Connections, Step};
@@ -495,11 +496,16 @@ impl PacketRing {
         }
         // SAFETY: the kernel just opened this descriptor for us, and nobody else knows it.
         let socket = unsafe { OwnedFd::from_raw_fd(result) };
+        // A lasting accept has no room for addresses: each peer is asked for, once in its life. One that is gone has none.
+        let Some(from) = SockRef::from(&socket).peer_addr().ok().and_then(|address| address.as_socket()) else {
+            self.counters.tcp_accept_errors += 1;
+            return;
+        };
         match self.connections.insert(socket) {
             Some(connection) => {
                 self.counters.tcp_accepted += 1;
                 self.again = true;
-                on_event(Event::TcpAccepted { connection });
+                on_event(Event::TcpAccepted { connection, from });
             }
             None => self.counters.tcp_full += 1,
         }

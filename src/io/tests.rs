@@ -112,7 +112,7 @@ fn connect(packets: &mut Packets, address: SocketAddr) -> (TcpStream, Connection
     peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let accepted = std::cell::Cell::new(None);
     let on_event = |event: Event<'_>| {
-        if let Event::TcpAccepted { connection } = event {
+        if let Event::TcpAccepted { connection, .. } = event {
             accepted.set(Some(connection));
         }
     };

@@ -13,11 +13,12 @@ use super::packet::{
     CHALLENGE_TEXT_BYTES, DropReason, Envelope, HEAD_BYTES_MAX, PacketKind, REQUEST_BYTES, Side, open_response,
     seal_packet,
 };
+use super::prefix::SourcePrefix;
 use super::token::{
     ConnectToken, PRIVATE_BYTES, PROTOCOL_ID, PrivateToken, TokenError, USER_DATA_BYTES, UserData, VERSION,
 };
-use crate::limits::{LANE_PENDING_MAX, LANE_TABLES, LANE_TOKENS_MAX};
-use std::collections::HashMap;
+use crate::limits::{LANE_PENDING_MAX, LANE_PENDING_PER_PREFIX_MAX, LANE_TABLES, LANE_TOKENS_MAX};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, DefaultHasher, Hasher};
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -337,17 +338,21 @@ impl Pending {
     }
 }
 
-/// A ring of [`LANE_PENDING_MAX`] handshakes, found by address; a new one takes the place of the oldest.
+/// A ring of [`LANE_PENDING_MAX`] handshakes, found by address; a new one takes the place of the oldest, or of the oldest of
+/// its own source prefix when that has [`LANE_PENDING_PER_PREFIX_MAX`].
 struct PendingTable {
     slots: Vec<Option<Pending>>,
     slot_of: HashMap<SocketAddr, usize, SeededHash>,
+    /// Slots of each source prefix, the oldest first.
+    slots_of: HashMap<SourcePrefix, VecDeque<usize>, SeededHash>,
     next_slot: usize,
     evicted: u64,
 }
 
 impl PendingTable {
     fn new(hash: SeededHash) -> PendingTable {
-        PendingTable { slots: Vec::new(), slot_of: HashMap::with_hasher(hash), next_slot: 0, evicted: 0 }
+        let (slot_of, slots_of) = (HashMap::with_hasher(hash), HashMap::with_hasher(hash));
+        PendingTable { slots: Vec::new(), slot_of, slots_of, next_slot: 0, evicted: 0 }
     }
 
     fn get(&self, from: &SocketAddr) -> Option<&Pending> {
@@ -360,21 +365,32 @@ impl PendingTable {
             self.slots[slot] = Some(pending);
             return;
         }
-        let slot = self.next_slot;
-        self.next_slot = (slot + 1) % LANE_PENDING_MAX;
+        let prefix = SourcePrefix::of(&pending.from);
+        let own = self.slots_of.get(&prefix).filter(|own| own.len() >= LANE_PENDING_PER_PREFIX_MAX);
+        let slot = own.map_or(self.next_slot, |own| own[0]);
+        if slot == self.next_slot {
+            self.next_slot = (slot + 1) % LANE_PENDING_MAX;
+        }
         if slot == self.slots.len() {
             self.slots.push(None);
         }
-        if let Some(oldest) = self.slots[slot].replace(pending) {
-            self.slot_of.remove(&oldest.from);
+        if let Some(oldest) = self.slots[slot] {
+            self.remove(&oldest.from);
             self.evicted += u64::from(!oldest.has_expired(pending.since_tick));
         }
+        self.slots[slot] = Some(pending);
         self.slot_of.insert(pending.from, slot);
+        self.slots_of.entry(prefix).or_default().push_back(slot);
     }
 
     fn remove(&mut self, from: &SocketAddr) {
-        if let Some(slot) = self.slot_of.remove(from) {
-            self.slots[slot] = None;
+        let Some(slot) = self.slot_of.remove(from) else { return };
+        self.slots[slot] = None;
+        let prefix = SourcePrefix::of(from);
+        let own = self.slots_of.get_mut(&prefix).expect("each slot is also found by its prefix");
+        own.retain(|&other| other != slot);
+        if own.is_empty() {
+            self.slots_of.remove(&prefix);
         }
     }
 }

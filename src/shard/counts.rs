@@ -206,7 +206,7 @@ mod tests {
             challenge_key: [7; 32],
             public_addresses: vec![server],
             lane: 0,
-            seed: 1,
+            start: 1,
         };
         let (mut links, mut core) = (Links::new(vec![handshake], ShardId(0), true), core());
         for client_id in 1..=LANE_PENDING_MAX as u64 + 3 {
@@ -219,7 +219,9 @@ mod tests {
                 user_data: UserData::default(),
             };
             let token = ConnectToken::issue(&grant, &TokenSecrets::random(), &DEV_KEY).unwrap();
-            let from = SocketAddr::from(([127, 0, 0, 1], 10_000 + client_id as u16));
+            // One prefix would evict its own alone.
+            let [high, low] = (client_id as u16).to_be_bytes();
+            let from = SocketAddr::from(([127, 1, high, low], 10_000));
             let arrival = Arrival { now_unix_s: 1_000, now_tick: 1, from, has_room: true };
             let mut client = NetcodeClient::new(&token.write(), Duration::ZERO).unwrap();
             let mut request = [0; DATAGRAM_BYTES_MAX];

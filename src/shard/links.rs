@@ -11,12 +11,13 @@ use crate::ids::{SessionRef, ShardId};
 use crate::io::ConnectionId;
 use crate::limits::{
     BODY_BYTES_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES, REPLIES_PER_DRAIN_MAX, STREAM_UNREAD_BYTES_MAX,
-    TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX,
+    TCP_PER_PREFIX_MAX, TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX, TCP_TOKENLESS_PER_PREFIX_MAX,
 };
 use crate::net::connection::{Connection, Packet};
 use crate::net::fast_hash::FastHash;
 use crate::net::handshake::{Arrival, Handshake, HandshakeConfig, HandshakeOutcome, Identity, REPLY_BYTES_MAX};
 use crate::net::packet::{CONTROL_BYTES_MAX, DISCONNECT_PACKETS, DropReason};
+use crate::net::prefix::SourcePrefix;
 use crate::net::stream::{LENGTH_BYTES, StreamReader, write_frame};
 use crate::shard::core::{Core, Ended, NoAdmission};
 use crate::world::cut::tcp_lane;
@@ -45,6 +46,8 @@ pub struct LinkDrops {
     pub lane_full: u64,
     /// Handshakes under way that gave way to newer ones.
     pub pending_evicted: u64,
+    /// TCP peers whose source prefix has its share of connections.
+    pub prefix_full: u64,
     /// Peers that were not admitted because of the load.
     pub overload: u64,
     /// Times that a stream was not read on within a tick, because its session had its share: nothing was lost.
@@ -55,13 +58,14 @@ pub struct LinkDrops {
 
 impl LinkDrops {
     /// All of them with the names that status shows.
-    pub fn named(&self) -> [(&'static str, u64); 8] {
+    pub fn named(&self) -> [(&'static str, u64); 9] {
         let LinkDrops {
             stream_malformed,
             silent,
             slow,
             lane_full,
             pending_evicted,
+            prefix_full,
             overload,
             streams_paused,
             replies_over,
@@ -72,6 +76,7 @@ impl LinkDrops {
             ("slow", slow),
             ("lane_full", lane_full),
             ("pending_evicted", pending_evicted),
+            ("prefix_full", prefix_full),
             ("overload", overload),
             ("streams_paused", streams_paused),
             ("replies_over", replies_over),
@@ -94,13 +99,23 @@ pub struct LaneLinks {
 struct Stream {
     id: ConnectionId,
     address: SocketAddr,
+    prefix: SourcePrefix,
     reader: StreamReader,
     session: Option<SessionRef>,
     /// What came and is not taken before the next tick: its session had its share. At most [`STREAM_UNREAD_BYTES_MAX`], since
     /// nothing more is read from the socket then.
     unread: Vec<u8>,
+    /// When it connected, and from its token on when its newest frame was whole: bytes alone are no sign of life.
     heard_tick: u64,
     silence_ticks_max: u64,
+}
+
+/// Streams of one source prefix.
+#[derive(Clone, Copy, Default)]
+struct PrefixStreams {
+    open: u32,
+    /// Those that showed no token yet.
+    tokenless: u32,
 }
 
 /// All links of a shard.
@@ -123,6 +138,8 @@ pub struct Links {
     paused: Vec<ConnectionId>,
     /// TCP connections that are to be read no more, or again, each as it was last said.
     pub readings: Vec<(ConnectionId, bool)>,
+    /// Only those that have streams, so there are no more than these.
+    prefixes: HashMap<SourcePrefix, PrefixStreams>,
     dev: bool,
 }
 
@@ -147,6 +164,7 @@ impl Links {
             streams: Vec::new(),
             paused: Vec::new(),
             readings: Vec::new(),
+            prefixes: HashMap::new(),
             dev,
         }
     }
@@ -248,24 +266,44 @@ impl Links {
         Some(peer)
     }
 
-    /// A TCP peer came.
-    pub fn handle_accepted(&mut self, id: ConnectionId, tick: u64) {
+    /// A TCP peer came; it goes at once when its source prefix has its share.
+    pub fn handle_accepted(&mut self, id: ConnectionId, from: SocketAddr, tick: u64) {
         let slot = usize::from(id.slot);
         if self.streams.len() <= slot {
             self.streams.resize_with(slot + 1, || None);
         }
+        let prefix = SourcePrefix::of(&from);
+        let streams = self.prefixes.entry(prefix).or_default();
+        let is_full = streams.open >= TCP_PER_PREFIX_MAX && !self.dev;
+        if is_full || streams.tokenless >= TCP_TOKENLESS_PER_PREFIX_MAX {
+            self.link_drops.prefix_full += 1;
+            self.closes.push(id);
+            return;
+        }
+        streams.open += 1;
+        streams.tokenless += 1;
         // A token is used up by one connection, whatever address that has: so each has an address of its own here.
         let address = SocketAddr::from((Ipv6Addr::from(u128::from(id.generation)), id.slot));
         let (reader, session, silence_ticks_max) = (StreamReader::default(), None, TCP_TOKEN_TICKS_MAX);
-        let unread = Vec::new();
-        self.streams[slot] = Some(Stream { id, address, reader, session, unread, heard_tick: tick, silence_ticks_max });
+        let (unread, heard_tick) = (Vec::new(), tick);
+        self.streams[slot] =
+            Some(Stream { id, address, prefix, reader, session, unread, heard_tick, silence_ticks_max });
+    }
+
+    /// A stream is no more.
+    fn uncount(&mut self, stream: &Stream) {
+        let streams = self.prefixes.get_mut(&stream.prefix).expect("a stream is counted");
+        streams.open -= 1;
+        streams.tokenless -= u32::from(stream.session.is_none());
+        if streams.open == 0 {
+            self.prefixes.remove(&stream.prefix);
+        }
     }
 
     /// Bytes of a TCP peer came.
     pub fn handle_bytes(&mut self, core: &mut Core, id: ConnectionId, now: (u64, u64), bytes: &[u8]) {
         let slot = usize::from(id.slot);
         let Some(mut stream) = self.streams[slot].take_if(|stream| stream.id == id) else { return };
-        stream.heard_tick = now.0;
         if stream.unread.is_empty() {
             self.read(core, stream, now, bytes);
         } else {
@@ -294,6 +332,7 @@ impl Links {
         let fed = if has_room {
             reader.feed(bytes, |frame| {
                 self.frames_in += 1;
+                stream.heard_tick = now.0;
                 match stream.session {
                     Some(session) => {
                         core.handle_body(session, frame);
@@ -341,6 +380,7 @@ impl Links {
             return false;
         };
         stream.session = Some(session);
+        self.prefixes.get_mut(&stream.prefix).expect("a stream is counted").tokenless -= 1;
         let timeout_s = if identity.timeout_s > 0 { identity.timeout_s as u64 } else { u64::MAX / 128 };
         stream.silence_ticks_max = timeout_s * crate::limits::TICK_HZ;
         self.link(session, Peer::Tcp { connection: stream.id });
@@ -349,6 +389,7 @@ impl Links {
 
     fn drop_stream(&mut self, core: &mut Core, stream: &Stream) {
         self.closes.push(stream.id);
+        self.uncount(stream);
         if let Some(session) = stream.session {
             self.unlink(session);
             core.hang_up(session);
@@ -358,7 +399,9 @@ impl Links {
     /// A TCP connection is gone.
     pub fn handle_closed(&mut self, core: &mut Core, id: ConnectionId) {
         let slot = usize::from(id.slot);
-        if let Some(session) = self.streams[slot].take_if(|stream| stream.id == id).and_then(|stream| stream.session) {
+        let Some(stream) = self.streams[slot].take_if(|stream| stream.id == id) else { return };
+        self.uncount(&stream);
+        if let Some(session) = stream.session {
             self.unlink(session);
             core.hang_up(session);
         }
@@ -375,7 +418,8 @@ impl Links {
                 }
             }
             Some(Peer::Tcp { connection }) => {
-                self.streams[usize::from(connection.slot)] = None;
+                let stream = self.streams[usize::from(connection.slot)].take();
+                self.uncount(&stream.expect("a linked stream is there"));
                 self.closes.push(connection);
             }
             Some(Peer::Udp { .. }) | None => (),

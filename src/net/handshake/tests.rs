@@ -265,18 +265,41 @@ fn a_newer_token_from_the_same_address_replaces_the_handshake() {
     assert_eq!(accepted(&mut handshake, &arrival(1), new).1.client_id, 2);
 }
 
+/// From an address of its own.
+fn stranger(number: u16) -> Arrival {
+    let [high, low] = number.to_be_bytes();
+    Arrival { from: ([10, 1, high, low], 9).into(), ..arrival(0) }
+}
+
 #[test]
 fn the_oldest_handshake_gives_way() {
     let mut handshake = handshake();
-    let first = response(&mut handshake, &arrival(0), &token(0));
-    let second = response(&mut handshake, &arrival(1), &token(1));
+    let first = response(&mut handshake, &stranger(0), &token(0));
+    let second = response(&mut handshake, &stranger(1), &token(1));
     for number in 2..=LANE_PENDING_MAX as u16 {
-        response(&mut handshake, &arrival(number), &token(number));
+        response(&mut handshake, &stranger(number), &token(number));
     }
     assert_eq!(handshake.pending_evicted(), 1);
     assert_eq!(handshake.pending.slot_of.len(), LANE_PENDING_MAX);
-    assert_eq!(dropped(&mut handshake, &arrival(0), first), DropReason::UnknownPeer);
-    accepted(&mut handshake, &arrival(1), second);
+    assert_eq!(dropped(&mut handshake, &stranger(0), first), DropReason::UnknownPeer);
+    accepted(&mut handshake, &stranger(1), second);
+}
+
+#[test]
+fn a_source_prefix_evicts_its_own_handshakes_alone() {
+    let mut handshake = handshake();
+    let honest = response(&mut handshake, &stranger(0), &token(0));
+    let first = response(&mut handshake, &arrival(1), &token(1));
+    for number in 2..3 * LANE_PENDING_MAX as u16 {
+        response(&mut handshake, &arrival(number), &token(number));
+    }
+    assert_eq!(handshake.pending.slot_of.len(), 1 + LANE_PENDING_PER_PREFIX_MAX);
+    assert_eq!(dropped(&mut handshake, &arrival(1), first), DropReason::UnknownPeer);
+    accepted(&mut handshake, &stranger(0), honest);
+    let last = 3 * LANE_PENDING_MAX as u16;
+    let response = response(&mut handshake, &arrival(last), &token(last));
+    accepted(&mut handshake, &arrival(last), response);
+    assert_eq!(handshake.pending.slots_of.values().map(VecDeque::len).sum::<usize>(), LANE_PENDING_PER_PREFIX_MAX - 1);
 }
 
 #[test]

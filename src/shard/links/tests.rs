@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::*;
 use crate::ids::GRID_PER_M;
 use crate::keeper::{Desk, DeskRules, KeeperCommand, MemoryDisk, Store};
-use crate::limits::SESSION_BYTES_PER_S_MAX;
+use crate::limits::{SESSION_BYTES_PER_S_MAX, TOKEN_BYTES};
 use crate::net::interest::Radii;
 use crate::net::messages::Close;
 use crate::net::packet::{CHALLENGE_TEXT_BYTES, Envelope, OVERHEAD_BYTES_MAX, PacketKind, Side};
@@ -271,11 +271,10 @@ fn a_session_that_ends_before_its_token_is_durable_ends_without_a_word() {
 
 #[test]
 fn a_token_admits_once_whether_it_comes_by_udp_or_by_tcp() {
-    let stream = |slot: u16| ConnectionId { slot, generation: 0 };
     let show = |realm: &mut Realm, slot: u16, token: &ConnectToken| {
         let tick = realm.core.world.tick;
-        realm.links.handle_accepted(stream(slot), tick);
-        let bytes = [&(crate::limits::TOKEN_BYTES as u32).to_le_bytes()[..], &token.write()].concat();
+        realm.links.handle_accepted(stream(slot), peer(slot), tick);
+        let bytes = [&(TOKEN_BYTES as u32).to_le_bytes()[..], &token.write()].concat();
         realm.links.handle_bytes(&mut realm.core, stream(slot), (tick, NOW_UNIX_S), &bytes);
     };
     let mut realm = Realm::start(MemoryDisk::default(), [8; 32]);
@@ -304,4 +303,58 @@ fn a_claim_without_an_answer_changes_nothing_on_disk() {
     realm.shake_hands(3, peer(1), &token);
     realm.run(20);
     assert_eq!(realm.playing(), 1);
+}
+
+fn stream(slot: u16) -> ConnectionId {
+    ConnectionId { slot, generation: 0 }
+}
+
+#[test]
+fn bytes_do_not_move_the_deadline_of_a_stream_that_showed_no_token() {
+    let mut realm = Realm::start(MemoryDisk::default(), [8; 32]);
+    realm.links.handle_accepted(stream(0), peer(1), 0);
+    let token = [&(TOKEN_BYTES as u32).to_le_bytes()[..], &token(1).write()].concat();
+    for &byte in &token[..TCP_TOKEN_TICKS_MAX as usize + 12] {
+        let tick = realm.core.world.tick;
+        realm.links.handle_bytes(&mut realm.core, stream(0), (tick, NOW_UNIX_S), &[byte]);
+        realm.tick();
+    }
+    assert_eq!((realm.links.link_drops.silent, &realm.links.closes[..]), (1, &[stream(0)][..]));
+}
+
+#[test]
+fn a_frame_that_is_never_whole_keeps_no_session() {
+    let mut realm = Realm::start(MemoryDisk::default(), [8; 32]);
+    realm.links.handle_accepted(stream(0), peer(1), 0);
+    let token = [&(TOKEN_BYTES as u32).to_le_bytes()[..], &token(1).write()].concat();
+    realm.links.handle_bytes(&mut realm.core, stream(0), (0, NOW_UNIX_S), &token);
+    realm.run(20);
+    assert_eq!(realm.playing(), 1);
+    let frame = [&1_000u32.to_le_bytes()[..], &[0; 1_000]].concat();
+    for &byte in &frame[..300] {
+        let tick = realm.core.world.tick;
+        realm.links.handle_bytes(&mut realm.core, stream(0), (tick, NOW_UNIX_S), &[byte]);
+        realm.run(1);
+    }
+    assert_eq!((realm.links.link_drops.silent, &realm.links.closes[..]), (1, &[stream(0)][..]));
+}
+
+#[test]
+fn one_source_prefix_holds_no_more_streams_without_a_token_than_its_share() {
+    let mut realm = Realm::start(MemoryDisk::default(), [8; 32]);
+    let share = TCP_TOKENLESS_PER_PREFIX_MAX as u16;
+    (0..share + 5).for_each(|slot| realm.links.handle_accepted(stream(slot), peer(slot), 0));
+    assert_eq!(realm.links.link_drops.prefix_full, 5);
+    assert_eq!(realm.links.closes, (share..share + 5).map(stream).collect::<Vec<_>>());
+    // Others come, and who showed a token or went makes room.
+    let other = "[2001:db8::1]:1".parse().unwrap();
+    realm.links.handle_accepted(stream(share), other, 0);
+    let token = [&(TOKEN_BYTES as u32).to_le_bytes()[..], &token(1).write()].concat();
+    realm.links.handle_bytes(&mut realm.core, stream(0), (0, NOW_UNIX_S), &token);
+    realm.links.handle_closed(&mut realm.core, stream(1));
+    (share + 1..share + 4).for_each(|slot| realm.links.handle_accepted(stream(slot), peer(slot), 0));
+    assert_eq!(realm.links.link_drops.prefix_full, 6);
+    // When all are gone nothing is left of them.
+    (0..share + 4).for_each(|slot| realm.links.handle_closed(&mut realm.core, stream(slot)));
+    assert!(realm.links.prefixes.is_empty());
 }
