@@ -1,8 +1,8 @@
 //! The overload ladder: what a shard does less of when its core cannot keep up, and when it does it again.
 //!
 //! Owns the measure of one shard's recent ticks and the step that it stands on. Promises: steps are taken one at a time
-//! and in order; one up for a window that was too busy or too late, one down after several calm windows in a row, and
-//! after more of them where the step before was taken back too early; so a step goes up and down again in
+//! and in order; one up for a window that was too busy or too late but for its worst tick, one down after several calm
+//! windows in a row, and after more of them where the step before was taken back too early; so a step goes up and down again in
 //! [`CYCLE_TICKS_MIN`] ticks at the fastest, and who is idle comes to step 0. What wall time says counts only where the
 //! shard's own work is a real part of it: a shard that does little and is late because others use its core leaves nothing
 //! out, because that would not help. No step disconnects anybody. Never reads a clock: time is an argument.
@@ -128,9 +128,20 @@ struct Window {
     skipped: u64,
     wall_ns: u64,
     cpu_ns: u64,
+    /// The most that one tick skipped, and took of wall time.
+    skipped_once: u64,
+    wall_once_ns: u64,
 }
 
 impl Window {
+    fn note(&mut self, elapsed_ticks: u64, spent: Spent) {
+        let skipped = elapsed_ticks.saturating_sub(1);
+        (self.ticks, self.skipped) = (self.ticks + elapsed_ticks, self.skipped + skipped);
+        (self.wall_ns, self.cpu_ns) = (self.wall_ns + spent.wall_ns, self.cpu_ns + spent.cpu_ns);
+        self.skipped_once = self.skipped_once.max(skipped);
+        self.wall_once_ns = self.wall_once_ns.max(spent.wall_ns);
+    }
+
     /// Whether so much time is a larger share of the window.
     fn is_over(&self, ns: u64, percent: u64) -> bool {
         ns * 100 > self.ticks * TICK_NS * percent
@@ -141,10 +152,12 @@ impl Window {
         self.is_over(self.cpu_ns, OWN_PERCENT_MIN)
     }
 
+    /// But for the worst tick: a thread that stood still once, for whatever reason and time, does not have too much to do.
     fn is_overloaded(&self) -> bool {
-        let is_late = self.skipped * 100 > self.ticks * LATE_PERCENT_MAX;
-        self.is_over(self.cpu_ns, BUSY_PERCENT_MAX)
-            || self.is_own() && (is_late || self.is_over(self.wall_ns, BUSY_PERCENT_MAX))
+        let (ticks, wall_ns) = (self.ticks - self.skipped_once, self.wall_ns - self.wall_once_ns);
+        let is_late = (self.skipped - self.skipped_once) * 100 > ticks * LATE_PERCENT_MAX;
+        let is_long = wall_ns * 100 > ticks * TICK_NS * BUSY_PERCENT_MAX;
+        self.is_over(self.cpu_ns, BUSY_PERCENT_MAX) || self.is_own() && (is_late || is_long)
     }
 
     fn is_calm(&self) -> bool {
@@ -209,10 +222,7 @@ impl Ladder {
 
     /// A tick is over that came so many ticks after the one before it.
     pub fn note(&mut self, elapsed_ticks: u64, spent: Spent) {
-        self.window.ticks += elapsed_ticks;
-        self.window.skipped += elapsed_ticks.saturating_sub(1);
-        self.window.wall_ns += spent.wall_ns;
-        self.window.cpu_ns += spent.cpu_ns;
+        self.window.note(elapsed_ticks, spent);
         if self.window.ticks >= WINDOW_TICKS {
             let window = std::mem::take(&mut self.window);
             if !std::mem::take(&mut self.settles) && self.pinned.is_none() {
@@ -339,6 +349,23 @@ mod tests {
         let mut ladder = Ladder::default();
         run_late(&mut ladder, 1, 1, 40, 95);
         assert_eq!(ladder.step().number(), 1);
+    }
+
+    #[test]
+    fn a_pause_of_any_length_is_no_overload() {
+        for pause_ticks in [7, 66, 500, 1_200] {
+            // Between two ticks, and in the middle of one: then the edges after it are late.
+            for busy_ns in [TICK_NS / 2, pause_ticks * TICK_NS] {
+                for before in 0..WINDOW_TICKS {
+                    let mut ladder = Ladder::default();
+                    run(&mut ladder, before, 50);
+                    ladder.note(1, Spent { wall_ns: busy_ns, cpu_ns: TICK_NS / 2 });
+                    ladder.note(pause_ticks, Spent::alone(TICK_NS / 2));
+                    run(&mut ladder, 2 * WINDOW_TICKS, 50);
+                    assert_eq!(ladder.step().number(), 0, "{pause_ticks} ticks, {before} before it");
+                }
+            }
+        }
     }
 
     #[test]

@@ -144,11 +144,24 @@ pub const NPC_LIFE_TICKS: u32 = 10 * 60 * TICK_HZ as u32;
 /// Public events of one shard in one tick. More are not shown, counted `events_over`.
 pub const EVENTS_PER_FRAME_MAX: usize = 4_096;
 
-/// Parcels under way from one shard to another. A shard this far behind ends the process.
+/// Parcels under way from one shard to another. Full: what comes is merged into one that its writer keeps back.
 pub const PARCELS_MAX: usize = 60;
+/// Effects in one merged parcel from which on those that may be refused are, by name, counted `effects_refused`. The
+/// others are bounded by the entities and orders that they are about, and handoffs by the population.
+pub const MERGED_EFFECTS_MAX: usize = 65_536;
+/// Private events in one merged parcel. Full: the sessions concerned end as slow, counted `sessions_behind`.
+pub const MERGED_EVENTS_MAX: usize = 65_536;
+/// Ticks without a frame from a shard after which the others go on without it: snapshots show its newest frame as it is,
+/// and meetings do not wait for it.
+pub const SILENT_TICKS: usize = 12;
+/// Seconds that a shard may stand still. Then the node ends, with its flight record.
+pub const SILENT_S_MAX: u64 = 30;
+/// Ticks after a shard stood still in which it ends no peer for its silence: what they sent meanwhile is being read.
+pub const SILENT_GRACE_TICKS: u64 = 2 * TICK_HZ;
 /// Lanes and answers of the keeper under way from one shard to another. Full: they stay where they are and go later.
 pub const POSTS_MAX: usize = 256;
-/// What waits in one shard for lanes that are on their way to it. A lane that stays away so long ends the process.
+/// What waits in one shard for lanes that are on their way to it. Full: the sessions concerned end as slow, counted
+/// `sessions_behind`, when their lane is there.
 pub const LANE_WAITING_MAX: usize = 65_536;
 /// Microseconds that a shard waits at each of its two meetings in a tick.
 pub const MEETING_WAIT_US: u64 = 4_000;
@@ -162,8 +175,11 @@ pub const FAREWELL_TICKS: u64 = 12;
 pub const KEEPER_WAITING_MAX: usize = 1_024;
 /// Commands under way from the shards to the keeper. Full: they wait in their shard, each tick of it counted `keeper_full`.
 pub const KEEPER_COMMANDS_MAX: usize = 16_384;
-/// Answers under way from the keeper to one shard. Full: the keeper waits, which fills its own queue.
+/// Answers under way from the keeper to one shard. Full: the keeper holds what comes, counted `answers_waited`.
 pub const KEEPER_ANSWERS_MAX: usize = 65_536;
+/// Answers that the keeper holds for one shard that does not read: with those under way 30 s of 10,000 a second. Full: the
+/// keeper takes no further command, which fills its own queue.
+pub const KEEPER_HELD_MAX: usize = 262_144;
 /// Microseconds between two looks of the keeper at its commands.
 pub const KEEPER_POLL_US: u64 = 1_000;
 /// Bytes of changes that the keeper's database holds in memory until they are in tables, of all column families together.
@@ -365,6 +381,7 @@ const _: () = assert!(
     16 + 52 + (4 + EVENTS_PER_BODY_MAX * 24) + (4 + 16 + SLICE_SLOTS_MAX * 16) <= BODY_BYTES_MAX,
     "header, own state, events and a plain slice fit one body"
 );
+const _: () = assert!(SILENT_TICKS < FRAMES_KEPT, "until a shard is silent its newest frame has others of its tick");
 const _: () = assert!(RECORD_WRITE_BYTES.is_multiple_of(RECORD_BLOCK_BYTES), "direct writes are whole blocks");
 const _: () = assert!(LANES == 32, "the lanes of a shard are the bits of a u32");
 const _: () = assert!(LANE_TABLES <= 256, "a lane is a u8");

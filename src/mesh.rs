@@ -1,33 +1,44 @@
 //! How parcels travel: one bounded queue from each shard to each other, and one back for the empty ones; and a third for
 //! what goes from shard to shard for good.
 //!
-//! Owns the queues. Promises: parcels of one pair arrive in order, each once; none is dropped; what was read goes back to
-//! its writer, so that a steady tick allocates nothing. A shard that does not read for [`PARCELS_MAX`] parcels ends the
-//! process. Likewise posts, but for their bound: who posts looks for room first. Never wakes a thread and never takes a
-//! lock: a meeting looks, for a bounded time.
+//! Owns the queues. Promises: parcels of one pair arrive in order, each once; what was read goes back to its writer, so
+//! that a steady tick allocates nothing. For a shard that does not read the newest parcel is kept back, and those after it
+//! are merged into it until there is room: it stands still as long as it likes, and the others go on. Likewise posts, but
+//! for their bound: who posts looks for room first. Never wakes a thread and never takes a lock: a meeting looks, for a
+//! bounded time, and only once at a shard that was silent for [`SILENT_TICKS`].
 
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 
 use crate::ids::ShardId;
-use crate::limits::{PARCELS_MAX, POSTS_MAX};
-use crate::world::parcel::{InputParcel, OutcomeParcel};
+use crate::limits::{PARCELS_MAX, POSTS_MAX, SILENT_TICKS};
+use crate::world::parcel::{InputParcel, Merged, OutcomeParcel};
 
 /// What has a tick and travels.
 trait Parcel: Default {
     fn tick(&self) -> u64;
+    /// Takes over a newer one; what found no room stays in it.
+    fn absorb(&mut self, newer: &mut Self);
 }
 
 impl Parcel for InputParcel {
     fn tick(&self) -> u64 {
         self.tick
     }
+
+    fn absorb(&mut self, newer: &mut InputParcel) {
+        self.absorb(newer);
+    }
 }
 
 impl Parcel for OutcomeParcel {
     fn tick(&self) -> u64 {
         self.tick
+    }
+
+    fn absorb(&mut self, newer: &mut OutcomeParcel) {
+        self.absorb(newer);
     }
 }
 
@@ -40,32 +51,69 @@ struct Pipe<T> {
 
 /// The writing end.
 #[derive(Debug)]
-struct Giver<T>(Arc<Pipe<T>>);
+struct Giver<T> {
+    pipe: Arc<Pipe<T>>,
+    /// What found no room; newer ones are merged into it.
+    kept: Option<Box<T>>,
+}
 
-/// The reading end, and a parcel that came before its time.
+/// The reading end.
 #[derive(Debug)]
 struct Taker<T> {
     pipe: Arc<Pipe<T>>,
+    /// A parcel that came before its time.
     early: Option<Box<T>>,
+    /// Meetings in a row to which no parcel came in time.
+    missed: usize,
 }
 
 fn pipe<T>() -> (Giver<T>, Taker<T>) {
     let pipe = Arc::new(Pipe { full: ArrayQueue::new(PARCELS_MAX), empty: ArrayQueue::new(PARCELS_MAX) });
-    (Giver(pipe.clone()), Taker { pipe, early: None })
+    (Giver { pipe: pipe.clone(), kept: None }, Taker { pipe, early: None, missed: 0 })
 }
 
 impl<T: Parcel> Giver<T> {
     fn empty(&self) -> Box<T> {
-        self.0.empty.pop().unwrap_or_default()
+        self.pipe.empty.pop().unwrap_or_default()
     }
 
-    fn give(&self, parcel: Box<T>, to: ShardId) {
-        let kept = self.0.full.push(parcel);
-        assert!(kept.is_ok(), "shard {} did not read {PARCELS_MAX} parcels: it hangs, so the process ends", to.0);
+    /// Gives a parcel, or merges it into the one that waits for room: then `on_rest` gets what is left of it, and it is
+    /// true.
+    fn give(&mut self, mut parcel: Box<T>, on_rest: impl FnOnce(&mut T)) -> bool {
+        let kept = self.kept.take().and_then(|kept| self.pipe.full.push(kept).err());
+        let is_merged = kept.is_some();
+        self.kept = match kept {
+            Some(mut kept) => {
+                kept.absorb(&mut parcel);
+                on_rest(&mut parcel);
+                // Where the pool is full it is simply freed.
+                drop(self.pipe.empty.push(parcel));
+                Some(kept)
+            }
+            None => self.pipe.full.push(parcel).err(),
+        };
+        is_merged
     }
 }
 
 impl<T: Parcel> Taker<T> {
+    /// Takes all parcels up to a tick, waiting while `may_wait` for that tick's own or a later one; says whether it came. A
+    /// shard that was silent for long is not waited for.
+    fn meet(&mut self, tick: u64, may_wait: &mut impl FnMut() -> bool, mut on_parcel: impl FnMut(&mut T)) -> bool {
+        let patient = self.missed < SILENT_TICKS;
+        let came = loop {
+            if self.take(tick, &mut on_parcel) {
+                break true;
+            }
+            if !patient || !may_wait() {
+                break false;
+            }
+            std::hint::spin_loop();
+        };
+        self.missed = if came { 0 } else { self.missed + 1 };
+        came
+    }
+
     /// Takes all parcels up to a tick; says whether that tick's own, or a later one, was among what is here.
     fn take(&mut self, tick: u64, on_parcel: &mut impl FnMut(&mut T)) -> bool {
         loop {
@@ -96,6 +144,9 @@ pub struct MeshEnd {
     /// Room for the parcels of a tick.
     #[expect(clippy::vec_box, reason = "parcels travel boxed, this shard's own like all others")]
     outcomes: Vec<Box<OutcomeParcel>>,
+    merged: Merged,
+    /// Inputs that newer ones took the place of, because their owner's shard stood still.
+    pub inputs_merged: u64,
 }
 
 #[derive(Debug)]
@@ -115,6 +166,8 @@ pub fn connect(shards: usize) -> Vec<MeshEnd> {
             peers: Vec::new(),
             own: Some(Box::default()),
             outcomes: Vec::new(),
+            merged: Merged::default(),
+            inputs_merged: 0,
         })
         .collect();
     for a in 0..shards {
@@ -150,12 +203,15 @@ impl MeshEnd {
 
     /// Gives each other shard its inputs of a tick, even none. `inputs` is by shard; this shard's own stay.
     pub fn give_inputs(&mut self, tick: u64, inputs: &mut [InputParcel]) {
-        for peer in &self.peers {
+        self.merged.inputs = 0;
+        for peer in &mut self.peers {
             let mut parcel = peer.inputs_out.empty();
             parcel.reset(tick);
             std::mem::swap(&mut *parcel, &mut inputs[peer.shard.index()]);
             parcel.tick = tick;
-            peer.inputs_out.give(parcel, peer.shard);
+            let count = &mut self.inputs_merged;
+            let is_merged = peer.inputs_out.give(parcel, |rest| *count += rest.inputs.len() as u64);
+            self.merged.inputs |= u32::from(is_merged) << peer.shard.0;
         }
     }
 
@@ -168,14 +224,22 @@ impl MeshEnd {
         parcels
     }
 
-    /// Gives each other shard its outcome; shows this shard's own.
+    /// Gives each other shard its outcome; shows this shard's own, with the effects that found no room in a merged parcel:
+    /// they do not find their targets here, and are refused by name.
     pub fn give_outcomes(&mut self, mut parcels: Vec<Box<OutcomeParcel>>) -> &mut OutcomeParcel {
-        let own = parcels.remove(self.shard.index());
-        for (peer, parcel) in self.peers.iter().zip(parcels.drain(..)) {
-            peer.outcomes_out.give(parcel, peer.shard);
+        self.merged.outcomes = 0;
+        let mut own = parcels.remove(self.shard.index());
+        for (peer, parcel) in self.peers.iter_mut().zip(parcels.drain(..)) {
+            let is_merged = peer.outcomes_out.give(parcel, |rest| own.effects.append(&mut rest.effects));
+            self.merged.outcomes |= u32::from(is_merged) << peer.shard.0;
         }
         self.outcomes = parcels;
         self.own.insert(own)
+    }
+
+    /// For whom the parcels of this tick were merged: the flight record has it.
+    pub fn merged(&self) -> Merged {
+        self.merged
     }
 
     /// Meets the others' inputs of a tick, waiting while `may_wait`, which may let other threads run now and then. Gives
@@ -183,35 +247,23 @@ impl MeshEnd {
     pub fn take_inputs(
         &mut self,
         tick: u64,
-        may_wait: impl FnMut() -> bool,
+        mut may_wait: impl FnMut() -> bool,
         mut take: impl FnMut(ShardId, &mut InputParcel),
     ) -> u64 {
-        meet(&mut self.peers, may_wait, |peer| peer.inputs_in.take(tick, &mut |parcel| take(peer.shard, parcel)))
+        let meet = |peer: &mut Peer| peer.inputs_in.meet(tick, &mut may_wait, |parcel| take(peer.shard, parcel));
+        self.peers.iter_mut().map(meet).map(|came| u64::from(!came)).sum()
     }
 
     /// Meets the others' outcomes of a tick, likewise.
     pub fn take_outcomes(
         &mut self,
         tick: u64,
-        may_wait: impl FnMut() -> bool,
+        mut may_wait: impl FnMut() -> bool,
         mut take: impl FnMut(&mut OutcomeParcel),
     ) -> u64 {
-        meet(&mut self.peers, may_wait, |peer| peer.outcomes_in.take(tick, &mut take))
+        let meet = |peer: &mut Peer| peer.outcomes_in.meet(tick, &mut may_wait, &mut take);
+        self.peers.iter_mut().map(meet).map(|came| u64::from(!came)).sum()
     }
-}
-
-fn meet(peers: &mut [Peer], mut may_wait: impl FnMut() -> bool, mut look: impl FnMut(&mut Peer) -> bool) -> u64 {
-    let mut missing = 0;
-    for peer in peers {
-        while !look(peer) {
-            if !may_wait() {
-                missing += 1;
-                break;
-            }
-            std::hint::spin_loop();
-        }
-    }
-    missing
 }
 
 /// What waits with the tick from which it may be taken.
@@ -284,8 +336,14 @@ impl<T> Carrier<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::goods::Refusal;
     use crate::ids::{EntityId, SessionRef};
+    use crate::limits::{MERGED_EFFECTS_MAX, MERGED_EVENTS_MAX};
+    use crate::net::message::Stream;
+    use crate::world::effect::{Effect, EffectKind, PrivateEvent, Target, Word};
+    use crate::world::frame::Frame;
     use crate::world::movement::Command;
+    use crate::world::{Decree, DecreeKind};
 
     fn input(shard: u8, tick: u64) -> InputParcel {
         let mut parcel = InputParcel::default();
@@ -368,12 +426,100 @@ mod tests {
         assert_eq!((a.room(to), b.room(to), a.room(ShardId(1))), (0, POSTS_MAX, POSTS_MAX));
     }
 
+    /// A session's word that anybody can tell apart.
+    fn word(slot: u16, number: u64) -> PrivateEvent {
+        let session = SessionRef { lane: 1, slot, generation: 1 };
+        PrivateEvent { session, word: Word::Answer { stream: Stream::World, number, refusal: Refusal::None } }
+    }
+
     #[test]
-    #[should_panic(expected = "it hangs")]
-    fn a_shard_that_never_reads_ends_the_process() {
+    fn a_shard_that_does_not_read_gets_all_of_it_as_one_parcel_when_it_reads_again() {
+        const TICKS: u64 = 1_800;
         let mut ends = connect(2);
-        for tick in 0..=PARCELS_MAX as u64 {
-            ends[0].give_inputs(tick, &mut [InputParcel::default(), InputParcel::default()]);
+        let mut b = ends.pop().expect("two");
+        let mut a = ends.pop().expect("two");
+        for tick in 1..=TICKS {
+            a.give_inputs(tick, &mut [InputParcel::default(), input(1, tick)]);
+            let mut outs = a.outcomes(tick);
+            outs[1].private.push(word(0, tick));
+            outs[1].frame = Some(Arc::new(Frame::of_seen(ShardId(0), tick, &[])));
+            outs[1].decrees.extend(tick.is_multiple_of(600).then_some(Decree { tick, kind: DecreeKind::Stop }));
+            assert!(a.give_outcomes(outs).effects.is_empty());
+            let is_merged = tick > PARCELS_MAX as u64 + 1;
+            let bits = if is_merged { 2 } else { 0 };
+            assert_eq!(a.merged(), Merged { inputs: bits, outcomes: bits }, "tick {tick}");
         }
+        assert_eq!(a.inputs_merged, TICKS - PARCELS_MAX as u64 - 1);
+        let (mut words, mut frames, mut decrees) = (Vec::new(), Vec::new(), 0);
+        for tick in [TICKS, TICKS + 1] {
+            b.take_outcomes(
+                tick,
+                || false,
+                |parcel| {
+                    words.append(&mut parcel.private);
+                    frames.extend(parcel.frame.take().map(|frame| frame.tick));
+                    decrees += parcel.decrees.len();
+                },
+            );
+            let outs = a.outcomes(tick + 1);
+            a.give_outcomes(outs);
+        }
+        assert_eq!(words, (1..=TICKS).map(|tick| word(0, tick)).collect::<Vec<_>>(), "each word once, in order");
+        assert_eq!((frames.len(), frames.last(), decrees), (PARCELS_MAX + 1, Some(&TICKS), 3));
+        assert_eq!(a.merged().outcomes, 0, "it reads again");
+    }
+
+    #[test]
+    fn what_finds_no_room_in_a_merged_parcel_is_refused_by_name_or_ends_its_session() {
+        let mut ends = connect(2);
+        let a = &mut ends[0];
+        let effect = |sequence: u32, kind| Effect {
+            target: Target::Entity(EntityId::character(2)),
+            source: EntityId::character(1),
+            sequence,
+            kind,
+        };
+        let mut tick = 0;
+        let mut give = |count: usize, kind: EffectKind, slot: u16| {
+            tick += 1;
+            let mut outs = a.outcomes(tick);
+            outs[1].effects.extend((0..count as u32).map(|sequence| effect(sequence, kind)));
+            outs[1].private.extend((0..count as u64).map(|number| word(slot, number)));
+            a.give_outcomes(outs).effects.len()
+        };
+        let wave = EffectKind::Wave { x: 0, y: 0, request: 1 };
+        (0..=PARCELS_MAX).for_each(|_| assert_eq!(give(0, wave, 0), 0));
+        assert_eq!(give(MERGED_EFFECTS_MAX - 1, wave, 1), 0);
+        assert_eq!(give(3, wave, 2), 2, "they come back to their sender");
+        assert_eq!(give(5, EffectKind::Gone, 3), 0, "somebody waits for these");
+        let mut parcels = Vec::new();
+        (0..2).for_each(|_| {
+            ends[1].take_outcomes(1_000, || false, |parcel| parcels.push(parcel.clone()));
+            let outs = ends[0].outcomes(101);
+            ends[0].give_outcomes(outs);
+        });
+        let merged = &parcels[PARCELS_MAX];
+        assert_eq!((merged.effects.len(), merged.private.len()), (MERGED_EFFECTS_MAX + 5, MERGED_EVENTS_MAX));
+        let behind: Vec<u16> = merged.behind.iter().map(|session| session.slot).collect();
+        assert_eq!(behind, [2, 3], "who missed news, and nobody else");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_shard_that_was_silent_for_long() {
+        let mut ends = connect(2);
+        let looks = |end: &mut MeshEnd, tick: u64| {
+            let mut looks = 0;
+            let may_wait = || {
+                looks += 1;
+                looks < 5
+            };
+            end.take_inputs(tick, may_wait, |_, _| ());
+            looks
+        };
+        let waited: Vec<i32> = (1..=SILENT_TICKS as u64 + 3).map(|tick| looks(&mut ends[1], tick)).collect();
+        assert!(waited[..SILENT_TICKS].iter().all(|&looks| looks == 5), "{waited:?}");
+        assert_eq!(waited[SILENT_TICKS..], [0, 0, 0]);
+        ends[0].give_inputs(20, &mut [InputParcel::default(), InputParcel::default()]);
+        assert_eq!((looks(&mut ends[1], 20), looks(&mut ends[1], 21)), (0, 5), "it spoke, so it is waited for again");
     }
 }

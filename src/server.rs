@@ -11,7 +11,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use crossbeam_queue::ArrayQueue;
 
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -26,7 +25,7 @@ use crate::ids::{CellKey, GRID_PER_M, ShardId};
 use crate::io::{BindError, Lane, Lanes, Listeners, PacketConfig, bind_lanes, bind_tcp};
 use crate::keeper::{Desk, DeskRules, KeeperHandle, KeeperQueues, RocksDisk, Store, StoreError, Terms};
 use crate::ladder::Common;
-use crate::limits::{DECREE_TICKS_MIN, LANES, NPC_LIFE_TICKS};
+use crate::limits::{DECREE_TICKS_MIN, LANES, NPC_LIFE_TICKS, RECORD_WRITE_MS, SILENT_S_MAX};
 use crate::mesh;
 use crate::net::handshake::HandshakeConfig;
 use crate::net::interest::Radii;
@@ -34,6 +33,7 @@ use crate::net::message::Seam;
 use crate::net::session::Rates;
 use crate::net::token::{DEV_KEY, random_bytes};
 use crate::preflight;
+use crate::shard::beats::{Beats, LOOK_MS};
 use crate::shard::core::Rules;
 use crate::shard::recorder::RecorderSetup;
 use crate::shard::{self, ShardSetup};
@@ -50,8 +50,8 @@ const RESTART_TICKS: u64 = 600;
 const PORT_TRIES_MAX: u32 = 32;
 /// Pause between two of these tries of a port that was named.
 const PORT_WAIT: Duration = Duration::from_millis(25);
-/// How often the host looks whether something ended.
-const WATCH: Duration = Duration::from_millis(10);
+/// How often the host looks whether something ended, or stands still.
+const WATCH: Duration = Duration::from_millis(LOOK_MS);
 
 /// What a node's parts share.
 struct Node {
@@ -62,6 +62,7 @@ struct Node {
     flight: Option<Arc<FlightFolder>>,
     clock: Clock,
     shards: Vec<JoinHandle<Result<(), String>>>,
+    beats: Beats,
 }
 
 /// Runs a node until it is told to end.
@@ -75,8 +76,8 @@ pub fn serve(config: Config, no_tui: bool) -> Result<(), Failure> {
     };
     preflight::require(&preflight::examine(&plan))?;
     sys::raise_open_files();
-    let node = start(config, &folder, no_tui)?;
-    let end = watch(&node);
+    let mut node = start(config, &folder, no_tui)?;
+    let end = watch(&mut node);
     stop(node, end)
 }
 
@@ -88,14 +89,7 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
     // First the data folder: who starts a second node by mistake is told so, and not that its port is taken.
     let keeper = open_keeper(&config, folder, &cut, &queues)?;
     let (lanes, listeners) = bind_game(config.net.bind, shards).map_err(bind_failure)?;
-    let mut commands =
-        ControlConfig::new(config.net.control, folder.path().to_path_buf(), cpus.clone(), content_version());
-    commands.config = config.clone();
-    if config.load.step.is_some() {
-        let pin = ControlCommand::PinLadder(config.load.step);
-        commands.commands.iter().for_each(|queue| queue.push(pin).expect("a new queue has room"));
-    }
-    commands.live = LiveForm::for_terminal(no_tui);
+    let mut commands = control_config(&config, folder, no_tui);
     let flight = open_flight(&config, folder)?;
     commands.flight = flight.clone();
     commands.keeper = Some(keeper.handle.view());
@@ -118,7 +112,7 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
     let sockets: Vec<Arc<UdpSocket>> = lanes.sockets.into_iter().map(Arc::new).collect();
     let mut carriers = mesh::carriers(shards).into_iter();
     let ready = Arc::new(AtomicUsize::new(0));
-    let mut threads = Vec::with_capacity(shards);
+    let (mut threads, mut beats) = (Vec::with_capacity(shards), Beats::default());
     for (at, (mesh, listener)) in mesh::connect(shards).into_iter().zip(listeners.sockets).enumerate() {
         let shard = ShardId(at as u8);
         let world = World::new(world_config.clone(), shard);
@@ -144,14 +138,28 @@ fn start(config: Config, folder: &DataFolder, no_tui: bool) -> Result<Node, Fail
             reports: commands.reports.clone(),
             commands: commands.commands[at].clone(),
             recorder: flight.as_ref().map(|flight| recorder(flight, shard, &world_config, run)),
+            beat: beats.add(),
         };
         threads.push(spawn_shard(setup, ready.clone())?);
     }
-    let node = Node { config, control, commands, keeper: keeper.handle, flight, clock, shards: threads };
+    let node = Node { config, control, commands, keeper: keeper.handle, flight, clock, shards: threads, beats };
     await_ready(&node, &ready)?;
     node.control.set_ready()?;
     say_ready(&node, folder, lanes.address, keeper.recovered);
     Ok(node)
+}
+
+/// What control begins with, but for what it sees of flight record and keeper.
+fn control_config(config: &Config, folder: &DataFolder, no_tui: bool) -> ControlConfig {
+    let cpus = config.node.cpus.clone();
+    let mut control = ControlConfig::new(config.net.control, folder.path().to_path_buf(), cpus, content_version());
+    control.config = config.clone();
+    if config.load.step.is_some() {
+        let pin = ControlCommand::PinLadder(config.load.step);
+        control.commands.iter().for_each(|queue| queue.push(pin).expect("a new queue has room"));
+    }
+    control.live = LiveForm::for_terminal(no_tui);
+    control
 }
 
 fn open_flight(config: &Config, folder: &DataFolder) -> Result<Option<Arc<FlightFolder>>, Failure> {
@@ -285,7 +293,7 @@ fn say_ready(node: &Node, folder: &DataFolder, address: SocketAddr, recovered: u
 }
 
 /// Waits for the end, and says why it came.
-fn watch(node: &Node) -> Result<(), Failure> {
+fn watch(node: &mut Node) -> Result<(), Failure> {
     let (mut was_full, mut common) = (false, Common::default());
     loop {
         std::thread::sleep(WATCH);
@@ -295,6 +303,7 @@ fn watch(node: &Node) -> Result<(), Failure> {
         if let Some(at) = node.shards.iter().position(JoinHandle::is_finished) {
             return Err(Failure::new(Code::Failed, format!("shard {at} ended; its last message stands above")));
         }
+        look_at_beats(node)?;
         for text in node.keeper.take_breaks() {
             eprintln!("ringshard: {text}; `inspect --check` on a checkpoint says more");
             if let Some(Err(failure)) = node.flight.as_ref().map(|flight| flight.set_aside(Reason::Invariant)) {
@@ -312,7 +321,7 @@ fn watch(node: &Node) -> Result<(), Failure> {
             }
             was_full = is_full;
         }
-        common = obey_ladders(node, common);
+        common = obey_ladders(node, common)?;
         node.flight.iter().for_each(|flight| flight.tend());
         if node.commands.draining.load(Ordering::Acquire) {
             return Ok(());
@@ -320,42 +329,59 @@ fn watch(node: &Node) -> Result<(), Failure> {
     }
 }
 
+/// A shard that stands still for too long ends the node: who plays on it waits for nothing, and nobody else can help it.
+fn look_at_beats(node: &mut Node) -> Result<(), Failure> {
+    let Node { beats, shards, flight, commands, .. } = node;
+    let Some(ShardId(at)) = beats.look(|at| shards[at].is_finished()) else { return Ok(()) };
+    // The others' recorders write what they have.
+    std::thread::sleep(Duration::from_millis(2 * RECORD_WRITE_MS));
+    let mut text = format!(
+        "shard {at} stood still for {SILENT_S_MAX} s, so the node ends; look for what keeps the thread shard-{at} from its \
+         core: a debugger, a stopped thread, another program of higher priority, a kernel call that hangs (`dmesg`); then \
+         start again, every order that was acknowledged is kept"
+    );
+    if flight.is_some() {
+        let data = commands.data.display();
+        text += &format!("; `ringshard replay {data}/flight` repeats what the shards did until then");
+    }
+    Err(Failure::new(Code::Failed, text))
+}
+
 /// Makes what the shards' ladders ask of the whole node so, where it differs from `before`; gives it back.
-fn obey_ladders(node: &Node, before: Common) -> Common {
+fn obey_ladders(node: &mut Node, before: Common) -> Result<Common, Failure> {
     let common = node.control.common();
     if common.degrade != before.degrade {
         let level = common.degrade;
-        tell(&node.commands.commands[0], ControlCommand::Degrade(level));
+        tell(node, 0, ControlCommand::Degrade(level))?;
         eprintln!("ringshard: overload: degrade level {level} of 3");
     }
     if common.closed != before.closed {
-        tell_shards(node, ControlCommand::Admission { open: !common.closed });
+        tell_shards(node, ControlCommand::Admission { open: !common.closed })?;
         let text = if common.closed { "nobody more is admitted" } else { "players are admitted again" };
         eprintln!("ringshard: overload: {text}");
     }
-    common
+    Ok(common)
 }
 
-fn tell_shards(node: &Node, command: ControlCommand) {
-    node.commands.commands.iter().for_each(|queue| tell(queue, command));
+fn tell_shards(node: &mut Node, command: ControlCommand) -> Result<(), Failure> {
+    (0..node.shards.len()).try_for_each(|at| tell(node, at, command))
 }
 
-/// Tells a shard, and waits while it has no room: it makes some every tick.
-fn tell(queue: &ArrayQueue<ControlCommand>, command: ControlCommand) {
-    while queue.push(command).is_err() {
-        std::thread::sleep(Duration::from_millis(1));
+/// Tells a shard, and waits while it has no room: it makes some every tick, unless it stands still.
+fn tell(node: &mut Node, at: usize, command: ControlCommand) -> Result<(), Failure> {
+    while node.commands.commands[at].push(command).is_err() {
+        look_at_beats(node)?;
+        std::thread::sleep(WATCH);
     }
+    Ok(())
 }
 
 /// Saves every character and ends. After a failure nothing more can be promised: the process ends at once.
-fn stop(node: Node, end: Result<(), Failure>) -> Result<(), Failure> {
-    if let Err(failure) = end {
+fn stop(mut node: Node, end: Result<(), Failure>) -> Result<(), Failure> {
+    if let Err(failure) = end.and_then(|()| drain(&mut node)) {
         eprintln!("ringshard: {}", failure.text);
         std::process::exit(failure.code as i32);
     }
-    eprintln!("ringshard: draining: every character is saved, then the node ends");
-    let stop = node.clock.tick_at(node.clock.now_ns()) + DECREE_TICKS_MIN;
-    tell_shards(&node, ControlCommand::StopAt(stop));
     for shard in node.shards {
         match shard.join() {
             Ok(Ok(())) => (),
@@ -369,6 +395,18 @@ fn stop(node: Node, end: Result<(), Failure>) -> Result<(), Failure> {
     node.keeper.stop().map_err(|error| store_failure(&error))?;
     node.control.stop()?;
     eprintln!("ringshard: ended");
+    Ok(())
+}
+
+/// Ends the shards, and waits for them as long as none stands still.
+fn drain(node: &mut Node) -> Result<(), Failure> {
+    eprintln!("ringshard: draining: every character is saved, then the node ends");
+    let stop = node.clock.tick_at(node.clock.now_ns()) + DECREE_TICKS_MIN;
+    tell_shards(node, ControlCommand::StopAt(stop))?;
+    while !node.shards.iter().all(JoinHandle::is_finished) {
+        look_at_beats(node)?;
+        std::thread::sleep(WATCH);
+    }
     Ok(())
 }
 

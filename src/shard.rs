@@ -4,6 +4,7 @@
 //! present tick; nothing here waits but the sleep to the edge and the two bounded meetings. Never takes a lock and never
 //! wakes another thread.
 
+pub mod beats;
 mod coordinator;
 pub mod core;
 mod costs;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use hdrhistogram::Histogram;
 
+use self::beats::Beat;
 use self::coordinator::Coordinator;
 use self::core::{Core, Rules, Whom};
 use self::costs::{Costs, Part, Waits};
@@ -32,7 +34,9 @@ use crate::flight::folder::Progress;
 use crate::ids::{FINE_PER_M, ShardId};
 use crate::io::{Backend, Event, PacketConfig, Packets};
 use crate::keeper::{KeeperAnswer, KeeperCommand};
-use crate::limits::{BODY_BYTES_MAX, LANES, MEETING_WAIT_US, RECORD_OVERRUN_TICKS, TICK_HZ};
+use crate::limits::{
+    BODY_BYTES_MAX, LANES, MEETING_WAIT_US, RECORD_OVERRUN_TICKS, SILENT_GRACE_TICKS, SILENT_TICKS, TICK_HZ,
+};
 use crate::mesh::{Carrier, MeshEnd};
 use crate::net::handshake::{Arrival, HandshakeConfig};
 use crate::net::messages::Close;
@@ -101,6 +105,8 @@ pub struct ShardSetup {
     pub commands: Arc<ArrayQueue<ControlCommand>>,
     /// Its flight recorder, unless nothing is recorded.
     pub recorder: Option<RecorderSetup>,
+    /// Shows the host that it runs.
+    pub beat: Beat,
 }
 
 /// A running shard.
@@ -118,6 +124,9 @@ struct Shard {
     reports: Arc<ArrayQueue<ShardReport>>,
     commands: Arc<ArrayQueue<ControlCommand>>,
     recorder: Option<Recorder>,
+    beat: Beat,
+    /// Silent peers end from this tick on: before it, what they sent while this shard stood still is being read.
+    sweeps_from: u64,
     costs: Costs,
     /// On the shard that balances.
     coordinator: Option<Coordinator>,
@@ -202,6 +211,8 @@ impl Shard {
             reports: setup.reports,
             commands: setup.commands,
             recorder,
+            beat: setup.beat,
+            sweeps_from: 0,
             costs: Costs::new(setup.clock),
             coordinator,
             overran,
@@ -239,6 +250,9 @@ impl Shard {
             self.gauge.edge_late_us.saturating_record(begin_ns.saturating_sub(self.clock.edge_ns(tick)) / 1_000);
             let present = self.clock.tick_at(begin_ns);
             self.host.late_edges += present.saturating_sub(tick);
+            if present >= tick + SILENT_TICKS as u64 {
+                self.sweeps_from = present + SILENT_GRACE_TICKS;
+            }
             if present >= tick + RECORD_OVERRUN_TICKS {
                 self.overran.iter().for_each(|progress| progress.overran());
             }
@@ -252,6 +266,7 @@ impl Shard {
             self.core.ladder.note(elapsed, spent);
         }
         while !self.give_keeper() {
+            self.beat.beat();
             executor::sleep(Duration::from_millis(1)).await;
         }
         if let Some(recorder) = &mut self.recorder {
@@ -290,6 +305,7 @@ impl Shard {
 
     /// One tick, in order.
     fn tick(&mut self, tick: u64) {
+        self.beat.beat();
         self.gauge.lap_ns = self.clock.now_ns();
         self.take_posts(tick);
         self.receive(tick);
@@ -298,6 +314,7 @@ impl Shard {
         self.core.pass_requests();
         self.recorder.iter_mut().for_each(|recorder| recorder.given(&self.core));
         self.mesh.give_inputs(tick, &mut self.core.inputs);
+        self.host.inputs_merged = self.mesh.inputs_merged;
         self.costs.begin();
         self.core.begin(tick);
         self.costs.end(Part::Act);
@@ -319,7 +336,8 @@ impl Shard {
         self.lap(Phase::Meet);
         self.send(tick, Whom::Rest);
         self.lap(Phase::Fill);
-        self.recorder.iter_mut().for_each(|recorder| recorder.tick(&self.core));
+        let Shard { recorder, core, mesh, .. } = self;
+        recorder.iter_mut().for_each(|recorder| recorder.tick(core, mesh.merged()));
         self.finish(tick);
         self.lap(Phase::Rest);
     }
@@ -478,7 +496,7 @@ impl Shard {
         while let Some(ended) = self.core.ended.pop() {
             self.links.end(ended);
         }
-        if tick.is_multiple_of(SWEEP_TICKS) {
+        if tick.is_multiple_of(SWEEP_TICKS) && tick >= self.sweeps_from {
             let Shard { core, links, packets, .. } = self;
             links.sweep(core, tick, |connection| packets.tcp_stalled_ticks(connection));
         }

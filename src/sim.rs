@@ -53,8 +53,12 @@ const IMPOSTOR: u64 = 1 << 40;
 const REST_TICKS: u64 = 300;
 /// Ticks that a process needs to start again.
 const RESTART_TICKS: u32 = 40;
-/// Longest time that a shard stands still: a longer one ends the process.
-const STALL_TICKS_MAX: u32 = 50;
+/// Longest time that a shard stands still: not much longer, and the node would end.
+const STALL_TICKS_MAX: u32 = 1_500;
+/// Longest of most of them, so that runs get far.
+const STALL_TICKS_USUAL: u32 = 50;
+/// One in how many is longer.
+const STALL_CHANCES: u32 = 6;
 /// Ticks that mails and things wait: short, so that a run sees their end.
 const TERMS: Terms = Terms { mail_ticks: 400, thing_ticks: 500 };
 /// Shards whose borders the bots gather at, whatever the number of shards of the run.
@@ -345,8 +349,10 @@ impl Sim {
         let tick = self.tick;
         if self.plan.strikes(Fault::ShardStall, tick) {
             let shard = self.plan.draw(self.config.shards as u32) as usize;
-            let until = tick + u64::from(1 + self.plan.draw(STALL_TICKS_MAX));
-            // It runs at least once between two of them: longer than this it would end the process.
+            let most = if self.plan.draw(STALL_CHANCES) == 0 { STALL_TICKS_MAX } else { STALL_TICKS_USUAL };
+            // Whatever stands still runs again when the quiet end begins, and at least once between two stalls.
+            let until = tick + u64::from(1 + self.plan.draw(most));
+            let until = until.min(self.config.ticks.saturating_sub(QUIET_TICKS));
             if node.runs(shard, tick - 1) {
                 node.stall_shard(shard, until);
             }

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::goods::{Order, OrderKind, Settled};
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
-use crate::limits::EVENTS_PER_FRAME_MAX;
+use crate::limits::{EVENTS_PER_FRAME_MAX, SILENT_S_MAX, TICK_HZ};
 use crate::net::message::{Request, Stream};
 use crate::net::{messages::Refusal, wire};
 use crate::planted::{Bug, planted};
@@ -52,8 +52,8 @@ use trig::direction;
 
 /// Public events that a frame has room for from the start.
 const EVENTS_USUAL: usize = 256;
-/// Ticks that an answer of the ledger looks for its entity.
-const UNHEARD_TICKS: u64 = 120;
+/// Ticks that an answer of the ledger looks for its entity: on its way to a shard that stands still it is in no frame.
+const UNHEARD_TICKS: u64 = SILENT_S_MAX * TICK_HZ + 120;
 /// Ticks that somebody looks at who waved.
 const ATTENTION_TICKS: u64 = 60;
 

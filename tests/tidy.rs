@@ -174,8 +174,9 @@ const MAXIMA_ELSEWHERE: &[(&str, &[&str])] = &[
 ];
 
 /// Source files under src, without tests and generated code. More need a reason; beyond 80 go ledger,
-/// faults and replay; beyond 100 the balance of the shards, overload and tuning; beyond 116 used tokens and source prefixes.
-const FILES_MAX: usize = 118;
+/// faults and replay; beyond 100 the balance of the shards, overload and tuning; beyond 116 used tokens, source prefixes,
+/// and shards that stand still.
+const FILES_MAX: usize = 119;
 /// Lines of one source file, without tests at its end.
 const FILE_LINES_MAX: usize = 900;
 /// Lines of one function, signature and closing brace included.

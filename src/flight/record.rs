@@ -13,14 +13,14 @@ use crate::goods::Settled;
 use crate::ids::ShardId;
 use crate::world::effect::{Effect, Joining};
 use crate::world::frame::{Frames, Seen};
-use crate::world::parcel::{Handoffs, InputParcel, OutcomeParcel};
+use crate::world::parcel::{Handoffs, InputParcel, Merged, OutcomeParcel};
 use crate::world::state::{State, StateRef};
 use crate::world::{Decree, World};
 
 /// First bytes of every segment.
 pub const FILE_MARK: [u8; 16] = *b"RINGSHARD FLIGHT";
 /// Raise it when anything here changes its bytes.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 7;
 /// Bytes of an entry's header: length u32, kind u8, three zeroes, tick u64, both checksums u32.
 const HEADER_BYTES: usize = 24;
 
@@ -107,6 +107,8 @@ pub struct Done {
     pub rows: bool,
     /// By shard; the own one means nothing.
     pub taken: Vec<Taken>,
+    /// For whom what it gave was merged into parcels that waited.
+    pub merged: Merged,
     /// [`World::digest_part`] after it.
     pub digest: u64,
 }

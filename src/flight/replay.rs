@@ -1,7 +1,7 @@
 //! Replay: the worlds of all shards once more, from their flight records, each hash compared.
 //!
 //! Owns the worlds that it makes. Promises: a shard's tick takes the parcels that it took when it was recorded, a late one
-//! as late; the first difference ends the replay at that tick. Never does I/O: whoever calls loads the segments.
+//! as late, and those that were merged as one; the first difference ends the replay at that tick. Never does I/O: whoever calls loads the segments.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -417,10 +417,13 @@ impl Replay<'_> {
                     assert_eq!(entry.done.previous, track.world.tick, "the segments were found to follow each other");
                     track.read = entry.tick;
                     self.note_given(shard, entry.tick, &entry.given);
-                    for (to, parcel) in entry.given.inputs.iter_mut().enumerate() {
-                        parcel.tick = entry.tick;
-                        if to != shard {
-                            self.tracks[to].inputs[shard].push_back(std::mem::take(parcel));
+                    for (to, parcel) in entry.given.inputs.iter_mut().enumerate().filter(|&(to, _)| to != shard) {
+                        let mut parcel = InputParcel { tick: entry.tick, ..std::mem::take(parcel) };
+                        let is_merged = entry.done.merged.inputs >> to & 1 == 1;
+                        let queue = &mut self.tracks[to].inputs[shard];
+                        match queue.back_mut().filter(|_| is_merged) {
+                            Some(waits) => waits.absorb(&mut parcel),
+                            None => queue.push_back(parcel),
                         }
                     }
                     self.tracks[shard].phase = Phase::Inputs(entry);
@@ -489,15 +492,20 @@ impl Replay<'_> {
         let frame = Arc::new(frame);
         self.tracks[shard].published = tick;
         self.note_effects(tick, &outs);
-        let mut own = None;
-        for (to, mut out) in outs.into_iter().enumerate() {
+        let mut own = Box::new(std::mem::take(&mut outs[shard]));
+        own.frame = Some(frame.clone());
+        for (to, mut out) in outs.into_iter().enumerate().filter(|&(to, _)| to != shard) {
             out.frame = Some(frame.clone());
-            match to == shard {
-                true => own = Some(out),
-                false => self.tracks[to].outcomes[shard].push_back(out),
+            let is_merged = done.merged.outcomes >> to & 1 == 1;
+            let queue = &mut self.tracks[to].outcomes[shard];
+            match queue.back_mut().filter(|_| is_merged) {
+                Some(waits) => {
+                    waits.absorb(&mut out);
+                    own.effects.append(&mut out.effects);
+                }
+                None => queue.push_back(out),
             }
         }
-        let own = Box::new(own.expect("one is its own"));
         self.tracks[shard].phase = Phase::Outcomes { done, own };
     }
 

@@ -1,6 +1,7 @@
 //! Shards that run late and apart, recorded; the replay does the same, and damage is named.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +11,7 @@ use super::record::{Damage, Done, Encoder, Entries, FORMAT, Fault, Head, Kind};
 use super::replay::{self, Report, Request, Segment};
 use crate::exit::Code;
 use crate::ids::{EntityId, GRID_PER_M, ShardId};
-use crate::limits::SESSION_BYTES_PER_S_MAX;
+use crate::limits::{PARCELS_MAX, SESSION_BYTES_PER_S_MAX};
 use crate::net::interest::Radii;
 use crate::net::session::Rates;
 use crate::net::token::UserData;
@@ -19,7 +20,7 @@ use crate::shard::core::{Core, Rules};
 use crate::world::cut::CutMap;
 use crate::world::land::Land;
 use crate::world::movement::{BUTTON_RUN, Command};
-use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel};
+use crate::world::parcel::{Input, InputKind, InputParcel, Merged, OutcomeParcel};
 use crate::world::random::random;
 use crate::world::{DecreeKind, World, WorldConfig};
 
@@ -34,13 +35,26 @@ struct Recorded {
     previous: u64,
     inputs: Vec<VecDeque<InputParcel>>,
     outcomes: Vec<VecDeque<OutcomeParcel>>,
+    merged: Merged,
     segments: Vec<Vec<u8>>,
+}
+
+/// What waits for a shard: as many parcels as under way in the mesh, and one that newer ones are merged into. True: it was.
+fn put<T>(queue: &mut VecDeque<T>, mut parcel: T, absorb: impl FnOnce(&mut T, &mut T)) -> bool {
+    let is_merged = queue.len() > PARCELS_MAX;
+    match queue.back_mut().filter(|_| is_merged) {
+        Some(waits) => absorb(waits, &mut parcel),
+        None => queue.push_back(parcel),
+    }
+    is_merged
 }
 
 /// Shards whose meetings and edges fail now and then.
 struct Realm {
     shards: Vec<Recorded>,
     late: bool,
+    /// A shard that stands still in these ticks.
+    stall: Option<(usize, Range<u64>)>,
 }
 
 fn head(shard: usize, shards: usize) -> Head {
@@ -86,9 +100,9 @@ impl Realm {
             encoder.head(&mut bytes, 0, &head(shard, shards));
             encoder.snapshot(&mut bytes, &core.world, &core.frames, 0, &core.taken);
             let (inputs, outcomes) = (vec![VecDeque::new(); shards], vec![VecDeque::new(); shards]);
-            Recorded { core, encoder, previous: 0, inputs, outcomes, segments: vec![bytes] }
+            Recorded { core, encoder, previous: 0, inputs, outcomes, merged: Merged::default(), segments: vec![bytes] }
         };
-        Realm { shards: (0..shards).map(shard).collect(), late }
+        Realm { shards: (0..shards).map(shard).collect(), late, stall: None }
     }
 
     /// Whether something goes wrong for a shard in a tick: one time in eight.
@@ -98,7 +112,9 @@ impl Realm {
 
     fn tick(&mut self, tick: u64) {
         let count = self.shards.len();
-        let runs: Vec<usize> = (0..count).filter(|&shard| !self.fails(shard, tick, 0)).collect();
+        let stands =
+            |shard: usize| self.stall.as_ref().is_some_and(|(at, ticks)| *at == shard && ticks.contains(&tick));
+        let runs: Vec<usize> = (0..count).filter(|&shard| !self.fails(shard, tick, 0) && !stands(shard)).collect();
         for &at in &runs {
             self.give(at, tick);
         }
@@ -133,9 +149,12 @@ impl Realm {
         core.pass_requests();
         encoder.given(&core.outside, &core.inputs);
         let given: Vec<InputParcel> = core.inputs.iter_mut().map(std::mem::take).collect();
+        let mut merged = 0;
         for (to, parcel) in given.into_iter().enumerate() {
-            self.shards[to].inputs[at].push_back(InputParcel { tick, ..parcel });
+            let parcel = InputParcel { tick, ..parcel };
+            merged |= u32::from(put(&mut self.shards[to].inputs[at], parcel, InputParcel::absorb)) << to;
         }
+        self.shards[at].merged = Merged { inputs: merged, outcomes: 0 };
     }
 
     fn step(&mut self, at: usize, tick: u64, waits: &[bool]) {
@@ -153,14 +172,21 @@ impl Realm {
         outs.iter_mut().for_each(|out| out.reset(core.world.shard, tick));
         core.publish(&mut outs);
         encoder.parcels(outs.iter());
-        for (to, out) in outs.into_iter().enumerate() {
-            self.shards[to].outcomes[at].push_back(out);
+        let (mut own, mut merged) = (std::mem::take(&mut outs[at]), 0);
+        for (to, out) in outs.into_iter().enumerate().filter(|&(to, _)| to != at) {
+            let absorb = |waits: &mut OutcomeParcel, out: &mut OutcomeParcel| {
+                waits.absorb(out);
+                own.effects.append(&mut out.effects);
+            };
+            merged |= u32::from(put(&mut self.shards[to].outcomes[at], out, absorb)) << to;
         }
+        self.shards[at].merged.outcomes = merged;
+        self.shards[at].outcomes[at].push_back(own);
     }
 
     fn hear(&mut self, at: usize, tick: u64, waits: &[bool]) {
         let count = self.shards.len();
-        let Recorded { core, encoder, outcomes, segments, previous, .. } = &mut self.shards[at];
+        let Recorded { core, encoder, outcomes, segments, previous, merged, .. } = &mut self.shards[at];
         let others = (0..count).filter(|&from| from != at && !waits[from]);
         for from in std::iter::once(at).chain(others) {
             while let Some(mut parcel) = outcomes[from].pop_front() {
@@ -169,7 +195,7 @@ impl Realm {
         }
         let previous = std::mem::replace(previous, tick);
         let (taken, digest) = (core.taken.clone(), core.world.digest_part());
-        let done = Done { previous, rows: core.rows, taken, digest };
+        let done = Done { previous, rows: core.rows, taken, merged: *merged, digest };
         if tick.is_multiple_of(SNAPSHOT_TICKS) {
             encoder.end(segments.last_mut().expect("one is open"), previous);
             let mut bytes = Vec::new();
@@ -183,7 +209,12 @@ impl Realm {
     }
 
     fn record(shards: usize, late: bool, ticks: u64) -> Vec<Vec<Vec<u8>>> {
-        let mut realm = Realm::new(shards, late);
+        Realm::new(shards, late).run(ticks)
+    }
+
+    fn run(self, ticks: u64) -> Vec<Vec<Vec<u8>>> {
+        let shards = self.shards.len();
+        let mut realm = self;
         for tick in 1..=ticks {
             if tick == 130 && shards > 1 {
                 let starts: Vec<u32> = (0..shards as u32).map(|shard| shard * 700).collect();
@@ -238,6 +269,25 @@ fn parcels_that_came_late_come_late_again() {
         record.iter_mut().for_each(|segments| drop(segments.remove(0)));
     }
     assert!(starts >= 3, "{starts} starts within the run");
+}
+
+#[test]
+fn parcels_that_were_merged_for_a_shard_that_stood_still_are_merged_again() {
+    for late in [false, true] {
+        for at in 0..3 {
+            let mut record = Realm { stall: Some((at, 110..400)), ..Realm::new(3, late) }.run(620);
+            let mut froms = Vec::new();
+            while record.iter().all(|segments| !segments.is_empty()) {
+                if let Some(report) = replayed(&record, SEED, Request::default()) {
+                    assert_eq!((report.mismatches, report.first_mismatch), (0, None), "{report:?}");
+                    assert!(report.to_tick > 600, "{report:?}");
+                    froms.push(report.from_tick);
+                }
+                record.iter_mut().for_each(|segments| drop(segments.remove(0)));
+            }
+            assert!(froms[0] == 0 && (late || froms.contains(&450)), "through all of it, and behind it: {froms:?}");
+        }
+    }
 }
 
 #[test]

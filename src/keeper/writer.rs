@@ -1,10 +1,11 @@
 //! The thread that owns all durable writes.
 //!
 //! Owns the desk and the keeper's ends of the queues. Promises: commands are done in their order, also while the group
-//! before them is on its way to the disk; an answer leaves after its group has landed; a full answer queue makes it
-//! wait, never lose. Never pinned, never woken by a shard: it looks every [`KEEPER_POLL_US`]. After an error it ends at
+//! before them is on its way to the disk; an answer leaves after its group has landed; a full answer queue makes the
+//! answers to that shard wait, within a bound and never lost, and those to the others go on. Never pinned, never woken by a shard: it looks every [`KEEPER_POLL_US`]. After an error it ends at
 //! once and the host reads why.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -15,12 +16,14 @@ use std::time::{Duration, Instant};
 use crossbeam_queue::ArrayQueue;
 
 use super::{Desk, KeeperAnswer, KeeperCommand, LedgerHoldings, RocksDisk, StoreError, StoreErrorKind, StoreMemory};
-use crate::ids::ShardId;
 use crate::limits::{
-    KEEPER_ANSWERS_MAX, KEEPER_CHECKPOINTS_MAX, KEEPER_COMMANDS_MAX, KEEPER_FREE_BYTES_MIN, KEEPER_POLL_US,
+    KEEPER_ANSWERS_MAX, KEEPER_CHECKPOINTS_MAX, KEEPER_COMMANDS_MAX, KEEPER_FREE_BYTES_MIN, KEEPER_HELD_MAX,
+    KEEPER_POLL_US,
 };
 use crate::sys;
 
+/// Answers held for a shard that its list keeps room for.
+const HELD_USUAL: usize = 1_024;
 /// Between two looks at how full disk and memory are.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -153,9 +156,10 @@ impl KeeperHandle {
         let wishes = Arc::new(ArrayQueue::new(KEEPER_CHECKPOINTS_MAX));
         let writer = Writer {
             desk,
-            queues,
             shared: Arc::clone(&shared),
             wishes: wishes.clone(),
+            held: vec![VecDeque::new(); queues.answers.len()],
+            queues,
             looked: None,
             commit,
             commit_bytes,
@@ -228,6 +232,8 @@ fn panicked() -> StoreError {
 struct Writer {
     desk: Desk<RocksDisk>,
     queues: KeeperQueues,
+    /// By shard: answers that its queue has no room for, in order.
+    held: Vec<VecDeque<KeeperAnswer>>,
     shared: Arc<Shared>,
     wishes: Arc<ArrayQueue<CheckpointWish>>,
     looked: Option<Instant>,
@@ -244,7 +250,7 @@ impl Writer {
         loop {
             // Read first: what was given before the stop is then in the queue.
             let is_stopping = self.shared.stop.load(Ordering::Acquire);
-            let was_idle = self.take_commands()? == 0;
+            let was_idle = self.take_commands(is_stopping)? == 0;
             self.land(Duration::ZERO)?;
             if !self.desk.store().is_under_way() && (is_stopping || self.is_group_due()) {
                 self.begin();
@@ -274,14 +280,16 @@ impl Writer {
         }
     }
 
-    /// Does the waiting commands, as far as the group has room; gives their number.
-    fn take_commands(&mut self) -> Result<usize, StoreError> {
+    /// Does the waiting commands, as far as the group has room and no shard leaves too many answers; gives their number.
+    /// At the end nobody reads answers any more.
+    fn take_commands(&mut self, is_stopping: bool) -> Result<usize, StoreError> {
         let counters = &self.shared.counters;
         let depth = self.queues.commands.len() as u64;
         counters.queue_depth.store(depth, Ordering::Relaxed);
         counters.queue_depth_max.fetch_max(depth, Ordering::Relaxed);
         let mut taken = 0;
-        while !self.is_group_full() {
+        let has_room = self.held.iter().all(|held| held.len() < KEEPER_HELD_MAX);
+        while (has_room || is_stopping) && !self.is_group_full() {
             let Some(command) = self.queues.commands.pop() else { break };
             self.desk.apply(command)?;
             taken += 1;
@@ -320,14 +328,29 @@ impl Writer {
         Ok(())
     }
 
+    /// Gives the shards what they are answered; what finds no room is held for them, so that a shard that stands still
+    /// holds up nobody else.
     fn answer(&mut self) {
         for (shard, answer) in self.desk.take_answers() {
-            self.deliver(shard, answer);
+            self.held[shard.index()].push_back(answer);
+        }
+        for (held, queue) in self.held.iter_mut().zip(&self.queues.answers) {
+            while let Some(answer) = held.pop_front() {
+                if let Err(answer) = queue.push(answer) {
+                    held.push_front(answer);
+                    self.shared.counters.answers_waited.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+            }
+            if held.is_empty() && held.capacity() > HELD_USUAL {
+                // A burst must not keep its memory for ever.
+                *held = VecDeque::new();
+            }
         }
     }
 
     /// Closes admission while the disk is nearly full, before a write has to fail.
-    fn look_at_disk(&self) {
+    fn look_at_disk(&mut self) {
         // A file system that does not say how full it is fails a write in time.
         let Ok(free_bytes) = sys::free_bytes(self.desk.store().disk().path()) else { return };
         let was_full = self.shared.counters.disk_full.load(Ordering::Relaxed) == 1;
@@ -335,8 +358,8 @@ impl Writer {
         let is_full = free_bytes < if was_full { KEEPER_FREE_BYTES_MIN * 3 / 2 } else { KEEPER_FREE_BYTES_MIN };
         if is_full != was_full {
             self.shared.counters.disk_full.store(u64::from(is_full), Ordering::Relaxed);
-            for shard in 0..self.queues.answers.len() {
-                self.deliver(ShardId(shard as u8), KeeperAnswer::Admission { open: !is_full });
+            for held in &mut self.held {
+                held.push_back(KeeperAnswer::Admission { open: !is_full });
             }
         }
     }
@@ -344,18 +367,6 @@ impl Writer {
     fn look_at_memory(&self) {
         let memory = KeeperMemory { store: self.desk.store().disk().memory(), ledger: self.desk.holdings() };
         *self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner) = memory;
-    }
-
-    fn deliver(&self, shard: ShardId, answer: KeeperAnswer) {
-        let mut answer = answer;
-        while let Err(back) = self.queues.answers[shard.index()].push(answer) {
-            if self.shared.stop.load(Ordering::Acquire) {
-                return;
-            }
-            self.shared.counters.answers_waited.fetch_add(1, Ordering::Relaxed);
-            thread::sleep(Duration::from_micros(KEEPER_POLL_US));
-            answer = back;
-        }
     }
 
     fn publish_counts(&self) {

@@ -206,7 +206,7 @@ mod tests {
             outs[0].reset(ShardId(0), tick);
             outs[1].reset(ShardId(0), tick);
             core.publish(&mut outs);
-            let decree = outs[0].decree.clone().map(|decree| decree.kind);
+            let decree = outs[0].decrees.first().map(|decree| decree.kind.clone());
             let [mut own, _] = outs;
             let mut other = OutcomeParcel::default();
             other.reset(ShardId(1), tick);

@@ -5,6 +5,7 @@
 //! reads a clock, waits.
 
 use std::borrow::BorrowMut;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::control::{BudgetReport, LadderReport};
@@ -169,6 +170,8 @@ pub struct Core {
     pub late_parcels: u64,
     /// Claims that the keeper refused.
     pub claims_refused: u64,
+    /// Sessions that ended because news for them found no room while a shard stood still.
+    pub sessions_behind: u64,
     /// Bodies in and out since the start.
     pub bodies: u64,
     /// Answers of the keeper for the sessions of each shard, in order.
@@ -207,6 +210,8 @@ pub struct Core {
     answers: Vec<KeeperAnswer>,
     /// What came for lanes that are not here yet.
     pub(super) waiting: Vec<Waiting>,
+    /// Sessions of these lanes that missed some of it.
+    pub(super) behind: BTreeSet<SessionRef>,
     /// Newest decree about lanes that this shard heard.
     pub(super) lanes_known: u64,
     /// What each shard said of lanes last.
@@ -238,6 +243,7 @@ impl Core {
             rows: true,
             late_parcels: 0,
             claims_refused: 0,
+            sessions_behind: 0,
             bodies: 0,
             posts: (0..shards).map(|_| Vec::new()).collect(),
             costs: vec![CostTable::default(); shards],
@@ -258,6 +264,7 @@ impl Core {
             joins: Vec::new(),
             answers: Vec::new(),
             waiting: Vec::new(),
+            behind: BTreeSet::new(),
             lanes_known: 0,
             settled: Vec::new(),
             disk_is_full: false,
@@ -695,7 +702,7 @@ impl Core {
         let lanes_known = if all_posted { self.lanes_known } else { 0 };
         let lanes_here = self.lanes_here();
         for out in outs.iter_mut().map(BorrowMut::borrow_mut) {
-            out.decree.clone_from(&decree);
+            out.decrees.extend(decree.clone());
             (out.lanes_known, out.lanes_here) = (lanes_known, lanes_here);
         }
     }
@@ -705,7 +712,7 @@ impl Core {
         self.late_parcels += u64::from(parcel.tick < self.world.tick);
         self.taken[parcel.shard.index()].outcomes = parcel.tick;
         self.world.arrive(parcel);
-        self.decrees.extend(parcel.decree.take());
+        self.decrees.append(&mut parcel.decrees);
         if parcel.weighed {
             let table = &mut self.costs[parcel.shard.index()];
             table.tick = parcel.tick;
@@ -724,6 +731,7 @@ impl Core {
         }
         parcel.told.clear();
         parcel.private.drain(..).for_each(|event| self.hear_private(event));
+        std::mem::take(&mut parcel.behind).into_iter().for_each(|session| self.fall_behind(session));
         if parcel.shard == self.world.shard {
             self.hear_own_post();
         }
@@ -790,13 +798,14 @@ impl Core {
     /// Serves the sessions that are due: calls `send` with each one and a function that writes its body. Who was heard first
     /// is served first, as far as the order within a lane tells: it waited longest.
     pub fn send_due(&mut self, whom: Whom, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
-        let Some(tick) = self.frames.complete_tick() else { return };
+        self.frames.note_silent(self.world.shard);
+        let Some(tick) = self.frames.complete_tick(self.world.shard) else { return };
         let (now_tick, shard) = (self.world.tick, self.world.shard);
         let Core { frames, lanes, active, due, rules, ladder, scratch, bodies, .. } = self;
         let none = Frame::default();
         let mut shown = [&none; SHARDS_MAX];
         let mut count = 0;
-        for (place, frame) in shown.iter_mut().zip(frames.at(tick)) {
+        for (place, frame) in shown.iter_mut().zip(frames.shown_at(tick)) {
             *place = frame;
             count += 1;
         }
@@ -898,12 +907,15 @@ fn lane_and_session(lanes: &mut [Option<Lane>], reference: SessionRef) -> (&mut 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::SESSION_BYTES_PER_S_MAX;
+    use crate::goods::Refusal;
+    use crate::limits::{LANE_WAITING_MAX, SESSION_BYTES_PER_S_MAX};
     use crate::net::client::{ClientOptions, ClientSession};
+    use crate::net::message::Stream;
     use crate::net::token::UserData;
     use crate::net::wire;
     use crate::world::WorldConfig;
     use crate::world::cut::CutMap;
+    use crate::world::effect::Word;
     use crate::world::land::Land;
 
     fn core() -> Core {
@@ -1020,5 +1032,26 @@ mod tests {
             }
         }
         assert!(orders.len() >= 3, "the order followed what was heard: {} of them", orders.len());
+    }
+
+    #[test]
+    fn what_waits_for_a_lane_without_end_ends_its_sessions_and_nothing_else() {
+        let mut core = core();
+        let number = core.lanes_here().trailing_zeros() as u8;
+        let user_data = UserData { reusable: true, ..UserData::default() };
+        let guest = Identity { client_id: 1, user_data, token_mac: [0; 16], expires_unix_s: u64::MAX, timeout_s: 10 };
+        let concerned = core.admit(number, guest, false).expect("there is room");
+        let lane = core.give_lane(number);
+        let nobody = SessionRef { slot: 9, ..concerned };
+        let word = |session: SessionRef| PrivateEvent {
+            session,
+            word: Word::Answer { stream: Stream::World, number: 1, refusal: Refusal::None },
+        };
+        (0..LANE_WAITING_MAX).for_each(|_| core.hear_private(word(nobody)));
+        (0..3).for_each(|_| core.hear_private(word(concerned)));
+        assert_eq!((core.waiting_for_lanes(), core.behind.len()), (LANE_WAITING_MAX, 1));
+        core.take_lane(lane);
+        assert_eq!((core.waiting_for_lanes(), core.behind.len(), core.sessions_behind), (0, 0, 1));
+        assert_eq!(core.closing, [concerned]);
     }
 }

@@ -26,6 +26,8 @@ pub struct HostCounts {
     pub late_edges: u64,
     /// Ticks at whose end commands waited because the keeper's queue was full.
     pub keeper_full: u64,
+    /// Inputs that newer ones took the place of, because their owner's shard stood still.
+    pub inputs_merged: u64,
 }
 
 /// Hands the keeper what waits for it, as far as its queue has room; says whether all went.
@@ -37,13 +39,15 @@ pub fn hand_over(waiting: &mut Vec<KeeperCommand>, queue: &ArrayQueue<KeeperComm
 
 /// Totals of what was dropped, refused or late, by reason.
 pub fn drops(packets: &PacketCounters, links: &Links, core: &Core, host: &HostCounts) -> Vec<Count> {
-    let HostCounts { late_meetings, late_edges, keeper_full } = *host;
+    let HostCounts { late_meetings, late_edges, keeper_full, inputs_merged } = *host;
     let mut drops: Vec<_> = DropReason::NAMES.into_iter().zip(links.drops).collect();
     drops.extend(BodyDrop::NAMES.into_iter().zip(core.drops));
     drops.extend(links.link_drops.named());
     drops.extend(packets.drops());
     drops.extend([
         ("claims_refused", core.claims_refused),
+        ("sessions_behind", core.sessions_behind),
+        ("inputs_merged", inputs_merged),
         ("late_meetings", late_meetings),
         ("late_edges", late_edges),
         ("keeper_full", keeper_full),

@@ -3,7 +3,7 @@
 //! Owns what travels: a lane's sessions, by value. Promises: a lane is with one shard, or on one way between two; it is
 //! given away when nothing more can come for it here, so that nothing is overtaken: every shard knows the decree and said
 //! all that it said before. What the keeper did not hear of it yet goes along. What comes for a lane that is not here yet
-//! waits for it. Never copies a session, and never waits.
+//! waits for it, within a bound beyond which its sessions end. Never copies a session, and never waits.
 
 use super::Shard;
 use super::core::{Core, Lane};
@@ -151,15 +151,31 @@ impl Core {
                 Waiting::Answer(answer) => self.hear_answer(answer),
             }
         }
+        for session in std::mem::take(&mut self.behind) {
+            self.fall_behind(session);
+        }
     }
 
     pub(super) fn wait_for_lane(&mut self, waiting: Waiting) {
         if planted(Bug::WordOnTheWay) {
             return;
         }
-        let lane = waiting.session().map(|session| session.lane);
-        assert!(self.waiting.len() < LANE_WAITING_MAX, "lane {lane:?} does not arrive: the process ends");
-        self.waiting.push(waiting);
+        if self.waiting.len() < LANE_WAITING_MAX {
+            self.waiting.push(waiting);
+        } else {
+            self.behind.extend(waiting.session());
+        }
+    }
+
+    /// A session missed news of its entity: it ends, here or where its lane is on its way to.
+    pub(super) fn fall_behind(&mut self, session: SessionRef) {
+        if !self.serves(session.lane) {
+            self.behind.insert(session);
+        } else {
+            let before = self.closing.len();
+            self.close(session, Close::Slow);
+            self.sessions_behind += (self.closing.len() - before) as u64;
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::executor::{self, NewFile};
 use crate::flight::folder::{Progress, segment_name};
 use crate::flight::record::{Done, Encoder, Head};
 use crate::limits::{RECORD_SNAPSHOT_TICKS, RECORD_WAITING_BYTES_MAX, RECORD_WRITE_MS};
-use crate::world::parcel::OutcomeParcel;
+use crate::world::parcel::{Merged, OutcomeParcel};
 
 /// What a recorder is made from.
 pub struct RecorderSetup {
@@ -134,14 +134,15 @@ impl Recorder {
         }
     }
 
-    /// The tick is over.
-    pub fn tick(&mut self, core: &Core) {
+    /// The tick is over; `merged` is what became of the parcels that it gave.
+    pub fn tick(&mut self, core: &Core, merged: Merged) {
         let _meter = Meter::start(self.clock, &self.cost_ns);
         let tick = core.world.tick;
         let done = Done {
             previous: std::mem::replace(&mut self.previous, tick),
             rows: core.rows,
             taken: core.taken.clone(),
+            merged,
             digest: core.world.digest_part(),
         };
         let refused = self.outbox.borrow_mut().failed.take();

@@ -138,6 +138,9 @@ impl Node {
         let shards: Vec<usize> = (0..self.cores.len()).filter(running).collect();
         for &at in &shards {
             for (lane, to) in self.cores[at].lanes_due() {
+                if self.carriers[at].room(to) == 0 {
+                    continue;
+                }
                 let sessions = self.cores[at].give_lane(lane);
                 self.carriers[at].post(to, self.cores[at].world.tick + 1, Post::Lane(Box::new((sessions, ()))));
                 self.lanes_moved += 1;

@@ -47,6 +47,50 @@ fn the_same_seed_twice_is_the_same_and_another_is_not() {
     assert_ne!(run(5, 4, 300).hash, run(6, 4, 300).hash);
 }
 
+/// A realm in which one shard stands still for so many ticks, everybody being in the middle of things; then what came of it.
+fn stalled(shards: usize, at: usize, ticks: u64, scenario: SimScenario) -> SimReport {
+    let (bots, npcs, faults) = (24, 60, Faults::None);
+    let end = 400 + ticks + 700;
+    let mut sim =
+        Sim::new(SimConfig { seed: 11, ticks: end, shards, bots, npcs, scenario, faults, link: None, slowdown: 0 });
+    // A player that catches up at once makes a jump: its bots know that they have to expect it.
+    sim.plan.counts.insert(Fault::ShardStall, 1);
+    while sim.tick < 400 {
+        sim.step();
+    }
+    node(&mut sim).stall_shard(at, 401 + ticks);
+    while sim.tick < 400 + ticks {
+        sim.step();
+        let others = node(&mut sim).cores.iter().enumerate().filter(|&(other, _)| other != at);
+        assert!(others.clone().all(|(_, core)| core.ladder.step().number() == 0));
+        // Nothing that the others show waits for it.
+        let shown = others.map(|(_, core)| core.frames.complete_tick(core.world.shard)).min().flatten();
+        let tick = sim.tick;
+        assert!(shown >= Some(tick.min(400.max(tick - 12))), "tick {tick}: {shown:?} is shown");
+    }
+    let report = sim.run();
+    assert_eq!((report.violations, report.bots), (0, 24), "{shards} shards, {at} stood for {ticks}: {report:?}");
+    assert_eq!((report.ladder["far"], report.restarts), (0, 0), "{report:?}");
+    report
+}
+
+#[test]
+fn a_shard_that_stands_still_ends_nothing_and_everybody_plays_again() {
+    for ticks in [5, 14, 66, 150] {
+        for shards in [2, 4] {
+            stalled(shards, 0, ticks, SimScenario::Seam);
+            stalled(shards, 1, ticks, SimScenario::Trade);
+        }
+    }
+}
+
+#[test]
+fn a_shard_that_stands_still_for_twenty_five_seconds_ends_nothing() {
+    stalled(2, 1, 1_500, SimScenario::Trade);
+    stalled(4, 0, 1_500, SimScenario::Trade);
+    stalled(4, 2, 1_500, SimScenario::Seam);
+}
+
 #[test]
 fn a_crowd_sees_itself() {
     let (scenario, faults) = (SimScenario::Crowd, Faults::None);

@@ -139,6 +139,12 @@ impl EffectKind {
         use EffectKind::{Gone, Lifted, Missed, Rewarded, Settled};
         matches!(self, Settled { .. } | Missed { .. } | Lifted { .. } | Rewarded { .. } | Gone)
     }
+
+    /// Its source can be told that it did not come; the others are as few as the entities and orders that they are about.
+    pub fn may_be_refused(&self) -> bool {
+        use EffectKind::{Lift, Refused, Trade, Wave};
+        matches!(self, Wave { .. } | Refused { .. } | Lift { .. } | Trade { .. })
+    }
 }
 
 /// What one side of a trade tells the other.

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, ShardId};
-use crate::limits::{FRAMES_KEPT, SLICE_SLOTS_MAX};
+use crate::limits::{FRAMES_KEPT, SILENT_TICKS, SLICE_SLOTS_MAX};
+use crate::net::slice::{HOLE, encode_delta};
 use crate::net::wire;
 use crate::world::boxes::Boxes;
 use crate::world::entity::WIRE_MARGIN;
@@ -277,20 +278,25 @@ fn absolute(plot: CellKey, (x, y): (u16, u16)) -> (i32, i32) {
     (along(x, plot.x), along(y, plot.y))
 }
 
-/// The newest frames of all shards, as one shard holds them.
+/// The newest frames of all shards, as one shard holds them. A shard of which no frame came for [`SILENT_TICKS`] ticks is
+/// silent: its newest frame is shown as it is, without those who are elsewhere by now.
 #[derive(Clone, Debug)]
 pub struct Frames {
     kept: Vec<VecDeque<Arc<Frame>>>,
+    /// By shard, while it is silent.
+    stale: Vec<Option<Box<Frame>>>,
 }
 
 impl Frames {
     /// No frames yet of any of `shards` shards.
     pub fn new(shards: usize) -> Frames {
-        Frames { kept: (0..shards).map(|_| VecDeque::with_capacity(FRAMES_KEPT + 1)).collect() }
+        let kept = (0..shards).map(|_| VecDeque::with_capacity(FRAMES_KEPT + 1)).collect();
+        Frames { kept, stale: vec![None; shards] }
     }
 
     /// Takes a newer frame in; gives back the one that is too old to keep.
     pub fn push(&mut self, frame: Arc<Frame>) -> Option<Arc<Frame>> {
+        self.stale[frame.shard.index()] = None;
         let kept = &mut self.kept[frame.shard.index()];
         assert!(kept.back().is_none_or(|last| last.tick < frame.tick), "frames of a shard come in order");
         kept.push_back(frame);
@@ -307,19 +313,47 @@ impl Frames {
         self.kept[shard.index()].back().map(|frame| &**frame)
     }
 
-    /// The newest tick of which every shard's frame is here. A shard skips ticks that it was too late for: frames of
-    /// different ticks together could show an entity twice, or not at all.
-    pub fn complete_tick(&self) -> Option<u64> {
-        let (first, others) = self.kept.split_first()?;
-        let has = |kept: &VecDeque<Arc<Frame>>, tick| kept.iter().rev().any(|frame| frame.tick == tick);
-        let mut ticks = first.iter().rev().map(|frame| frame.tick);
-        ticks.find(|&tick| others.iter().all(|kept| has(kept, tick)))
+    /// Whether `own` showed [`SILENT_TICKS`] ticks since the newest frame of a shard. Ticks that `own` skipped do not count:
+    /// after it stood still itself, the others' frames are on their way.
+    fn is_silent(&self, shard: usize, own: ShardId) -> bool {
+        let Some(newest) = self.kept[shard].back() else { return false };
+        let own = &self.kept[own.index()];
+        own.len().checked_sub(SILENT_TICKS).is_some_and(|first| own[first].tick > newest.tick)
     }
 
-    /// Each shard's frame of a tick.
-    pub fn at(&self, tick: u64) -> impl Iterator<Item = &Frame> {
-        let frames = self.kept.iter().filter_map(move |kept| kept.iter().rev().find(|frame| frame.tick == tick));
-        frames.map(|frame| &**frame)
+    /// The newest tick of which the frame of every shard that is not silent is here. A shard skips ticks that it was too
+    /// late for: frames of different ticks together could show an entity twice, or not at all.
+    pub fn complete_tick(&self, own: ShardId) -> Option<u64> {
+        let has = |kept: &VecDeque<Arc<Frame>>, tick| kept.iter().rev().any(|frame| frame.tick == tick);
+        let mut ticks = self.kept[own.index()].iter().rev().map(|frame| frame.tick);
+        ticks.find(|&tick| (0..self.kept.len()).all(|at| has(&self.kept[at], tick) || self.is_silent(at, own)))
+    }
+
+    /// Before [`Frames::shown_at`]: makes what silent shards show fit what the others do.
+    pub fn note_silent(&mut self, own: ShardId) {
+        for shard in 0..self.kept.len() {
+            if !self.is_silent(shard, own) {
+                continue;
+            }
+            let newest = &self.kept[shard];
+            let mut stale = self.stale[shard].take().or_else(|| newest.back().map(|frame| Box::new((**frame).clone())));
+            stale.iter_mut().for_each(|stale| stale.take_out(|stale, seen| self.has_moved_on(stale, seen)));
+            self.stale[shard] = stale;
+        }
+    }
+
+    /// Each shard's frame of a tick that is complete; the newest one of those that are silent.
+    pub fn shown_at(&self, tick: u64) -> impl Iterator<Item = &Frame> {
+        self.kept.iter().zip(&self.stale).filter_map(move |(kept, stale)| match stale {
+            Some(stale) => Some(&**stale),
+            None => kept.iter().rev().find(|frame| frame.tick == tick).map(|frame| &**frame),
+        })
+    }
+
+    /// Whether an entity that a frame shows is shown by another shard's newer one: it was handed over since.
+    fn has_moved_on(&self, frame: &Frame, seen: &Seen) -> bool {
+        let newer = |other: &Frame| other.tick > frame.tick && other.find(seen.id).is_some();
+        seen.next_owner != frame.shard && self.newest().any(newer)
     }
 
     /// All frames of the ticks after `from` up to `to`, in order of shard and tick.
@@ -340,22 +374,54 @@ impl Frames {
     /// Entities of a plot, as the newest frames show it.
     pub fn count_in(&self, plot: CellKey) -> usize {
         let south_west = (i32::from(plot.x) * CELL_GRID, i32::from(plot.y) * CELL_GRID);
-        let slices =
-            self.newest().flat_map(|frame| frame.rows(plot.space, south_west, 0).flat_map(|row| &frame.slices[row]));
-        slices.filter(|slice| slice.plot == plot).map(|slice| usize::from(slice.live)).sum()
+        let count = |frame: &Frame| {
+            let slices = frame.rows(plot.space, south_west, 0).flat_map(|row| &frame.slices[row]);
+            let slots =
+                slices.filter(|slice| slice.plot == plot).flat_map(|slice| slice.slots().map(move |at| (slice, at)));
+            let live = slots.filter(|&(_, slot)| frame.now[slot].id() != 0);
+            live.filter(|&(slice, slot)| !self.has_moved_on(frame, &frame.seen(slice, slot))).count()
+        };
+        self.newest().map(count).sum()
     }
 
     /// Calls `see` for each entity within `radius` (wire grid steps) of a position on the land.
     pub fn near(&self, centre: (i32, i32), radius: i32, mut see: impl FnMut(Seen, i64)) {
         for frame in self.newest() {
             for place in frame.rows(0, centre, radius).flatten() {
-                frame.near_in(place, centre, radius, &mut see);
+                frame.near_in(place, centre, radius, &mut |seen, squared| {
+                    if !self.has_moved_on(frame, &seen) {
+                        see(seen, squared);
+                    }
+                });
             }
         }
     }
 }
 
 impl Frame {
+    /// Takes out those who are on their way to another shard and of whom `is_elsewhere` says that they are there: they
+    /// leave holes, and what clients are sent of their slices is encoded anew.
+    fn take_out(&mut self, is_elsewhere: impl Fn(&Frame, &Seen) -> bool) {
+        for place in 0..self.slices.len() {
+            let slice = self.slices[place];
+            let leaves = |&slot: &usize| {
+                let leaves = self.next_owner[slot] != self.shard && self.now[slot].id() != 0;
+                leaves && is_elsewhere(self, &self.seen(&slice, slot))
+            };
+            let gone: Vec<usize> = slice.slots().filter(leaves).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            gone.iter().for_each(|&slot| self.now[slot] = HOLE);
+            self.index.retain(|indexed| !gone.contains(&(indexed.slot as usize)));
+            let packed = self.packed.len();
+            encode_delta(&self.now[slice.slots()], &self.keyframe[slice.slots()], &mut self.packed);
+            let head = &mut self.slices[place];
+            head.live -= gone.len() as u8;
+            (head.packed, head.packed_bytes) = (packed as u32, (self.packed.len() - packed) as u16);
+        }
+    }
+
     fn near_in(&self, place: usize, centre: (i32, i32), radius: i32, see: &mut impl FnMut(Seen, i64)) {
         let (slice, (low, high)) = (&self.slices[place], self.boxes.at(place));
         if slice.live == 0 || distance_to_box(centre, low, high) > i64::from(radius) * i64::from(radius) {
@@ -380,4 +446,58 @@ pub fn distance(a: (i32, i32), b: (i32, i32)) -> i64 {
 /// Squared distance of a position to a box, wire grid steps; 0 inside.
 pub fn distance_to_box(from: (i32, i32), low: (i32, i32), high: (i32, i32)) -> i64 {
     distance(from, (from.0.clamp(low.0, high.0), from.1.clamp(low.1, high.1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: ShardId = ShardId(0);
+    const OTHER: ShardId = ShardId(1);
+
+    fn seen(number: u64, next_owner: ShardId) -> Seen {
+        Seen { id: EntityId::character(number), position: (1_000 + number as i32, 1_000), next_owner }
+    }
+
+    #[test]
+    fn a_silent_shard_is_shown_as_it_was_without_those_who_are_elsewhere() {
+        let mut frames = Frames::new(2);
+        for tick in 1..=5 + SILENT_TICKS as u64 {
+            if tick <= 5 {
+                // One stays, one goes with this tick, and one would have gone with the next.
+                let theirs = [seen(1, OTHER), seen(2, OWN), seen(3, OWN)];
+                let mut theirs = Frame::of_seen(OTHER, tick, &theirs);
+                theirs.keyframe = theirs.now.clone();
+                frames.push(Arc::new(theirs));
+            }
+            let own: &[Seen] = if tick > 5 { &[seen(2, OWN)] } else { &[] };
+            frames.push(Arc::new(Frame::of_seen(OWN, tick, own)));
+            frames.note_silent(OWN);
+            let silent = tick == 5 + SILENT_TICKS as u64;
+            assert_eq!(frames.complete_tick(OWN), Some(if silent { tick } else { tick.min(5) }));
+            if tick > 5 {
+                let mut near = Vec::new();
+                frames.near((1_000, 1_000), 100, |seen, _| near.push(seen.id.number()));
+                near.sort_unstable();
+                assert_eq!((near, frames.count_in(CellKey::default())), (vec![1, 2, 3], 3), "nobody twice");
+            }
+        }
+        let tick = 5 + SILENT_TICKS as u64;
+        let live = |frame: &Frame| frame.now.iter().filter(|plain| plain.id() != 0).count();
+        let shown: Vec<_> = frames.shown_at(tick).map(|frame| (frame.tick, live(frame), frame.index.len())).collect();
+        assert_eq!(shown, [(tick, 1, 1), (5, 2, 2)]);
+        let back = Frame::of_seen(OTHER, tick, &[seen(1, OTHER), seen(3, OTHER)]);
+        frames.push(Arc::new(back));
+        frames.note_silent(OWN);
+        assert_eq!(frames.shown_at(tick).map(|frame| frame.tick).collect::<Vec<_>>(), [tick, tick], "it runs again");
+    }
+
+    #[test]
+    fn who_stood_still_itself_takes_nobody_for_silent() {
+        let mut frames = Frames::new(2);
+        frames.push(Arc::new(Frame::of_seen(OWN, 5, &[])));
+        frames.push(Arc::new(Frame::of_seen(OTHER, 5, &[])));
+        frames.push(Arc::new(Frame::of_seen(OWN, 1_205, &[])));
+        assert_eq!(frames.complete_tick(OWN), Some(5), "what the other showed meanwhile is on its way");
+    }
 }

@@ -1,13 +1,16 @@
 //! What one shard gives another in one tick, whole or not at all.
 //!
 //! Owns buffers that are emptied and filled again: a parcel goes back to its writer once it was read. Promises: two
-//! parcels a tick and pair of shards, even empty ones; nothing in them points into a shard.
+//! parcels a tick and pair of shards, even empty ones; nothing in them points into a shard; those that wait for a shard
+//! that stands still become one, within bounds, and who reads it has all that it would have had of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
+use crate::limits::{MERGED_EFFECTS_MAX, MERGED_EVENTS_MAX};
 use crate::net::message::{Request, Stream};
 use crate::net::wire;
 use crate::world::Decree;
@@ -70,6 +73,14 @@ impl InputParcel {
         self.tick = tick;
         self.inputs.clear();
         self.commands.clear();
+    }
+
+    /// Takes over a newer parcel of the same sessions: they repeat what their entities did not name yet, and an entity
+    /// without a session is told to leave again, so the newest tick says all that counts. What it said before stays in
+    /// `newer`.
+    pub fn absorb(&mut self, newer: &mut InputParcel) {
+        assert!(self.tick < newer.tick, "parcels are merged in order");
+        std::mem::swap(self, newer);
     }
 
     /// Adds commands of a session for its entity.
@@ -140,8 +151,11 @@ pub struct OutcomeParcel {
     pub told: Vec<Told>,
     /// What those entities tell their clients.
     pub private: Vec<PrivateEvent>,
-    /// A change that no entity owns; the same to every shard.
-    pub decree: Option<Decree>,
+    /// Sessions whose private events found no room while their shard stood still: they end, so that no client misses
+    /// news without knowing.
+    pub behind: BTreeSet<SessionRef>,
+    /// Changes that no entity owns, in order; the same to every shard.
+    pub decrees: Vec<Decree>,
     /// Tick of the newest decree about lanes that the sender obeys, now or from that tick on: what it gives for a lane
     /// then goes to the shard that the decree names.
     pub lanes_known: u64,
@@ -168,11 +182,61 @@ impl OutcomeParcel {
         self.handoffs.things.clear();
         self.told.clear();
         self.private.clear();
-        self.decree = None;
+        self.behind.clear();
+        self.decrees.clear();
         self.weighed = false;
         self.lanes_known = 0;
         self.lanes_here = 0;
         self.costs.clear();
         self.lane_costs.clear();
     }
+
+    /// Takes over a newer parcel from the same shard to the same shard: who reads it then has all that both said, but
+    /// for own states and frames, of which the newest count. Effects that find no room stay in `newer`; their sender
+    /// refuses them by name.
+    pub fn absorb(&mut self, newer: &mut OutcomeParcel) {
+        assert!(self.shard == newer.shard && self.tick < newer.tick, "parcels are merged in order");
+        self.tick = newer.tick;
+        self.frame = newer.frame.take();
+        let effects = &mut self.effects;
+        newer.effects.retain(|effect| {
+            let waits = effects.len() < MERGED_EFFECTS_MAX || !effect.kind.may_be_refused();
+            if waits {
+                effects.push(*effect);
+            }
+            !waits
+        });
+        let (mine, theirs) = (&mut self.handoffs, &mut newer.handoffs);
+        mine.players.append(&mut theirs.players);
+        mine.npcs.append(&mut theirs.npcs);
+        mine.spawners.append(&mut theirs.spawners);
+        mine.things.append(&mut theirs.things);
+        std::mem::swap(&mut self.told, &mut newer.told);
+        for event in newer.private.drain(..) {
+            if self.private.len() == MERGED_EVENTS_MAX || self.behind.contains(&event.session) {
+                self.behind.insert(event.session);
+            } else {
+                self.private.push(event);
+            }
+        }
+        self.decrees.append(&mut newer.decrees);
+        (self.lanes_known, self.lanes_here) = (newer.lanes_known, newer.lanes_here);
+        if newer.weighed {
+            self.weighed = true;
+            std::mem::swap(&mut self.costs, &mut newer.costs);
+            std::mem::swap(&mut self.lane_costs, &mut newer.lane_costs);
+        }
+    }
 }
+
+/// The shards for which the parcels of a tick were merged into those that wait for them, as bits. Who replays the tick
+/// must merge them as well: what found no room is decided by it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Merged {
+    /// Of the input parcels.
+    pub inputs: u32,
+    /// Of the outcome parcels.
+    pub outcomes: u32,
+}
+
+const _: () = assert!(crate::limits::SHARDS_MAX <= 32, "the shards are the bits of a u32");
