@@ -17,14 +17,27 @@ use std::sync::{Arc, OnceLock};
 use super::server::Server;
 use ringshard::world::land::Land;
 
+/// Seconds of silence after which either side gives a session up, of most.
+const TIMEOUT_S: i32 = 5;
+
 pub fn token(key: &[u8; 32], server: SocketAddr, client_id: u64, ttl_s: u64, user_data: UserData) -> Vec<u8> {
+    token_with_timeout(key, server, client_id, (ttl_s, TIMEOUT_S), user_data)
+}
+
+fn token_with_timeout(
+    key: &[u8; 32],
+    server: SocketAddr,
+    client_id: u64,
+    (ttl_s, timeout_s): (u64, i32),
+    user_data: UserData,
+) -> Vec<u8> {
     let now = ringshard::clock::unix_s();
     let servers = [server];
     let grant = TokenGrant {
         client_id,
         create_unix_s: now,
         expire_unix_s: now + ttl_s,
-        timeout_s: 5,
+        timeout_s,
         servers: &servers,
         user_data,
     };
@@ -70,8 +83,17 @@ impl std::fmt::Debug for Player {
 impl Player {
     /// Begins to join, at a place in 1/256 m.
     pub fn join(server: &Server, client_id: u64, spawn: Option<(i32, i32)>) -> Player {
+        Player::join_with_timeout(server, client_id, spawn, TIMEOUT_S)
+    }
+
+    /// Likewise, with more patience than a shard stands still.
+    pub fn join_patient(server: &Server, client_id: u64, spawn: Option<(i32, i32)>) -> Player {
+        Player::join_with_timeout(server, client_id, spawn, 60)
+    }
+
+    fn join_with_timeout(server: &Server, client_id: u64, spawn: Option<(i32, i32)>, timeout_s: i32) -> Player {
         let user_data = UserData { spawn_point: spawn, peaceful: true, reusable: false };
-        let token = dev_token(server.game, client_id, 3_600, user_data);
+        let token = token_with_timeout(&DEV_KEY, server.game, client_id, (3_600, timeout_s), user_data);
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
         socket.connect(server.game).expect("loopback");
         socket.set_nonblocking(true).expect("a socket");

@@ -7,6 +7,7 @@ mod mmsg;
 mod overload;
 mod requests;
 mod server;
+mod stall;
 
 use std::io::Write;
 use std::net::UdpSocket;

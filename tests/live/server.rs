@@ -123,6 +123,10 @@ impl Server {
         panic!("the daemon did not end by itself within {patience:?}");
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().expect("our child");
         self.child.wait().expect("our child");
@@ -130,7 +134,7 @@ impl Server {
 
     /// Sends the daemon a signal, as `-TERM`.
     pub fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill runs");
+        let sent = Command::new("kill").args([signal, &self.pid().to_string()]).status().expect("kill runs");
         assert!(sent.success());
     }
 
