@@ -31,6 +31,10 @@ const REJOIN_TICKS: u64 = 20;
 const LINK_QUEUE_TICKS: u64 = 18;
 /// Ticks without a word from the server after which a bot gives its session up.
 const SILENT_TICKS: u64 = 180;
+/// Ticks without a body after which a client does not judge its view.
+const GAP_TICKS: u64 = 30;
+/// Ticks of bodies after such a gap by which all that is near was updated.
+const SETTLED_TICKS: u64 = 120;
 
 /// One bot and its transport.
 pub struct Client {
@@ -52,6 +56,8 @@ pub struct Client {
     /// First tick in which it asks for a session.
     join_at: u64,
     heard_at: u64,
+    /// First tick after the last gap in them.
+    heard_since: u64,
     handoffs: u64,
     /// Bytes that wait before its link, in 1/60, as of the tick.
     queued: (u64, u64),
@@ -178,6 +184,9 @@ impl Clients {
         for client in &mut self.all {
             while client.down.front().is_some_and(|&(due, _)| due <= tick) {
                 let (_, body) = client.down.pop_front().expect("it is there");
+                if tick > client.heard_at + GAP_TICKS {
+                    client.heard_since = tick;
+                }
                 client.heard_at = tick;
                 let played = client.bot.plays();
                 self.malformed += u64::from(client.bot.hear(&body, |_| ()).is_err());
@@ -190,7 +199,9 @@ impl Clients {
                 client.handoffs = client.bot.counts.handoffs;
                 plan.note(Feature::Handoff, tick);
             }
-            if tick.is_multiple_of(60) && client.bot.plays() {
+            // Who hears nothing, or again for a moment only, cannot tell what should have left its view.
+            let hears = tick <= client.heard_at + GAP_TICKS && tick >= client.heard_since + SETTLED_TICKS;
+            if tick.is_multiple_of(60) && client.bot.plays() && hears {
                 client.bot.check_view(tick as u32);
             }
         }
@@ -236,6 +247,7 @@ impl Client {
             stolen: false,
             join_at: number / 8,
             heard_at: 0,
+            heard_since: 0,
             handoffs: 0,
             queued: (0, 0),
         }
