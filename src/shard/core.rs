@@ -32,8 +32,7 @@ use crate::world::land::LAND_M;
 use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel, Told};
 use crate::world::{Decree, DecreeKind, Save, World};
 
-/// Sessions by which [`Core`] asks for memory before it needs it: for what every tick needs of each, for the whole of one that
-/// is sent something, and for its lists.
+/// Sessions by which [`Core`] asks for memory before it needs it: for what every tick needs of each, for the whole of one that is sent something, and for its lists.
 const PULSES_AHEAD: usize = 8;
 const SESSIONS_AHEAD: usize = 4;
 const LISTS_AHEAD: usize = 2;
@@ -59,8 +58,7 @@ struct Entry {
     may_answer: bool,
     /// Newest order that the ledger answered before this session.
     order: u64,
-    /// What its client hears right after the Welcome: answers to what an earlier session asked. Bounded by
-    /// [`EARLY_MESSAGES_MAX`]; a client that misses one asks again.
+    /// What its client hears right after the Welcome: answers to what an earlier session asked. Bounded by [`EARLY_MESSAGES_MAX`]; a client that misses one asks again.
     early: Vec<ServerMessage>,
 }
 
@@ -627,8 +625,7 @@ impl Core {
         self.active.retain(|&other| other != reference);
     }
 
-    /// Before the input parcels leave: what sessions repeat until their entity named it, and who joins. From here on all
-    /// that enters the world in this tick is in `inputs` and `outside`.
+    /// Before the input parcels leave: what sessions repeat until their entity named it, and who joins. From here on all that enters the world in this tick is in `inputs` and `outside`.
     pub fn pass_requests(&mut self) {
         for decree in std::mem::take(&mut self.decrees) {
             self.hear_decree(decree);
@@ -683,8 +680,7 @@ impl Core {
         }
     }
 
-    /// Third part of the step: what everybody sees of it, and each shard's part of its outcome. The frame is one that
-    /// nobody looks at any more; a new one while others are slow to let go.
+    /// Third part of the step: what everybody sees of it, and each shard's part of its outcome. The frame is one that nobody looks at any more; a new one while others are slow to let go.
     pub fn publish(&mut self, outs: &mut [impl BorrowMut<OutcomeParcel>]) {
         let free = self.published.iter().position(|frame| Arc::strong_count(frame) == 1);
         let mut frame = free.map_or_else(Arc::default, |at| self.published.swap_remove(at));
