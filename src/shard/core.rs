@@ -410,14 +410,12 @@ impl Core {
         self.next_decree.saturating_sub(2)
     }
 
-    /// Whether a decree may be made: the one before it is in force everywhere, and who it moved has arrived. An actor is
-    /// looked for where the cuts say that it is, so it must not have to move twice at once.
+    /// Whether a decree may be made: the one before it is in force everywhere, and who it moved has arrived. An actor is looked for where the cuts say that it is, so it must not have to move twice at once.
     pub fn may_decree(&self, tick: u64) -> bool {
         tick >= self.next_decree
     }
 
-    /// Decrees something: every shard hears it with the outcome of this tick, this one as well, and it is in force
-    /// [`DECREE_TICKS_MIN`] later. Parcels are neither lost nor overtaken, so all shards hear all decrees in one order.
+    /// Decrees something: every shard hears it with the outcome of this tick, this one as well, and it is in force [`DECREE_TICKS_MIN`] later. Parcels are neither lost nor overtaken, so all shards hear all decrees in one order.
     pub fn decree(&mut self, kind: DecreeKind) {
         self.decree = Some(kind);
     }
@@ -791,8 +789,7 @@ impl Core {
         })
     }
 
-    /// Serves the sessions that are due: calls `send` with each one and a function that writes its body. Who was heard first
-    /// is served first, as far as the order within a lane tells: it waited longest.
+    /// Serves the sessions that are due: calls `send` with each one and a function that writes its body. Who was heard first is served first, as far as the order within a lane tells: it waited longest.
     pub fn send_due(&mut self, whom: Whom, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
         self.frames.note_silent(self.world.shard);
         let Some(tick) = self.frames.complete_tick(self.world.shard) else { return };
