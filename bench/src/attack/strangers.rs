@@ -68,7 +68,7 @@ impl Sender for Forged {
                 chunk.copy_from_slice(&(self.random ^ self.random >> 29).to_le_bytes());
             }
             let mut length = [18, 40, 100, 333, 1_077, 1_078, 1_079, 1_400][self.number % 8];
-            if self.number % 3 == 0 {
+            if self.number.is_multiple_of(3) {
                 // As a request, up to its seal.
                 length = DATAGRAM_BYTES_MAX;
                 bytes[0] = 0;
