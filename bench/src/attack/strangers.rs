@@ -151,16 +151,14 @@ impl UsedToken {
                 }
             }
         }
-        self.streams.retain_mut(|(stream, since)| match is_open(stream, counts) {
-            Some(true) => {
+        // It may be told why, and then the stream must end.
+        self.streams.retain_mut(|(stream, since)| {
+            let open = is_open(stream, counts).is_some();
+            let stays = open && now > *since + UNPROVEN_MAX;
+            if stays {
                 counts.admitted();
-                false
             }
-            Some(false) if now > *since + UNPROVEN_MAX => {
-                counts.admitted();
-                false
-            }
-            open => open.is_some(),
+            open && !stays
         });
     }
 }
