@@ -38,6 +38,8 @@ pub const COMMANDS_PER_BODY_MAX: usize = 32;
 pub const COMMANDS_HELD_MAX: usize = 32;
 /// Ticks of time credit of a character that joins: what its packets may be early by without waiting for a tick.
 pub const CREDIT_TICKS_START: u8 = 6;
+/// Ticks of time credit that late commands leave over, so that the next packet need not wait for a tick.
+pub const CREDIT_TICKS_SPARE: u8 = 3;
 /// Ticks of time credit that an entity can save.
 pub const CREDIT_TICKS_MAX: u8 = 15;
 /// Ticks that commands may wait without a pause. Then what never ran meanwhile is discarded, told by own state's `discarded`.

@@ -174,6 +174,9 @@ pub struct Player {
     pub applied: u32,
     /// Commands that the server ran in the client's stead, wrapping.
     pub neutral: u16,
+    /// Ticks that passed at full credit since all commands had run: commands for them come too late. At most
+    /// [`COMMANDS_HELD_MAX`], since more commands are never held.
+    pub lost: u8,
     /// Ticks without a pause in which commands waited, and the fewest that did.
     pub lag: Lag,
     /// Commands that were discarded because they had waited for too long, wrapping.
@@ -212,6 +215,7 @@ impl Player {
             credit: CREDIT_TICKS_START,
             applied: 0,
             neutral: 0,
+            lost: 0,
             lag: Lag::default(),
             discarded: 0,
             taken: [0; Stream::COUNT],
@@ -240,7 +244,9 @@ impl Player {
         digest.add(u64::from(lane) << 48 | u64::from(slot) << 32 | u64::from(generation)).add(self.client_id);
         digest.add(u64::from(self.guest) | u64::from(self.peaceful) << 1 | u64::from(self.released) << 2);
         digest.add(u64::from(self.credit)).add(u64::from(self.applied)).add(u64::from(self.neutral));
-        digest.add(u64::from(self.lag.ticks) << 8 | u64::from(self.lag.least)).add(u64::from(self.discarded));
+        digest
+            .add(u64::from(self.lost) << 16 | u64::from(self.lag.ticks) << 8 | u64::from(self.lag.least))
+            .add(u64::from(self.discarded));
         let [world, goods] = self.taken.map(u64::from);
         digest.add(world << 16 | goods);
         digest.add(self.wave_tick).add(u64::from(self.sequence));

@@ -4,7 +4,7 @@
 //! and must not have is refused by name and changes nothing.
 
 use crate::ids::{EntityId, GRID_PER_M};
-use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_MAX, LAG_TICKS_MAX, ROW_TICKS_MAX};
+use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_MAX, CREDIT_TICKS_SPARE, LAG_TICKS_MAX, ROW_TICKS_MAX};
 use crate::net::message::{Request, Stream};
 use crate::net::{messages::Refusal, wire};
 use crate::world::effect::{Effect, EffectKind, PrivateEvent, Target, Word};
@@ -49,7 +49,10 @@ impl Player {
     /// Runs the commands that its time credit allows; `ticks` have passed since the last time.
     pub fn run(&mut self, land: &Land, ticks: u64) {
         let before = self.body.motion;
-        self.credit = (u64::from(self.credit) + ticks).min(CREDIT_TICKS_MAX.into()) as u8;
+        let saved = u64::from(self.credit) + ticks;
+        self.credit = saved.min(CREDIT_TICKS_MAX.into()) as u8;
+        self.lose(saved - u64::from(self.credit));
+        self.discard_late();
         let count = self.credit.min(self.held_count);
         for at in 0..usize::from(count) {
             let Held { tick, command } = self.held[at];
@@ -67,13 +70,30 @@ impl Player {
             self.body.motion.advance(land, command, &mut self.body.tile);
             self.neutral = self.neutral.wrapping_add(1);
             self.credit -= 1;
+            self.lose(1);
+        } else if count > 0 && self.held_count == 0 {
+            self.lost = 0;
         }
         self.dirty |= self.body.motion != before;
         self.discard_lag();
     }
 
-    /// After a stall, on either side of the wire, as many commands come each tick as run, and what then waits waits for ever.
-    /// So what waited for [`LAG_TICKS_MAX`] ticks without a pause is discarded, the oldest first.
+    /// Ticks passed in which nobody steered.
+    fn lose(&mut self, ticks: u64) {
+        self.lost = (u64::from(self.lost) + ticks).min(COMMANDS_HELD_MAX as u64) as u8;
+    }
+
+    /// After a stall, on either side of the wire, more commands come than its credit allows, for ticks that are over: these
+    /// are discarded, the oldest first. Else as many would come in each tick as run, and the lag would stay for ever.
+    fn discard_late(&mut self) {
+        let fitting = self.credit.saturating_sub(CREDIT_TICKS_SPARE);
+        let late = self.held_count.saturating_sub(fitting).min(self.lost);
+        self.lost -= late;
+        self.discard(late);
+    }
+
+    /// Where a client's clock is faster than ours, commands pile up as well: what waited for [`LAG_TICKS_MAX`] ticks without a
+    /// pause is discarded.
     fn discard_lag(&mut self) {
         let Lag { ticks, least } = self.lag;
         let least = if ticks == 0 { self.held_count } else { least.min(self.held_count) };
@@ -82,13 +102,18 @@ impl Player {
         } else if ticks + 1 < LAG_TICKS_MAX {
             self.lag = Lag { ticks: ticks + 1, least };
         } else {
-            // They are done with: who sends them again is too late.
-            self.applied = self.held[usize::from(least) - 1].tick;
-            self.held.copy_within(usize::from(least)..usize::from(self.held_count), 0);
-            self.held_count -= least;
-            self.discarded = self.discarded.wrapping_add(u16::from(least));
+            self.discard(least);
             self.lag = Lag::default();
         }
+    }
+
+    /// Discards the oldest of the commands that wait. They are done with: who sends them again is too late.
+    fn discard(&mut self, count: u8) {
+        let Some(newest) = count.checked_sub(1) else { return };
+        self.applied = self.held[usize::from(newest)].tick;
+        self.held.copy_within(usize::from(count)..usize::from(self.held_count), 0);
+        self.held_count -= count;
+        self.discarded = self.discarded.wrapping_add(count.into());
     }
 
     /// Takes a request, unless it is not the one that comes next in its stream, or the stream has one under way.
@@ -238,24 +263,34 @@ mod tests {
         assert_eq!(player.waiting()[0].tick, 5, "client tick 0 is the next one");
     }
 
-    /// A client that sends one command a tick, and those that it remembers after it was silent.
-    fn lag_after(silent: std::ops::Range<u32>, generates_meanwhile: bool, stalled: bool) -> Vec<u32> {
+    /// A client of so many packets a second, each with all commands that it remembers and that were not applied; how far
+    /// its newest sent command is ahead of what ran, after each tick.
+    fn lag_after(
+        silent: std::ops::Range<u32>,
+        generates_meanwhile: bool,
+        stalled: bool,
+        packet_ticks: u32,
+    ) -> Vec<u32> {
         let land = Land::new(1);
         let mut player = player(&land);
-        let (mut newest, mut lags) = (0u32, Vec::new());
+        let (mut newest, mut sent, mut lags) = (0u32, 0, Vec::new());
         for tick in 0..240u32 {
             let is_silent = silent.contains(&tick);
             newest += u32::from(!is_silent || generates_meanwhile);
-            if !is_silent {
+            if !is_silent && tick.is_multiple_of(packet_ticks) {
                 let first = (player.applied + 1).max(newest.saturating_sub(31)).max(1);
                 player.hold(first, &vec![FORWARD; (newest + 1 - first) as usize]);
+                sent = newest;
             }
             // A shard that stood still steps the present tick once.
             if !stalled || !is_silent {
                 let elapsed = if stalled && tick == silent.end { u64::from(silent.end - silent.start) + 1 } else { 1 };
+                let before = player.body.motion.x;
                 player.run(&land, elapsed);
+                let moved = i64::from(player.body.motion.x - before) >> crate::ids::FINE_SHIFT;
+                assert!(moved <= crate::world::movement::farthest(0), "{moved} in one tick");
             }
-            lags.push(newest - player.applied);
+            lags.push(sent - player.applied);
         }
         lags
     }
@@ -267,12 +302,33 @@ mod tests {
             (60..120, false, false, "the client itself stood still for 1 s"),
             (60..108, true, true, "the shard stood still for 0.8 s"),
             (60..70, true, false, "ten ticks of loss"),
+            (60..75, true, false, "a quarter of a second"),
         ] {
-            let lags = lag_after(silent.clone(), generates, stalled);
-            let after = &lags[silent.end as usize + 30..];
-            assert!(after.iter().all(|&lag| lag <= 1), "{what}: {:?}", &lags[silent.end as usize..]);
-            assert!(lags[..silent.start as usize].iter().all(|&lag| lag <= 1), "{what}: nothing before");
+            for packet_ticks in [1, 2, 3] {
+                let lags = lag_after(silent.clone(), generates, stalled, packet_ticks);
+                let (usual, after) = (&lags[..silent.start as usize], &lags[silent.end as usize + 30..]);
+                assert!(usual.iter().all(|&lag| lag == 0), "{what}: nothing before");
+                assert!(
+                    after.iter().all(|&lag| lag == 0),
+                    "{what}, {packet_ticks}: {:?}",
+                    &lags[silent.end as usize..]
+                );
+            }
         }
+    }
+
+    #[test]
+    fn a_fast_clock_is_no_lag_that_grows() {
+        let land = Land::new(1);
+        let (mut player, mut newest) = (player(&land), 0);
+        for tick in 0..6_000u32 {
+            let count = 1 + u32::from(tick % 20 == 0);
+            player.hold(newest + 1, &vec![FORWARD; count as usize]);
+            newest += count;
+            player.run(&land, 1);
+            assert!(newest - player.applied <= 4, "{} at {tick}", newest - player.applied);
+        }
+        assert!(player.discarded > 200, "{}", player.discarded);
     }
 
     #[test]
