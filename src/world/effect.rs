@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::goods::{Offer, Refusal, Thing};
 use crate::ids::{CellKey, EntityId, SessionRef};
 use crate::net::message::{Stream, TradeNews};
-use crate::world::goods::Confirmation;
+use crate::world::goods::{Confirmation, digest_offer, digest_thing};
 use crate::world::random::{Digest, mix};
 
 /// Whom an effect is for.
@@ -189,48 +189,65 @@ impl Effect {
         (mix(seed ^ mix(tick) ^ mix(self.source.0)), self.source, self.sequence)
     }
 
-    /// Digest over all of it.
+    /// Digest over all of it but the owner epoch of who joins: that depends on who owned it before.
     pub fn digest(&self) -> u64 {
+        let Effect { target, source, sequence, kind } = self;
         let mut digest = Digest::new(9);
-        digest.add(self.source.0).add(u64::from(self.sequence));
-        match self.target {
+        digest.add(source.0).add(u64::from(*sequence));
+        match target {
             Target::Entity(id) => digest.add(1).add(id.0),
             Target::Actor(id) => digest.add(3).add(id.0),
             Target::Cell(cell) => digest.add(2).add(u64::from(cell.space)).add(cell.y as u64).add(cell.x as u64),
         };
-        match self.kind {
+        kind.digest(&mut digest);
+        digest.finish()
+    }
+}
+
+impl EffectKind {
+    fn digest(&self, digest: &mut Digest) {
+        match *self {
             EffectKind::Wave { x, y, request } => digest.add(1).add_i32(x).add_i32(y).add(request),
-            EffectKind::Refused { request, refusal } => digest.add(2).add(request).add(refusal.0 as u64),
-            EffectKind::Join(joining) => {
-                digest.add(3).add(joining.deeds).add(joining.id.0).add_i32(joining.x).add_i32(joining.y)
-            }
-            EffectKind::Birth(birth) => digest.add(4).add(birth.id.0).add_i32(birth.x).add_i32(birth.y),
+            EffectKind::Refused { request, refusal } => digest.add(2).add(request).add(refusal.0.into()),
+            EffectKind::Join(joining) => joining.digest(digest.add(3)),
+            EffectKind::Birth(birth) => birth.digest(digest.add(4)),
             EffectKind::Gone => digest.add(5),
-            EffectKind::Lay(thing) => digest.add(6).add(thing.number).add_i32(thing.x).add_i32(thing.y),
+            EffectKind::Lay(thing) => digest_thing(&thing, digest.add(6)),
             EffectKind::Lift { operation } => digest.add(7).add(operation),
             EffectKind::Missed { operation, refusal } => digest.add(8).add(operation).add(refusal.0.into()),
             EffectKind::Lifted { done } => digest.add(9).add(done.into()),
             EffectKind::Settled { operation, refusal } => digest.add(10).add(operation).add(refusal.0.into()),
             EffectKind::Rewarded { deed, done } => digest.add(11).add(deed.into()).add(done.into()),
-            EffectKind::Trade { number, effect } => {
-                digest.add(12).add(number);
-                match effect {
-                    TradeEffect::Ask => digest.add(1),
-                    TradeEffect::Open => digest.add(2),
-                    TradeEffect::Offer { offer, version } => {
-                        for item in offer.items() {
-                            digest.add(item.uid).add(item.version.into());
-                        }
-                        digest.add(3).add(offer.coins as u64).add(version.into())
-                    }
-                    TradeEffect::Confirm(word) => {
-                        digest.add(4).add(word.operation).add(u64::from(word.own) << 16 | u64::from(word.other))
-                    }
-                    TradeEffect::End { refusal } => digest.add(5).add(refusal.0.into()),
-                }
-            }
+            EffectKind::Trade { number, effect } => effect.digest(digest.add(12).add(number)),
         };
-        digest.finish()
+    }
+}
+
+impl Joining {
+    fn digest<'a>(&self, digest: &'a mut Digest) -> &'a mut Digest {
+        let Joining { id, session, client_id, x, y, yaw, epoch: _, guest, peaceful, deeds } = *self;
+        let SessionRef { lane, slot, generation } = session;
+        digest.add(id.0).add(u64::from(lane) << 48 | u64::from(slot) << 32 | u64::from(generation)).add(client_id);
+        digest.add_i32(x).add_i32(y).add(u64::from(yaw) << 2 | u64::from(guest) << 1 | u64::from(peaceful)).add(deeds)
+    }
+}
+
+impl Birth {
+    fn digest<'a>(&self, digest: &'a mut Digest) -> &'a mut Digest {
+        let Birth { id, spawner, x, y, range_x, range_y, end_tick } = *self;
+        digest.add(id.0).add(spawner.into()).add_i32(x).add_i32(y).add_i32(range_x).add_i32(range_y).add(end_tick)
+    }
+}
+
+impl TradeEffect {
+    fn digest<'a>(&self, digest: &'a mut Digest) -> &'a mut Digest {
+        match *self {
+            TradeEffect::Ask => digest.add(1),
+            TradeEffect::Open => digest.add(2),
+            TradeEffect::Offer { offer, version } => digest_offer(&offer, digest.add(3).add(version.into())),
+            TradeEffect::Confirm(word) => word.digest(digest.add(4)),
+            TradeEffect::End { refusal } => digest.add(5).add(refusal.0.into()),
+        }
     }
 }
 
@@ -257,4 +274,86 @@ pub struct PrivateEvent {
     pub session: SessionRef,
     /// What.
     pub word: Word,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn digest(kind: EffectKind) -> u64 {
+        let target = Target::Cell(CellKey { space: 0, y: 2, x: 3 });
+        Effect { target, source: EntityId(300), sequence: 7, kind }.digest()
+    }
+
+    fn all_differ(kinds: impl IntoIterator<Item = EffectKind>) {
+        let mut seen = HashSet::new();
+        for kind in kinds {
+            assert!(seen.insert(digest(kind)), "another effect has the digest of {kind:?}");
+        }
+    }
+
+    #[test]
+    fn every_field_of_a_join_but_the_owner_epoch_is_in_its_digest() {
+        let base = Joining {
+            id: EntityId::character(1),
+            session: SessionRef { lane: 1, slot: 2, generation: 3 },
+            client_id: 4,
+            x: 5,
+            y: 6,
+            yaw: 7,
+            epoch: 8,
+            guest: false,
+            peaceful: false,
+            deeds: 9,
+        };
+        let session = base.session;
+        let others = [
+            base,
+            Joining { id: EntityId::character(2), ..base },
+            Joining { session: SessionRef { lane: 2, ..session }, ..base },
+            Joining { session: SessionRef { slot: 3, ..session }, ..base },
+            Joining { session: SessionRef { generation: 4, ..session }, ..base },
+            Joining { client_id: 5, ..base },
+            Joining { x: 6, ..base },
+            Joining { y: 7, ..base },
+            Joining { yaw: 8, ..base },
+            Joining { guest: true, ..base },
+            Joining { peaceful: true, ..base },
+            Joining { deeds: 10, ..base },
+        ];
+        all_differ(others.map(EffectKind::Join));
+        let older = Joining { epoch: 1, ..base };
+        assert_eq!(digest(EffectKind::Join(older)), digest(EffectKind::Join(base)), "who owned it does not matter");
+    }
+
+    #[test]
+    fn every_field_of_a_birth_is_in_its_digest() {
+        let base = Birth { id: EntityId(1 << 57), spawner: 2, x: 3, y: 4, range_x: 5, range_y: 6, end_tick: 7 };
+        let others = [
+            base,
+            Birth { id: EntityId(1 << 57 | 1), ..base },
+            Birth { spawner: 3, ..base },
+            Birth { x: 4, ..base },
+            Birth { y: 5, ..base },
+            Birth { range_x: 6, ..base },
+            Birth { range_y: 7, ..base },
+            Birth { end_tick: 8, ..base },
+        ];
+        all_differ(others.map(EffectKind::Birth));
+    }
+
+    #[test]
+    fn every_field_of_a_thing_that_is_laid_is_in_its_digest() {
+        let base = Thing { number: 1, kind: 2, x: 3, y: 4, end_tick: 5 };
+        let others = [
+            base,
+            Thing { number: 2, ..base },
+            Thing { kind: 3, ..base },
+            Thing { x: 4, ..base },
+            Thing { y: 5, ..base },
+            Thing { end_tick: 6, ..base },
+        ];
+        all_differ(others.map(EffectKind::Lay));
+    }
 }

@@ -1,7 +1,8 @@
 //! What entities are made of.
 //!
 //! Owns the record of each kind: players, NPCs, spawners. Promises: everything that decides what an entity does is a
-//! field here and rolls into its digest; what depends on who owns it (epoch, leaving, place, dirty) does not.
+//! field here and rolls into its digest; what depends on who owns it (epoch, leaving, place, dirty, the tick of its last
+//! row) does not, nor what follows from the rest (tile, the home of a spawner).
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, SessionRe
 use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_START};
 use crate::net::message::Stream;
 use crate::net::wire;
-use crate::world::goods::Dealings;
+use crate::world::goods::{Dealings, digest_thing};
 use crate::world::land::{LAND_CELLS, Tile};
 use crate::world::movement::{Command, Motion};
 use crate::world::random::{Digest, mix};
@@ -250,10 +251,9 @@ impl Player {
         let [world, goods] = self.taken.map(u64::from);
         digest.add(world << 16 | goods);
         digest.add(self.wave_tick).add(u64::from(self.sequence));
-        if let Some((number, tick)) = self.waving {
-            digest.add(number).add(tick);
-        }
+        digest.add_option(self.waving, |digest, (number, tick)| digest.add(number).add(tick));
         self.dealings.digest(&mut digest);
+        digest.add(self.held_count.into());
         for held in self.waiting() {
             let Command { yaw, forward, right, buttons } = held.command;
             let command = u64::from(yaw) << 24 | u64::from(forward as u8) << 16 | u64::from(right as u8) << 8;
@@ -313,10 +313,8 @@ impl Thing {
     pub fn digest(&self) -> u64 {
         let mut digest = Digest::new(5);
         self.body.digest(&mut digest);
-        digest.add(self.thing.number).add(self.thing.end_tick).add(self.sequence.into());
-        if let Some(order) = self.taken {
-            digest.add(order.source.0).add(order.sequence);
-        }
+        digest_thing(&self.thing, &mut digest).add(self.sequence.into());
+        digest.add_option(self.taken, |digest, order| digest.add(order.source.0).add(order.sequence));
         digest.finish()
     }
 }
@@ -363,7 +361,8 @@ impl Spawner {
     /// Digest over everything that decides what it does.
     pub fn digest(&self) -> u64 {
         let mut digest = Digest::new(1);
-        digest.add(self.id.0).add_i32(self.x).add_i32(self.y).add(u64::from(self.wanted));
+        digest.add(self.id.0).add(u64::from(self.number)).add_i32(self.x).add_i32(self.y);
+        digest.add(u64::from(self.wanted));
         digest.add(u64::from(self.alive)).add(u64::from(self.next_ordinal));
         digest.finish()
     }
@@ -391,6 +390,20 @@ impl Named for Spawner {
 mod tests {
     use super::*;
     use crate::ids::{CELL_M, FINE_PER_M};
+
+    #[test]
+    fn the_kind_of_a_thing_and_an_empty_wave_are_in_the_digest() {
+        let body = Body::new(EntityId::thing(1), Archetype::Thing, Motion::default());
+        let lying = |kind| goods::Thing { number: 1, kind, x: 0, y: 0, end_tick: 9 };
+        let thing = |kind| Thing { body: body.clone(), thing: lying(kind), taken: None, sequence: 0 }.digest();
+        assert_ne!(thing(1), thing(2));
+        let taken = Some(OrderId { source: EntityId(0), sequence: 0 });
+        assert_ne!(Thing { taken, thing: lying(1), body: body.clone(), sequence: 0 }.digest(), thing(1));
+        let mut player = Player::new(body, SessionRef::default(), 1, false, false);
+        let before = player.digest();
+        player.waving = Some((0, 0));
+        assert_ne!(player.digest(), before);
+    }
 
     #[test]
     fn the_home_cell_holds_on_for_four_metres() {

@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::goods;
 use crate::goods::{Offer, Order, OrderId, OrderKind, Refusal};
 use crate::ids::{CellKey, EntityId, GRID_PER_M, IdClass};
 use crate::limits::{PLOT_DROP_ENTITIES_MAX, TICK_HZ};
@@ -97,25 +98,52 @@ pub struct Dealings {
 impl Dealings {
     /// Rolls it into a player's digest.
     pub fn digest(&self, digest: &mut Digest) {
-        digest.add(self.operation.is_some().into()).add(self.operation.unwrap_or(0)).add(self.deeds);
-        digest.add(self.trade_tick).add(self.ask_tick);
-        digest.add(self.deed_asked.map_or(0, |deed| u64::from(deed) + 1)).add(self.deed_tick);
-        for (id, tick) in [self.asks, self.asked_by].into_iter().flatten() {
-            digest.add(id.0).add(tick);
+        let Dealings { operation, asks, asked_by, trade, deeds, trade_tick, ask_tick, deed_asked, deed_tick } = *self;
+        digest.add_option(operation, |digest, operation| digest.add(operation));
+        for question in [asks, asked_by] {
+            digest.add_option(question, |digest, (id, tick)| digest.add(id.0).add(tick));
         }
-        if let Some(trade) = &self.trade {
-            digest.add(trade.partner.0).add(trade.number).add(trade.since).add(u64::from(trade.ordered));
-            for (offer, number) in [trade.own, trade.other] {
-                digest.add(u64::from(number)).add(offer.coins as u64);
-                for item in offer.items() {
-                    digest.add(item.uid).add(item.version.into());
-                }
-            }
-            for word in [trade.confirmed, trade.partner_confirmed].into_iter().flatten() {
-                digest.add(word.operation).add(u64::from(word.own) << 16 | u64::from(word.other));
-            }
-        }
+        digest.add_option(trade, |digest, trade| trade.digest(digest));
+        digest.add(deeds).add(trade_tick).add(ask_tick);
+        digest.add_option(deed_asked, |digest, deed| digest.add(deed.into())).add(deed_tick);
     }
+}
+
+impl Trade {
+    fn digest<'a>(&self, digest: &'a mut Digest) -> &'a mut Digest {
+        let Trade { partner, number, since, own, other, confirmed, partner_confirmed, ordered } = self;
+        digest.add(partner.0).add(*number).add(*since).add(u64::from(*ordered));
+        for (offer, number) in [own, other] {
+            digest_offer(offer, digest.add(u64::from(*number)));
+        }
+        for word in [confirmed, partner_confirmed] {
+            digest.add_option(*word, |digest, word| word.digest(digest));
+        }
+        digest
+    }
+}
+
+impl Confirmation {
+    /// Rolls it into a digest.
+    pub fn digest<'a>(&self, digest: &'a mut Digest) -> &'a mut Digest {
+        let Confirmation { operation, own, other } = *self;
+        digest.add(operation).add(u64::from(own) << 16 | u64::from(other))
+    }
+}
+
+/// Rolls an offer into a digest.
+pub fn digest_offer<'a>(offer: &Offer, digest: &'a mut Digest) -> &'a mut Digest {
+    digest.add(offer.coins as u64).add(offer.items().len() as u64);
+    for item in offer.items() {
+        digest.add(item.uid).add(item.version.into());
+    }
+    digest
+}
+
+/// Rolls what the ledger knows of a thing on the ground into a digest.
+pub fn digest_thing<'a>(thing: &goods::Thing, digest: &'a mut Digest) -> &'a mut Digest {
+    let goods::Thing { number, kind, x, y, end_tick } = *thing;
+    digest.add(number).add(kind.into()).add_i32(x).add_i32(y).add(end_tick)
 }
 
 /// What comes of a wish.
@@ -489,4 +517,38 @@ fn news(step: TradeStep, partner: EntityId) -> Word {
 fn ended(partner: EntityId, refusal: Refusal) -> Word {
     let step = TradeStep::Ended;
     Word::Trade(TradeNews { step, partner, offer: Offer::default(), number: 0, refusal })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(dealings: &Dealings) -> u64 {
+        let mut digest = Digest::new(0);
+        dealings.digest(&mut digest);
+        digest.finish()
+    }
+
+    #[test]
+    fn who_asked_whom_and_who_confirmed_is_in_the_digest() {
+        let question = Some((EntityId::character(2), 9));
+        let asks = Dealings { asks: question, ..Dealings::default() };
+        let asked_by = Dealings { asked_by: question, ..Dealings::default() };
+        assert_ne!(digest(&asks), digest(&asked_by));
+        let word = Some(Confirmation { operation: 1, own: 2, other: 3 });
+        let trade = Trade {
+            partner: EntityId::character(2),
+            number: 3,
+            since: 4,
+            own: Default::default(),
+            other: Default::default(),
+            confirmed: word,
+            partner_confirmed: None,
+            ordered: false,
+        };
+        let confirmed = Dealings { trade: Some(trade), ..Dealings::default() };
+        let trade = Trade { confirmed: None, partner_confirmed: word, ..trade };
+        let partner_confirmed = Dealings { trade: Some(trade), ..Dealings::default() };
+        assert_ne!(digest(&confirmed), digest(&partner_confirmed));
+    }
 }

@@ -42,6 +42,19 @@ impl Digest {
         self.add(u64::from(value as u32))
     }
 
+    /// Adds whether there is a value, and the value: none differs from every value, and from none of the next one.
+    pub fn add_option<T>(
+        &mut self,
+        value: Option<T>,
+        add: impl for<'a> FnOnce(&'a mut Digest, T) -> &'a mut Digest,
+    ) -> &mut Digest {
+        self.add(value.is_some().into());
+        match value {
+            Some(value) => add(self, value),
+            None => self,
+        }
+    }
+
     /// The digest of everything added.
     pub fn finish(&self) -> u64 {
         mix(self.0)
