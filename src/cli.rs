@@ -401,9 +401,10 @@ pub struct SimArgs {
     /// Ticks of each run [default: 3600, with faults 1800, of which the last 600 are quiet].
     #[arg(long, value_name = "N")]
     pub ticks: Option<u64>,
-    /// Number of shards [default: 2, with faults 4].
-    #[arg(long, value_name = "N")]
-    pub shards: Option<u8>,
+    /// Number of shards [default: 2, with faults 4]. Of several, as 1,2,4,8, each seed runs on each and must come to the
+    /// same; with faults they must be one number, as 4,4: then each seed runs so many times.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub shards: Vec<u8>,
     /// How the bots behave [default: seam, with faults trade].
     #[arg(long, value_name = "NAME")]
     pub scenario: Option<crate::sim::SimScenario>,

@@ -23,7 +23,7 @@ use crate::goods::{Asked, Offer, Order, OrderId, OrderKind, Thing};
 use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, ShardId};
 use crate::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreError, StoreErrorKind, Terms};
 use crate::ladder::NAMES;
-use crate::limits::{BODY_BYTES_MAX, LANES, SESSION_BYTES_PER_S_MAX};
+use crate::limits::{BODY_BYTES_MAX, LANES, OFFER_ITEMS_MAX, SESSION_BYTES_PER_S_MAX};
 use crate::net::interest::Radii;
 use crate::net::session::Rates;
 use crate::shard::core::{Core, Rules};
@@ -45,6 +45,8 @@ const CLOCK_TICKS: u64 = 30;
 const QUIET_TICKS: u64 = 600;
 /// Ticks between two introductions of the bots.
 const INTRODUCE_TICKS: u64 = 4;
+/// Ticks after which everybody near was shown a new thing.
+const SEEN_TICKS: u64 = 10;
 /// Ticks between two orders of the impostor.
 const IMPOSTOR_TICKS: u64 = 41;
 /// A character that nobody plays and that owns nothing.
@@ -59,8 +61,15 @@ const STALL_TICKS_MAX: u32 = 1_500;
 const STALL_TICKS_USUAL: u32 = 50;
 /// One in how many is longer.
 const STALL_CHANCES: u32 = 6;
-/// Ticks that mails and things wait: short, so that a run sees their end.
-const TERMS: Terms = Terms { mail_ticks: 400, thing_ticks: 500 };
+/// Short times and little room, so that a run sees the end of both.
+const TERMS: Terms = Terms {
+    mail_ticks: 400,
+    thing_ticks: 500,
+    account_items_max: [0, 10, 3, 12, 5, OFFER_ITEMS_MAX, 1],
+    mails_max: 3,
+    cell_things_max: 4,
+    answers_kept: 8,
+};
 /// Shards whose borders the bots gather at, whatever the number of shards of the run.
 const BORDERS_OF_SHARDS: usize = 8;
 /// One tick in how many brings another cut of the land, or other shards for lanes.
@@ -161,10 +170,44 @@ pub struct SimReport {
     pub budget_mean: u64,
     /// Fewest other entities that a bot that looks saw updated within the last two seconds.
     pub visible_min: usize,
+    /// Public events that bots that look were shown.
+    pub events: u64,
     /// How often each fault happened.
     pub faults: BTreeMap<String, u64>,
     /// How often what players do met each fault: `feature x fault`.
     pub coverage: BTreeMap<String, u64>,
+}
+
+impl SimReport {
+    /// What another run of the same seed came to differently and must not have, in words: on as many shards anything at
+    /// all, on another number of them what players did and what was done to the world.
+    pub fn difference(&self, other: &SimReport) -> Option<String> {
+        let counts = |report: &SimReport| {
+            [
+                ("bots", report.bots),
+                ("cuts", report.cuts),
+                ("acted", report.acted),
+                ("orders", report.orders),
+                ("ops_acked", report.ops_acked),
+                ("ops_refused", report.ops_refused),
+                ("trades", report.trades),
+                ("loots", report.loots),
+                ("mails", report.mails),
+                ("events", report.events),
+                ("turns", report.turns),
+                ("turns_put_off", report.turns_put_off),
+            ]
+        };
+        let differing = counts(self).into_iter().zip(counts(other)).find(|(ours, theirs)| ours != theirs);
+        let (here, there) = (self.shards, other.shards);
+        if let Some(((name, ours), (_, theirs))) = differing {
+            return Some(format!("{name} is {ours} on {here} shards and {theirs} on {there}"));
+        }
+        if self.hash != other.hash {
+            return Some(format!("the hash is {} on {here} shards and {} on {there}", self.hash, other.hash));
+        }
+        (here == there && self != other).then(|| "a second run was told otherwise than the first".to_owned())
+    }
 }
 
 /// A realm in one thread.
@@ -285,10 +328,11 @@ impl Sim {
         clients.up(&mut node, plan, tick);
         if tick.is_multiple_of(INTRODUCE_TICKS) {
             let born = |thing: &&Thing| thing.end_tick - TERMS.thing_ticks;
-            let things = node.desk.ledger().things();
-            // Old enough to be seen, and young enough to be fought over.
-            let lying = things.filter(|thing| (born(thing) + 10..born(thing) + 30).contains(&tick));
-            let lying: Vec<EntityId> = lying.map(|thing| EntityId::thing(thing.number)).collect();
+            // Old enough to be seen.
+            let lying = node.desk.ledger().things().filter(|thing| born(thing) + SEEN_TICKS <= tick);
+            let place = |thing: &Thing| (thing.x >> FINE_SHIFT, thing.y >> FINE_SHIFT);
+            let mut lying: Vec<_> = lying.map(|thing| (EntityId::thing(thing.number), place(thing))).collect();
+            lying.reverse();
             clients.introduce(&lying, tick + REST_TICKS > self.config.ticks);
         }
         node.hear_keeper(tick);
@@ -298,6 +342,7 @@ impl Sim {
             let length = write(&mut body);
             clients.send(plan, tick, session, &body[..length]);
         });
+        self.oracle.check_order(&node, tick);
         let node = self.keep(node)?;
         self.oracle.check_world(&node, tick);
         Some(node)
@@ -325,12 +370,13 @@ impl Sim {
                 return;
             }
             1 => {
-                let starts: BTreeSet<u32> = (1..).map(|n| 1 + draw(1 + n, CELLS as u32 - 1)).take(shards - 1).collect();
-                // Two draws may fall together: then the last shards own nothing.
-                let starts: Vec<u32> = std::iter::once(0).chain(starts).collect();
-                if starts.len() < shards {
-                    return;
+                // Two draws may fall together: then another one is drawn.
+                let mut starts = BTreeSet::from([0]);
+                let mut draws = (2..).map(|n| 1 + draw(n, CELLS as u32 - 1));
+                while starts.len() < shards {
+                    starts.extend(draws.next());
                 }
+                let starts: Vec<u32> = starts.into_iter().collect();
                 CutMap::from_starts(&starts)
             }
             _ => {
@@ -526,6 +572,7 @@ impl Sim {
             budget_cuts: budgets.iter().map(|budgets| budgets.cuts).sum(),
             budget_mean: means.iter().sum::<u64>().checked_div(means.len() as u64).unwrap_or(0),
             visible_min,
+            events: self.clients.all.iter().map(|client| client.bot.counts.events).sum(),
             faults: counts.collect(),
             coverage: self.plan.met.iter().map(|((feature, fault), count)| (names(feature, fault), *count)).collect(),
             invariants_checked: self.oracle.checked,

@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::goods::{Account, Currency, ItemRef, Refusal};
-use crate::limits::{ACCOUNT_ITEMS_MAX, COINS_MAX};
+use crate::limits::COINS_MAX;
 use crate::net::fast_hash::FastHash;
 use crate::planted::{Bug, planted};
 use crate::world::random::mix;
@@ -97,7 +97,7 @@ pub enum Flow {
 }
 
 /// The book of a realm.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Book {
     accounts: HashMap<Account, Holding, FastHash>,
     items: HashMap<u64, Item, FastHash>,
@@ -111,10 +111,27 @@ pub struct Book {
     dirty_accounts: Vec<Account>,
     /// Items likewise.
     dirty_items: Vec<u64>,
+    /// Items in one account, by the number of its kind.
+    account_items_max: [usize; 7],
     digest: u64,
 }
 
 impl Book {
+    /// A book in which nothing is; an account holds so many items, by the number of its kind.
+    pub fn new(account_items_max: [usize; 7]) -> Book {
+        Book {
+            accounts: HashMap::default(),
+            items: HashMap::default(),
+            totals: Totals::default(),
+            held: [0; CURRENCIES],
+            frozen: BTreeSet::new(),
+            dirty_accounts: Vec::new(),
+            dirty_items: Vec::new(),
+            account_items_max,
+            digest: 0,
+        }
+    }
+
     /// What is in an account.
     pub fn holding(&self, account: Account) -> Option<&Holding> {
         self.accounts.get(&account)
@@ -228,7 +245,7 @@ impl Book {
                     self.has_room(to)
                 }
             }
-            Leg::Make { to, .. } if self.frozen.contains(&Flow::Items) => Err(Refusal::Frozen).or(self.has_room(to)),
+            Leg::Make { .. } if self.frozen.contains(&Flow::Items) => Err(Refusal::Frozen),
             Leg::Make { to, .. } => self.has_room(to),
         }
     }
@@ -236,7 +253,7 @@ impl Book {
     /// Whether one more item fits. What comes back to a mailbox always fits: it has nowhere else to go.
     fn has_room(&self, account: Account) -> Result<(), Refusal> {
         let is_return = account.shelf() == Some(crate::goods::Shelf::Mailbox);
-        let most = ACCOUNT_ITEMS_MAX.get(usize::from(account.kind())).copied().unwrap_or(usize::MAX);
+        let most = self.account_items_max.get(usize::from(account.kind())).copied().unwrap_or(usize::MAX);
         let count = self.accounts.get(&account).map_or(0, |holding| holding.items.len());
         let full = count >= most && !is_return && !planted(Bug::NoCapacityCheck);
         if full { Err(Refusal::Full) } else { Ok(()) }

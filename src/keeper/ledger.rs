@@ -1,7 +1,6 @@
 //! The ledger: which orders are done, and what was answered.
 //!
-//! Owns the book, the mails that wait, the things on the ground, and the last [`ANSWERS_KEPT`] answers of each source
-//! that lasts.
+//! Owns the book, the mails that wait, the things on the ground, and the last answers of each source that lasts.
 //! Promises: a deterministic state machine of its orders and the clock; an order is done once, and the same order gets
 //! the first answer again; who may order what, and every bound, is checked here and refused by name; a break of the
 //! sums stops the flow concerned and nothing else. Never does I/O: its keeper writes what changed (`ledger/log.rs`) in
@@ -21,11 +20,11 @@ use crate::goods::{
 };
 use crate::ids::{CellKey, EntityId, IdClass};
 use crate::limits::{
-    CELL_THINGS_MAX, COINS_MAX, DEED_COINS, EXPIRED_LOOKED_AT_MAX, EXPIRED_PER_CLOCK_MAX, MAIL_TICKS, MAILS_MAX,
-    MAILS_PER_SENDER_MAX, POSTAGE_COINS, RECENT_ORDERS_MAX, THING_TICKS, THINGS_MAX,
+    ACCOUNT_ITEMS_MAX, ANSWERS_KEPT, CELL_THINGS_MAX, COINS_MAX, DEED_COINS, EXPIRED_LOOKED_AT_MAX,
+    EXPIRED_PER_CLOCK_MAX, MAIL_TICKS, MAILS_MAX, MAILS_PER_SENDER_MAX, POSTAGE_COINS, RECENT_ORDERS_MAX, THING_TICKS, THINGS_MAX,
 };
 use crate::planted::{Bug, planted};
-use crate::world::random::mix;
+use crate::world::random::{Digest, mix};
 
 /// Ticks that a mail may wait beyond its end before that counts as a break.
 const MAIL_LATE_TICKS: u64 = 600;
@@ -56,18 +55,34 @@ pub struct Done {
     pub news: Vec<(u64, GoodsNews)>,
 }
 
-/// How long things wait; a realm has [`Terms::default`], the simulator shorter ones.
+/// How long what is owned waits and how much of it fits; a realm has [`Terms::default`], the simulator less of both, so
+/// that a short run meets every end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Terms {
     /// Ticks that a mail waits.
     pub mail_ticks: u64,
     /// Ticks that a thing lies on the ground.
     pub thing_ticks: u64,
+    /// Items in one account, see [`ACCOUNT_ITEMS_MAX`].
+    pub account_items_max: [usize; 7],
+    /// Mails that wait for one character, see [`MAILS_MAX`].
+    pub mails_max: usize,
+    /// Things on the ground of one cell, see [`CELL_THINGS_MAX`].
+    pub cell_things_max: u32,
+    /// Answers remembered of each source, below 256, see [`ANSWERS_KEPT`].
+    pub answers_kept: usize,
 }
 
 impl Default for Terms {
     fn default() -> Terms {
-        Terms { mail_ticks: MAIL_TICKS, thing_ticks: THING_TICKS }
+        Terms {
+            mail_ticks: MAIL_TICKS,
+            thing_ticks: THING_TICKS,
+            account_items_max: ACCOUNT_ITEMS_MAX,
+            mails_max: MAILS_MAX,
+            cell_things_max: CELL_THINGS_MAX,
+            answers_kept: ANSWERS_KEPT,
+        }
     }
 }
 
@@ -118,14 +133,14 @@ impl Ledger {
     /// A ledger in which nothing was ever ordered.
     pub fn new(terms: Terms) -> Ledger {
         Ledger {
-            book: Book::default(),
+            book: Book::new(terms.account_items_max),
             orders: 0,
             mails: BTreeMap::new(),
             mails_by_end: BTreeSet::new(),
             mails_by_receiver: BTreeSet::new(),
             things: BTreeMap::new(),
             things_in: BTreeMap::new(),
-            answers: Answers::default(),
+            answers: Answers::new(terms.answers_kept),
             dirty_mails: BTreeSet::new(),
             dirty_things: BTreeSet::new(),
             terms,
@@ -169,8 +184,14 @@ impl Ledger {
 
     /// Digest of all that the ledger holds; equal ledgers have equal ones.
     pub fn digest(&self) -> u64 {
-        let mails = self.mails.iter().map(|(number, mail)| mix(mix(*number) ^ mail.end_tick ^ mail.to << 20));
-        let things = self.things.keys().map(|number| mix(number.wrapping_mul(5)));
+        let mails = self.mails.iter().map(|(&number, mail)| {
+            let Mail { from, to, price, end_tick } = *mail;
+            Digest::new(1).add(number).add(from).add(to).add(price).add(end_tick).finish()
+        });
+        let things = self.things.values().map(|thing| {
+            let Thing { number, kind, x, y, end_tick } = *thing;
+            Digest::new(2).add(number).add(kind.into()).add_i32(x).add_i32(y).add(end_tick).finish()
+        });
         let open = mails.chain(things).fold(0, u64::wrapping_add);
         mix(self.book.digest().wrapping_add(open) ^ mix(self.orders) ^ self.digest)
     }
@@ -286,7 +307,7 @@ impl Ledger {
             }
             OrderKind::Drop { what, x, y } => {
                 let here = self.things_in.get(&CellKey::of_fine(x, y)).copied().unwrap_or(0);
-                if self.things.len() >= THINGS_MAX || here >= CELL_THINGS_MAX {
+                if self.things.len() >= THINGS_MAX || here >= self.terms.cell_things_max {
                     return Err(Refusal::Full);
                 }
                 let kind = self.drop(what, bag, Account::ground(number), legs)?;
@@ -411,7 +432,7 @@ impl Ledger {
             return Err(Refusal::BadAmount);
         }
         let of_sender = self.mails_of(to).filter(|number| self.mails[number].from == from).count();
-        if self.mails_of(to).count() >= MAILS_MAX || of_sender >= MAILS_PER_SENDER_MAX {
+        if self.mails_of(to).count() >= self.terms.mails_max || of_sender >= MAILS_PER_SENDER_MAX {
             return Err(Refusal::Full);
         }
         Ok(Mail { from, to, price, end_tick: context.tick + self.terms.mail_ticks })
@@ -719,3 +740,6 @@ fn coins(amount: u64, from: Account, to: Account, legs: &mut Vec<Leg>) {
         legs.push(Leg::Coins { currency: Currency::Coin, amount, from, to });
     }
 }
+
+#[cfg(test)]
+mod tests;

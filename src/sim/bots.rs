@@ -11,7 +11,7 @@ use crate::net::body::BodyError;
 use crate::net::client::{BodySummary, ClientOptions, ClientSession};
 use crate::net::message::{Request, Response, ServerMessage, Stream, Welcome};
 use crate::net::messages::{Close, Refusal};
-use crate::net::view::{Errors, Seen};
+use crate::net::view::Errors;
 use crate::net::wire;
 use crate::sim::trader::{Deal, Trader};
 use crate::world::goods::PICK_UP_REACH;
@@ -290,14 +290,22 @@ impl Bot {
         };
     }
 
-    /// The nearest thing that it sees within reach.
+    /// The nearest thing within reach, of those that its host or else its view shows.
     fn nearest_thing(&self) -> Option<EntityId> {
         let state = self.state?;
         let (x, y) = (state.x() >> FINE_SHIFT, state.y() >> FINE_SHIFT);
-        let things = self.session.view().entities().filter(|seen| seen.id.class() == IdClass::Thing);
-        let squared = |seen: &Seen| i64::from(seen.x - x).pow(2) + i64::from(seen.y - y).pow(2);
-        let near = things.filter(|seen| squared(seen) < i64::from(PICK_UP_REACH).pow(2));
-        near.min_by_key(|seen| (squared(seen), seen.id)).map(|seen| seen.id)
+        let squared = |place: (i32, i32)| i64::from(place.0 - x).pow(2) + i64::from(place.1 - y).pow(2);
+        let nearest = |things: &mut dyn Iterator<Item = (EntityId, (i32, i32))>| {
+            let near = things.filter(|&(_, place)| squared(place) < i64::from(PICK_UP_REACH).pow(2));
+            near.min_by_key(|&(thing, place)| (squared(place), thing)).map(|(thing, _)| thing)
+        };
+        match &self.trader.as_ref()?.things {
+            Some(things) => nearest(&mut things.iter().copied()),
+            None => {
+                let seen = self.session.view().entities().filter(|seen| seen.id.class() == IdClass::Thing);
+                nearest(&mut seen.map(|seen| (seen.id, (seen.x, seen.y))))
+            }
+        }
     }
 
     fn decide(&mut self) -> Command {

@@ -208,14 +208,15 @@ impl Clients {
     }
 
     /// Tells the bots of each pair who the other is, what lies about, and whether to begin anything new.
-    pub fn introduce(&mut self, things: &[EntityId], rests: bool) {
+    pub fn introduce(&mut self, things: &[(EntityId, (i32, i32))], rests: bool) {
         for pair in self.all.chunks_exact_mut(2) {
             let ids = [pair[0].bot.entity(), pair[1].bot.entity()];
             (pair[0].bot.friend, pair[1].bot.friend) = (ids[1], ids[0]);
             for client in pair {
                 if let Some(trader) = &mut client.bot.trader {
-                    trader.things.clear();
-                    trader.things.extend_from_slice(things);
+                    let known = trader.things.get_or_insert_default();
+                    known.clear();
+                    known.extend_from_slice(things);
                     trader.rests = rests;
                 }
             }
@@ -235,7 +236,11 @@ impl Client {
         let looks = number.is_multiple_of(8) || config.scenario == SimScenario::Crowd;
         let options = ClientOptions { packed: number % 16 != 8, decode: looks, reliable_transport: false };
         let mut bot = Bot::new(config.seed, number, haunt, Some(land.clone()), options);
-        bot.trader = (config.scenario == SimScenario::Trade).then(|| Trader::new(config.seed, number));
+        if config.scenario == SimScenario::Trade {
+            let mut trader = Trader::new(config.seed, number);
+            trader.things = Some(Vec::new());
+            bot.trader = Some(trader);
+        }
         Client {
             bot,
             looks,

@@ -7,11 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::goods::{Account, Currency, Dropped, ItemRef, Offer, Order, OrderId, OrderKind, Refusal, Shelf, Thing};
 use crate::ids::{CellKey, EntityId, IdClass};
-use crate::keeper::Ledger;
-use crate::limits::{
-    ACCOUNT_ITEMS_MAX, ANSWERS_KEPT, CELL_THINGS_MAX, COINS_MAX, DEED_COINS, MAILS_MAX, MAILS_PER_SENDER_MAX,
-    POSTAGE_COINS, THINGS_MAX,
-};
+use crate::keeper::{Ledger, Terms};
+use crate::limits::{COINS_MAX, DEED_COINS, MAILS_PER_SENDER_MAX, POSTAGE_COINS, THINGS_MAX};
 
 /// What was asked of it, and what it answered: enough to know a repeat.
 #[derive(Clone, PartialEq, Debug)]
@@ -34,6 +31,7 @@ struct Waiting {
 /// The model.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Model {
+    terms: Terms,
     coins: BTreeMap<(Account, u8), u64>,
     items: BTreeMap<u64, (u32, u16, Account)>,
     mails: BTreeMap<u64, Waiting>,
@@ -108,7 +106,7 @@ impl Trial<'_> {
         if account.shelf() == Some(Shelf::Mailbox) {
             return Ok(());
         }
-        let Some(&most) = ACCOUNT_ITEMS_MAX.get(usize::from(account.kind())) else { return Ok(()) };
+        let Some(&most) = self.model.terms.account_items_max.get(usize::from(account.kind())) else { return Ok(()) };
         let stored = self.model.items.iter().filter(|(uid, item)| item.2 == account && !self.items.contains_key(uid));
         let moved = self.items.values().flatten().filter(|item| item.2 == account);
         if stored.count() + moved.count() >= most { Err(Refusal::Full) } else { Ok(()) }
@@ -150,6 +148,11 @@ fn positive(amount: i64) -> Result<u64, Refusal> {
 }
 
 impl Model {
+    /// A ledger in which nothing was ordered.
+    pub fn new(terms: Terms) -> Model {
+        Model { terms, ..Model::default() }
+    }
+
     /// Orders answered.
     pub fn orders(&self) -> u64 {
         self.orders
@@ -162,13 +165,13 @@ impl Model {
     }
 
     /// Does an order and gives the answer.
-    /// `plays`: whether the character whose deed it is plays. `terms`: ticks that mails and things wait.
-    pub fn apply(&mut self, order: Order, tick: u64, next_character: u64, plays: bool, terms: (u64, u64)) -> Refusal {
+    /// `plays`: whether the character whose deed it is plays.
+    pub fn apply(&mut self, order: Order, tick: u64, next_character: u64, plays: bool) -> Refusal {
         let recall = order.kind == OrderKind::Recall;
         if let Some(known) = self.known(order.id, Some(order.kind), recall) {
             return known;
         }
-        let refusal = match self.plan(order, tick, next_character, plays, terms) {
+        let refusal = match self.plan(order, tick, next_character, plays) {
             Ok(plan) => {
                 self.take_over(plan);
                 Refusal::None
@@ -200,25 +203,19 @@ impl Model {
             return recall.then_some(Refusal::Unknown);
         }
         let answered = self.answers.get(&id.source).map_or(&[][..], |answered| &answered[..]);
-        let kept = &answered[answered.len().saturating_sub(ANSWERS_KEPT)..];
+        let kept = &answered[answered.len().saturating_sub(self.terms.answers_kept)..];
         let newest = kept.last().map_or(0, |last| last.sequence);
         match kept.iter().find(|answered| answered.sequence == id.sequence) {
             Some(found) if recall || (kind.is_some() && found.kind == kind) => Some(found.refusal),
             Some(_) => Some(Refusal::Reused),
-            None if recall && (id.sequence > newest || kept.len() < ANSWERS_KEPT) => Some(Refusal::Unknown),
+            None if recall && (id.sequence > newest || kept.len() < self.terms.answers_kept) => Some(Refusal::Unknown),
             None if id.sequence > newest => None,
             None => Some(Refusal::TooOld),
         }
     }
 
-    fn plan(
-        &self,
-        order: Order,
-        tick: u64,
-        next_character: u64,
-        plays: bool,
-        (mail_ticks, thing_ticks): (u64, u64),
-    ) -> Result<Plan, Refusal> {
+    fn plan(&self, order: Order, tick: u64, next_character: u64, plays: bool) -> Result<Plan, Refusal> {
+        let Terms { mail_ticks, thing_ticks, cell_things_max, .. } = self.terms;
         let (source, number) = (order.id.source, self.orders + 1);
         if !may_order(order) {
             return Err(Refusal::NotYours);
@@ -244,7 +241,7 @@ impl Model {
             OrderKind::Drop { what, x, y } => {
                 let cell = CellKey::of_fine(x, y);
                 let here = self.things.values().filter(|&&(_, x, y)| CellKey::of_fine(x, y) == cell).count();
-                if self.things.len() >= THINGS_MAX || here >= CELL_THINGS_MAX as usize {
+                if self.things.len() >= THINGS_MAX || here >= cell_things_max as usize {
                     return Err(Refusal::Full);
                 }
                 match what {
@@ -353,7 +350,7 @@ impl Model {
             return Err(Refusal::BadAmount);
         }
         let waiting = || self.mails.values().filter(|mail| mail.to == to);
-        if waiting().count() >= MAILS_MAX || waiting().filter(|mail| mail.from == me).count() >= MAILS_PER_SENDER_MAX {
+        if waiting().count() >= self.terms.mails_max || waiting().filter(|mail| mail.from == me).count() >= MAILS_PER_SENDER_MAX {
             return Err(Refusal::Full);
         }
         trial.offer(offer, bag, Account::escrow(number))?;
@@ -482,7 +479,8 @@ enum After {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keeper::{Context, Ledger, Terms};
+    use crate::keeper::Context;
+    use crate::limits::OFFER_ITEMS_MAX;
     use crate::world::random::{below, random};
 
     /// Orders of every kind, good and bad, of a few characters.
@@ -583,8 +581,16 @@ mod tests {
     #[test]
     fn the_ledger_does_what_the_model_does() {
         for seed in 0..40 {
-            let terms = Terms { mail_ticks: 300, thing_ticks: 400 };
-            let (mut ledger, mut model) = (Ledger::new(terms), Model::default());
+            let small = Terms {
+                account_items_max: [0, 10, 3, 5, 4, OFFER_ITEMS_MAX, 1],
+                mails_max: 3,
+                cell_things_max: 2,
+                answers_kept: 8,
+                ..Terms::default()
+            };
+            let terms = if seed % 2 == 0 { Terms::default() } else { small };
+            let terms = Terms { mail_ticks: 300, thing_ticks: 400, ..terms };
+            let (mut ledger, mut model) = (Ledger::new(terms), Model::new(terms));
             let mut n = 0;
             let mut draw = |bound: u32| {
                 n += 1;
@@ -610,7 +616,7 @@ mod tests {
                 let deed_is_new = matches!(order.kind, OrderKind::Deed { deed } if deed < 64
                     && !model.deeds.contains_key(&(order.id.source.number(), deed)));
                 let answer = ledger.apply(order, Context { tick, next_character: 5, deed_is_new });
-                let expected = model.apply(order, tick, 5, true, (300, 400));
+                let expected = model.apply(order, tick, 5, true);
                 assert_eq!(answer.refusal, expected, "seed {seed}, tick {tick}: {order:?}");
                 done += u64::from(expected == Refusal::None);
                 ledger.clock(tick);

@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ids::{EntityId, SessionRef, ShardId};
+use crate::goods::OrderId;
+use crate::ids::{EntityId, IdClass, SessionRef, ShardId};
 use crate::keeper::{Desk, DeskRules, DiskFault, KeeperAnswer, KeeperCommand, MemoryDisk, Store, StoreError};
 use crate::ladder::{Common, Spent};
 use crate::limits::LANES;
@@ -29,6 +30,9 @@ mod cost {
     /// Each byte of it.
     pub const BYTE_NS: u64 = 1;
 }
+
+/// Commands on their way to the keeper: few, so that a keeper that stands still finds its queue full.
+const QUEUE_MAX: usize = 64;
 
 /// What a realm is started with, each time.
 #[derive(Clone)]
@@ -57,6 +61,10 @@ pub struct Node {
     stalled_until: Vec<u64>,
     /// Likewise the keeper.
     keeper_stalled_until: u64,
+    /// Commands on their way to the keeper.
+    queue: Vec<KeeperCommand>,
+    /// Commands of earlier ticks are still with their shards.
+    behind: bool,
     /// Last tick in which not everybody ran in lockstep.
     uneven: u64,
     /// How many times slower the cores are than one of today; 0: their work takes no time.
@@ -90,6 +98,8 @@ impl Node {
             answers: VecDeque::new(),
             stalled_until: vec![0; shards],
             keeper_stalled_until: 0,
+            queue: Vec::new(),
+            behind: false,
             uneven: tick + 1,
             slowdown: 0,
             ran: vec![(tick, 0); shards],
@@ -227,19 +237,57 @@ impl Node {
         self.common = common;
     }
 
-    /// What the shards tell the keeper, in an order that does not depend on their number; nothing while it stands still.
+    /// Whether the keeper takes commands in a tick.
+    pub fn keeper_runs(&self, tick: u64) -> bool {
+        self.keeper_stalled_until <= tick
+    }
+
+    /// After a tick: what the shards tell the keeper goes into its queue as far as there is room, in an order that does
+    /// not depend on their number; what the keeper takes then: all, or nothing while it stands still.
     pub fn keeper_commands(&mut self, tick: u64) -> Vec<KeeperCommand> {
-        if tick < self.keeper_stalled_until {
-            return Vec::new();
+        let waiting: usize = self.cores.iter().map(|core| core.keeper.len()).sum();
+        if !self.is_behind() && self.queue.len() + waiting <= QUEUE_MAX {
+            self.queue_in_order();
+        } else {
+            for core in &mut self.cores {
+                let count = core.keeper.len().min(QUEUE_MAX.saturating_sub(self.queue.len()));
+                self.queue.extend(core.keeper.drain(..count));
+            }
         }
+        self.behind = self.cores.iter().any(|core| !core.keeper.is_empty());
+        if self.keeper_runs(tick) { std::mem::take(&mut self.queue) } else { Vec::new() }
+    }
+
+    /// Whether shards still hold commands of earlier ticks, because the queue to the keeper was full.
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// Of one character's commands each stays where a shard puts it: claims when a session begins, then the orders of the
+    /// tick, then its row.
+    fn queue_in_order(&mut self) {
         let mut commands: Vec<KeeperCommand> = self.cores.iter_mut().flat_map(|core| core.keeper.drain(..)).collect();
-        commands.sort_by_key(|command| match command {
-            KeeperCommand::Clock { .. } => (0, 0),
-            KeeperCommand::Claim { client_id, .. } | KeeperCommand::Release { client_id, .. } => (*client_id, 1),
-            KeeperCommand::Row(row) => (row.client_id, 1),
-            KeeperCommand::Order(asked) => (asked.order.id.source.0, asked.order.id.sequence),
+        let store = self.desk.store();
+        // Who has no character yet orders nothing.
+        let of_client = |client_id: u64| match store.row(client_id) {
+            Ok(Some(row)) => (0, row.character),
+            _ => (1, client_id),
+        };
+        commands.sort_by_cached_key(|command| match command {
+            KeeperCommand::Clock { .. } => ((0, 0), 0, 0),
+            KeeperCommand::Claim { client_id, .. } | KeeperCommand::Release { client_id, row: None, .. } => {
+                (of_client(*client_id), 0, 0)
+            }
+            KeeperCommand::Order(asked) => {
+                let OrderId { source, sequence } = asked.order.id;
+                match source.class() {
+                    IdClass::Character | IdClass::Deeds => ((0, source.number()), 1, sequence),
+                    _ => ((2, source.0), 1, sequence),
+                }
+            }
+            KeeperCommand::Row(row) | KeeperCommand::Release { row: Some(row), .. } => ((0, row.character), 2, 0),
         });
-        commands
+        self.queue.append(&mut commands);
     }
 
     /// Lets what is under way to the disk land, or fail; the answers are heard `after` ticks later.

@@ -11,7 +11,7 @@ use super::faults::{Feature, Plan};
 use super::model::Model;
 use super::node::Node;
 use crate::goods::{OrderKind, Refusal};
-use crate::ids::{EntityId, ShardId};
+use crate::ids::{EntityId, IdClass, ShardId};
 use crate::keeper::{KeeperAnswer, KeeperCommand, MemoryDisk, Terms, check_disk};
 use crate::limits::KEEPER_WAITING_MAX;
 use crate::net::fast_hash::FastHash;
@@ -65,7 +65,7 @@ impl Oracle {
             violations: 0,
             texts: Vec::new(),
             terms,
-            model: Model::default(),
+            model: Model::new(terms),
             steps: Vec::new(),
             begun: 0,
             epochs: HashMap::default(),
@@ -158,13 +158,12 @@ impl Oracle {
 
     /// What was under way is on disk.
     pub fn landed(&mut self) {
-        let terms = (self.terms.mail_ticks, self.terms.thing_ticks);
         let after = self.steps.split_off(std::mem::take(&mut self.begun));
         for step in std::mem::replace(&mut self.steps, after) {
             match step {
                 Step::Clock(tick) => self.model.clock(tick),
                 Step::Order { asked, tick, next_character, plays, answer } => {
-                    let should = self.model.apply(asked, tick, next_character, plays, terms);
+                    let should = self.model.apply(asked, tick, next_character, plays);
                     let same = answer.is_none_or(|answer| answer == should);
                     self.demand_at(tick, same, || format!("{asked:?} was answered {answer:?}, not {should:?}"));
                 }
@@ -265,6 +264,27 @@ impl Oracle {
         let before = self.ages.insert(client_id, row.age());
         let holds = before.is_none_or(|before| before <= row.age());
         self.demand_at(row.tick, holds, || format!("the row of client {client_id} went back to {:?}", row.age()));
+    }
+
+    /// What a shard tells the keeper in one tick: the orders of a character before the row with which it goes.
+    pub fn check_order(&mut self, node: &Node, tick: u64) {
+        for core in node.cores.iter().filter(|_| !node.is_behind()) {
+            let mut gone = HashSet::new();
+            for command in &core.keeper {
+                match command {
+                    KeeperCommand::Release { row: Some(row), .. } => drop(gone.insert(row.character)),
+                    KeeperCommand::Order(asked) => {
+                        let source = asked.order.id.source;
+                        let is_character = matches!(source.class(), IdClass::Character | IdClass::Deeds);
+                        let late = is_character && gone.contains(&source.number());
+                        self.demand_at(tick, !late, || {
+                            format!("{:?} follows the release of its character", asked.order)
+                        });
+                    }
+                    _ => (),
+                }
+            }
+        }
     }
 
     /// A thing has one winner at a time: until its order is answered nobody else's is given.

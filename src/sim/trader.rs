@@ -142,8 +142,9 @@ pub struct Trader {
     pub goods: ClientGoods,
     /// What became of its deals.
     pub counts: DealCounts,
-    /// Things that it may pick up, as its host knows of them.
-    pub things: Vec<EntityId>,
+    /// Things on the ground and where they lie, 1/256 m, newest first, as its host knows of them: then what it wants does
+    /// not depend on what it was shown. None: it looks for itself.
+    pub things: Option<Vec<(EntityId, (i32, i32))>>,
     /// It begins nothing new.
     pub rests: bool,
     seed: u64,
@@ -218,7 +219,10 @@ impl Trader {
         if draw(1, 100) < BAD_DEALS {
             return self.cheat(tick, own, friend, draw);
         }
-        let near = near.or_else(|| self.things.get(draw(2, 8) as usize % self.things.len().max(1)).copied());
+        let near = near.or_else(|| {
+            let things = self.things.as_deref().unwrap_or_default();
+            things.get(draw(2, 8) as usize % things.len().max(1)).map(|&(thing, _)| thing)
+        });
         let wish = match draw(3, 12) {
             0..=3 => return Some(Deal::Request(Request::TradeAsk { target: friend })),
             4 => self.move_item(draw),
@@ -354,7 +358,7 @@ impl Trader {
                 return Some(Deal::Order(self.last_done, Request::Goods(wish)));
             }
             _ => {
-                let operation = self.newest.saturating_sub(u64::from(60 + draw(21, 20)));
+                let operation = self.newest.saturating_sub(u64::from(6 + draw(21, 20)));
                 let wish = GoodsRequest::MoveCoins { currency: Currency::Coin, amount: 1, from, to };
                 return Some(Deal::Order(operation, Request::Goods(wish)));
             }

@@ -30,14 +30,21 @@ const FAULTY_TICKS_MIN: u64 = 900;
 pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
     let with_faults = args.faults != Faults::None;
     let or = |given: Option<u64>, plain: u64, faulty: u64| given.unwrap_or(if with_faults { faulty } else { plain });
-    let shards = or(args.shards.map(u64::from), 2, 4) as usize;
-    if !(1..=SHARDS_MAX).contains(&shards) {
+    let mut shards: Vec<usize> = args.shards.iter().copied().map(usize::from).collect();
+    if shards.is_empty() {
+        shards.push(if with_faults { 4 } else { 2 });
+    }
+    if let Some(shards) = shards.iter().find(|shards| !(1..=SHARDS_MAX).contains(*shards)) {
         return Err(Failure::new(Code::Usage, format!("--shards is 1 to {SHARDS_MAX}, not {shards}")));
+    }
+    if with_faults && shards.iter().any(|&other| other != shards[0]) {
+        let text = "what goes wrong depends on the number of shards: with --faults give --shards one number, as 4,4";
+        return Err(Failure::new(Code::Usage, text.to_owned()));
     }
     let config = SimConfig {
         seed: 0,
         ticks: or(args.ticks, 3_600, 1_800),
-        shards,
+        shards: shards[0],
         bots: or(args.bots.map(u64::from), 120, 32),
         npcs: or(args.npcs.map(u64::from), 1_000, 100) as u32,
         scenario: args.scenario.unwrap_or(if with_faults { SimScenario::Trade } else { SimScenario::Seam }),
@@ -53,7 +60,7 @@ pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
     }
     let (from, to) = args.seeds.unwrap_or_else(|| args.seed.map_or((0, 0), |seed| (seed, seed + 1)));
     let started = std::time::Instant::now();
-    let reports = run_all(config, from, to);
+    let reports = run_all(config, &shards, (from, to));
     let seeds_per_s = reports.len() as f64 / started.elapsed().as_secs_f64();
     let violations: u64 = reports.iter().map(|report| report.violations).sum();
     let (value, text) = match &reports[..] {
@@ -62,7 +69,7 @@ pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
             value["seeds_per_s"] = json!(seeds_per_s);
             (value, line(report))
         }
-        _ => many(&reports, config, seeds_per_s),
+        _ => many(&reports, config, &shards, seeds_per_s),
     };
     if violations == 0 {
         return say(json, &text, || value);
@@ -76,7 +83,7 @@ pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
 }
 
 /// Runs all seeds on as many threads as there are cores; reports by seed.
-fn run_all(config: SimConfig, from: u64, to: u64) -> Vec<SimReport> {
+fn run_all(config: SimConfig, shards: &[usize], (from, to): (u64, u64)) -> Vec<SimReport> {
     let (next, reports) = (AtomicU64::new(from), Mutex::new(Vec::new()));
     let work = || {
         loop {
@@ -84,7 +91,7 @@ fn run_all(config: SimConfig, from: u64, to: u64) -> Vec<SimReport> {
             if seed >= to {
                 return;
             }
-            let report = run_one(SimConfig { seed, ..config });
+            let report = run_each(SimConfig { seed, ..config }, shards);
             let mut reports = reports.lock().unwrap_or_else(PoisonError::into_inner);
             reports.push(report);
             let bad = reports.iter().filter(|report: &&SimReport| report.violations > 0).count();
@@ -106,6 +113,26 @@ fn run_all(config: SimConfig, from: u64, to: u64) -> Vec<SimReport> {
     reports
 }
 
+/// Runs a seed on each number of shards; gives the report of the first, to which the others must come as well.
+fn run_each(config: SimConfig, shards: &[usize]) -> SimReport {
+    let mut report = run_one(config);
+    for &others in &shards[1..] {
+        if report.violations > 0 {
+            break;
+        }
+        let other = run_one(SimConfig { shards: others, ..config });
+        let on = |text: &String| format!("on {others} shards: {text}");
+        report.invariants_checked += other.invariants_checked;
+        report.violations += other.violations;
+        report.violation_texts.extend(other.violation_texts.iter().map(on));
+        if let Some(text) = report.difference(&other).filter(|_| other.violations == 0) {
+            report.violations += 1;
+            report.violation_texts.push(text);
+        }
+    }
+    report
+}
+
 fn run_one(config: SimConfig) -> SimReport {
     let run = catch_unwind(AssertUnwindSafe(|| Sim::new(config).run()));
     run.unwrap_or_else(|panic| {
@@ -118,7 +145,7 @@ fn run_one(config: SimConfig) -> SimReport {
 }
 
 /// The sums of many runs.
-fn many(reports: &[SimReport], config: SimConfig, seeds_per_s: f64) -> (serde_json::Value, String) {
+fn many(reports: &[SimReport], config: SimConfig, shards: &[usize], seeds_per_s: f64) -> (serde_json::Value, String) {
     let sum = |count: fn(&SimReport) -> u64| reports.iter().map(count).sum::<u64>();
     let (mut faults, mut coverage) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
     for report in reports {
@@ -131,12 +158,13 @@ fn many(reports: &[SimReport], config: SimConfig, seeds_per_s: f64) -> (serde_js
         .flat_map(|feature| possible.iter().map(move |fault| format!("{feature:?} x {fault:?}")).collect::<Vec<_>>());
     let empty: Vec<String> = cells.filter(|cell| !coverage.contains_key(cell)).collect();
     let violations = sum(|report| report.violations);
+    let compared = if shards.len() > 1 { format!(", compared with {:?}", &shards[1..]) } else { String::new() };
     let mut text = String::new();
     if reports.len() <= RUNS_TOLD_MAX && config.faults == Faults::None {
         text.extend(reports.iter().map(line));
     }
     text.push_str(&format!(
-        "{} seeds of {} ticks on {} shards: {} orders, {} trades told, {} restarts, {} checks, {violations} violations, {seeds_per_s:.1} seeds/s\n",
+        "{} seeds of {} ticks on {} shards{compared}: {} orders, {} trades told, {} restarts, {} checks, {violations} violations, {seeds_per_s:.1} seeds/s\n",
         reports.len(),
         config.ticks,
         config.shards,
@@ -161,6 +189,7 @@ fn many(reports: &[SimReport], config: SimConfig, seeds_per_s: f64) -> (serde_js
         "seeds": reports.len(),
         "ticks": config.ticks,
         "shards": config.shards,
+        "compared_shards": shards[1..],
         "violations": violations,
         "invariants_checked": sum(|report| report.invariants_checked),
         "orders": sum(|report| report.orders),

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::goods::{OrderId, Refusal};
 use crate::ids::{EntityId, IdClass};
-use crate::limits::{ANSWERS_KEPT, SOURCES_HELD_MAX};
+use crate::limits::SOURCES_HELD_MAX;
 use crate::net::fast_hash::FastHash;
 use crate::planted::{Bug, planted};
 
@@ -53,8 +53,10 @@ pub fn is_remembered(source: EntityId) -> bool {
 }
 
 /// The answers of all sources in use.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Answers {
+    /// Answers of one source.
+    kept_max: usize,
     sources: HashMap<EntityId, Source, FastHash>,
     dirty: Vec<(EntityId, u8)>,
     uses: u64,
@@ -63,6 +65,12 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// No answers; of each source the last `kept_max` will be remembered.
+    pub fn new(kept_max: usize) -> Answers {
+        assert!((1..256).contains(&kept_max), "a slot is a byte");
+        Answers { kept_max, sources: HashMap::default(), dirty: Vec::new(), uses: 0, uses_begun: 0 }
+    }
+
     /// Whether a source's answers are in memory, as far as it has any.
     pub fn holds(&self, source: EntityId) -> bool {
         !is_remembered(source) || self.sources.contains_key(&source)
@@ -76,7 +84,7 @@ impl Answers {
     /// Puts a source's answers in memory, as they were on disk, each with its slot.
     pub fn restore(&mut self, source: EntityId, mut answers: Vec<(u8, Answer)>) {
         answers.sort_unstable_by_key(|(_, answer)| answer.sequence);
-        let next_slot = answers.last().map_or(0, |&(slot, _)| (slot + 1) % ANSWERS_KEPT as u8);
+        let next_slot = answers.last().map_or(0, |&(slot, _)| (slot + 1) % self.kept_max as u8);
         let kept = answers.into_iter().map(|(_, answer)| answer).collect();
         let before = self.sources.insert(source, Source { kept, next_slot, used: self.uses });
         assert!(before.is_none(), "answers in memory are newer than those on disk");
@@ -113,7 +121,7 @@ impl Answers {
             Some(answer) if recall || answer.digest == digest => Known::Before(answer.refusal),
             Some(_) if planted(Bug::ReusedId) => Known::New,
             Some(_) => Known::Refused(Refusal::Reused),
-            None if recall && (id.sequence > newest || source.kept.len() < ANSWERS_KEPT) => {
+            None if recall && (id.sequence > newest || source.kept.len() < self.kept_max) => {
                 Known::Refused(Refusal::Unknown)
             }
             None if id.sequence > newest => Known::New,
@@ -130,14 +138,14 @@ impl Answers {
         self.uses += 1;
         let source = self.sources.get_mut(&id.source).expect("a source's answers are read before its orders");
         source.used = self.uses;
-        if source.kept.len() == ANSWERS_KEPT {
+        if source.kept.len() == self.kept_max {
             source.kept.pop_front();
         }
         source.kept.push_back(Answer { sequence: id.sequence, digest, refusal, number });
         if !planted(Bug::AnswersNotWritten) {
             self.dirty.push((id.source, source.next_slot));
         }
-        source.next_slot = (source.next_slot + 1) % ANSWERS_KEPT as u8;
+        source.next_slot = (source.next_slot + 1) % self.kept_max as u8;
     }
 
     /// Lets go of what must be written: nobody writes it.
@@ -151,7 +159,7 @@ impl Answers {
         self.dirty.dedup();
         for (id, slot) in self.dirty.drain(..) {
             let source = &self.sources[&id];
-            let back = (usize::from(source.next_slot) + ANSWERS_KEPT - 1 - usize::from(slot)) % ANSWERS_KEPT;
+            let back = (usize::from(source.next_slot) + self.kept_max - 1 - usize::from(slot)) % self.kept_max;
             let answer = source.kept[source.kept.len() - 1 - back];
             write(id, slot, answer);
         }
