@@ -101,6 +101,24 @@ pub enum Bug {
     EffectLost,
     /// A reliable message is delivered twice when its packet comes twice.
     MessageTwice,
+    /// Running commands costs no time credit.
+    FreeCommands,
+    /// Slices of some plots are shown to nobody.
+    SliceOverlooked,
+    /// Some characters that walk are not written until they leave.
+    RowForgotten,
+    /// The row of a character says that it stands somewhat higher.
+    RowOfElsewhere,
+    /// An order that is undone leaves its items with the later version.
+    UndoneVersion,
+    /// A mailbox takes any number of mails.
+    MailsUnbounded,
+    /// A cell takes any number of things.
+    CellUnbounded,
+    /// Client ticks are compared as if they never wrapped around.
+    TickNeverWraps,
+    /// Packet sequences are compared as if they never wrapped around.
+    SequenceNeverWraps,
     /// A failed write is ignored.
     WriteErrorIgnored,
     /// Reads do not see the rows that are on their way to the disk.

@@ -11,6 +11,7 @@ pub mod faults;
 pub mod model;
 mod node;
 mod oracle;
+mod quirks;
 pub mod trader;
 
 #[cfg(test)]
@@ -31,11 +32,12 @@ use crate::world::cut::{CELLS, CutMap};
 use crate::world::land::{LAND_CELLS, Land};
 use crate::world::random::{below, random};
 use crate::world::{DecreeKind, WorldConfig, roll_hash};
-use bots::Crossing;
+use bots::{Crossing, SEQUENCE_NEAR_WRAP};
 use clients::Clients;
-use faults::{Fault, Faults, Feature, Plan};
+use faults::{Fault, Faults, Feature, Meeting, Plan};
 use node::{Node, Setup};
 use oracle::Oracle;
+use quirks::Quirk;
 
 /// Ticks from a keeper command to its answer, without faults.
 const KEEPER_TICKS: u64 = 3;
@@ -72,6 +74,10 @@ const TERMS: Terms = Terms {
 };
 /// Shards whose borders the bots gather at, whatever the number of shards of the run.
 const BORDERS_OF_SHARDS: usize = 8;
+/// Where the low 32 bits of ticks begin anew.
+const WRAP_TICK: u64 = 1 << 32;
+/// Ticks before it in which a run near the wraps begins.
+const TICKS_BEFORE_WRAP: u64 = 400;
 /// One tick in how many brings another cut of the land, or other shards for lanes.
 const DECREE_CHANCES: u32 = 40;
 /// Bots at one border.
@@ -109,6 +115,24 @@ pub struct SimConfig {
     pub link: Option<u32>,
     /// How many times slower the cores are than one of today, until the quiet end; 0: their work takes no time.
     pub slowdown: u64,
+}
+
+impl SimConfig {
+    /// One seed in four begins just before all counters wrap around: ticks, and what is made of them, client ticks and
+    /// packet sequences.
+    fn is_near_wraps(&self) -> bool {
+        self.seed % 4 == 3
+    }
+
+    /// The realm begins after this tick.
+    fn first_tick(&self) -> u64 {
+        if self.is_near_wraps() { WRAP_TICK - TICKS_BEFORE_WRAP } else { 0 }
+    }
+
+    /// The run ends with this tick.
+    fn end_tick(&self) -> u64 {
+        self.first_tick() + self.ticks
+    }
 }
 
 /// What came of a run.
@@ -176,6 +200,8 @@ pub struct SimReport {
     pub faults: BTreeMap<String, u64>,
     /// How often what players do met each fault: `feature x fault`.
     pub coverage: BTreeMap<String, u64>,
+    /// How often something rare happened.
+    pub meetings: BTreeMap<String, u64>,
 }
 
 impl SimReport {
@@ -245,22 +271,23 @@ impl Sim {
             cut,
             npcs: config.npcs,
             npc_life_ticks: 600,
-            start_tick: 0,
+            start_tick: config.first_tick(),
             things: Arc::new([]),
         };
         let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
         let rates = Rates { send_hz: 30, bytes_per_s: SESSION_BYTES_PER_S_MAX };
         let rules = Rules { radii, rates, dev: true, seam: None };
-        let setup = Setup { world, rules, desk: DeskRules { start_goods: true, terms: TERMS } };
+        let first_sequence = if config.is_near_wraps() { SEQUENCE_NEAR_WRAP } else { 0 };
+        let setup = Setup { world, rules, desk: DeskRules { start_goods: true, terms: TERMS }, first_sequence };
         let haunts = borders(&land, config);
-        let mut plan = Plan::new(config.seed, config.faults, config.ticks.saturating_sub(QUIET_TICKS));
+        let mut plan = Plan::new(config.seed, config.faults, config.end_tick().saturating_sub(QUIET_TICKS));
         let commit_ticks = if plan.is_quiet() { 1 } else { 1 + u64::from(plan.draw(6)) };
-        let node = Node::start(&setup, MemoryDisk::default(), 0).map_err(|refused| refused.0);
+        let node = Node::start(&setup, MemoryDisk::default(), config.first_tick()).map_err(|refused| refused.0);
         Sim {
             config,
             node: Some(node.expect("an empty disk opens")),
             setup,
-            tick: 0,
+            tick: config.first_tick(),
             disk: MemoryDisk::default(),
             start_at: 0,
             clients: Clients::new(config, &haunts, &land),
@@ -279,7 +306,7 @@ impl Sim {
 
     /// Runs to the end.
     pub fn run(mut self) -> SimReport {
-        while self.tick < self.config.ticks {
+        while self.tick < self.config.end_tick() {
             self.step();
         }
         self.report()
@@ -300,7 +327,10 @@ impl Sim {
         }
         let Sim { clients, plan, tick, .. } = self;
         clients.down(plan, *tick);
-        let is_end = self.tick + REST_TICKS / 2 > self.config.ticks;
+        let is_end = self.tick + REST_TICKS / 2 > self.config.end_tick();
+        if let Some(node) = self.node.as_ref().filter(|_| self.nothing_is_late()) {
+            self.oracle.check_sight(&self.clients, node, self.tick);
+        }
         self.oracle.look_at(&self.clients, self.node.as_ref(), self.tick, is_end);
         let digest = |digest: fn(&Core) -> u64| {
             let cores = self.node.iter().flat_map(|node| &node.cores);
@@ -310,6 +340,11 @@ impl Sim {
         let effects = digest(|core| core.world.effects_digest());
         let ledger = self.node.as_ref().map_or(0, |node| node.desk.ledger().digest());
         self.hash = roll_hash(self.hash, self.tick, entities, effects.wrapping_add(ledger));
+    }
+
+    /// Whether every parcel and every body comes when it should.
+    fn nothing_is_late(&self) -> bool {
+        self.config.faults == Faults::None && self.config.link.is_none() && self.config.slowdown == 0
     }
 
     /// One tick of a running process; none when it ended.
@@ -333,10 +368,10 @@ impl Sim {
             let place = |thing: &Thing| (thing.x >> FINE_SHIFT, thing.y >> FINE_SHIFT);
             let mut lying: Vec<_> = lying.map(|thing| (EntityId::thing(thing.number), place(thing))).collect();
             lying.reverse();
-            clients.introduce(&lying, tick + REST_TICKS > self.config.ticks);
+            clients.introduce(&lying, tick + REST_TICKS > self.config.end_tick());
         }
         node.hear_keeper(tick);
-        node.slowdown = if tick + QUIET_TICKS < self.config.ticks { self.config.slowdown } else { 0 };
+        node.slowdown = if tick + QUIET_TICKS < self.config.end_tick() { self.config.slowdown } else { 0 };
         let mut body = [0; BODY_BYTES_MAX];
         node.step(tick, |session, write| {
             let length = write(&mut body);
@@ -419,7 +454,9 @@ impl Sim {
         if self.config.scenario == SimScenario::Trade && tick.is_multiple_of(IMPOSTOR_TICKS) {
             commands.push(KeeperCommand::Order(Asked { shard: ShardId(0), order: impostor(tick) }));
         }
+        self.plan.meet(Meeting::KeeperQueueFull, node.is_behind().into());
         self.oracle.check_winners(&commands, tick);
+        self.oracle.check_rows(&node, &commands, tick);
         for command in commands {
             self.oracle.expect(&node, command, &mut self.plan, tick);
             if let Err(error) = node.desk.apply(command) {
@@ -487,13 +524,21 @@ impl Sim {
 
     /// The process ends; `crash` says what becomes of its disk.
     fn end(&mut self, node: Node, crash: impl FnOnce(&mut MemoryDisk, &mut Plan)) -> Option<Node> {
-        self.handoffs += node.cores.iter().map(|core| core.world.counters.handed_out).sum::<u64>();
-        self.effects_across += node.cores.iter().map(|core| core.world.counters.effects_across).sum::<u64>();
+        self.count(&node);
         self.disk = node.end();
         crash(&mut self.disk, &mut self.plan);
         self.start_at = self.tick + u64::from(1 + self.plan.draw(RESTART_TICKS));
         self.clients.lose_all(self.start_at);
         None
+    }
+
+    /// What a process counted that is ending.
+    fn count(&mut self, node: &Node) {
+        let total = |count: fn(&Core) -> u64| node.cores.iter().map(count).sum::<u64>();
+        self.handoffs += total(|core| core.world.counters.handed_out);
+        self.effects_across += total(|core| core.world.counters.effects_across);
+        self.plan.meet(Meeting::OldOwnState, total(|core| core.outdated.own_states));
+        self.plan.meet(Meeting::OldKeyframe, total(|core| core.outdated.keyframes));
     }
 
     /// A process starts on what the last one left.
@@ -528,15 +573,17 @@ impl Sim {
         let turns = cores.iter().map(|core| core.world.counters.turns).sum();
         let turns_put_off = cores.iter().map(|core| core.world.counters.turns_put_off).sum();
         if let Some(node) = self.node.take() {
-            self.oracle.check_end(&self.clients, self.tick);
+            self.oracle.check_end(&self.clients, &node, self.tick);
+            self.plan.meet(Meeting::TickWrapped, (self.config.is_near_wraps() && self.tick > WRAP_TICK).into());
             let settled = !node.cores[0].may_decree(self.tick) || node.cores[0].lanes_are_settled();
             self.oracle.demand_at(self.tick, settled, || "lanes are not where they were decreed to be".to_owned());
-            self.handoffs += node.cores.iter().map(|core| core.world.counters.handed_out).sum::<u64>();
-            self.effects_across += node.cores.iter().map(|core| core.world.counters.effects_across).sum::<u64>();
+            self.count(&node);
             self.oracle.check_files(&node.end());
         }
         let may_be_late = [Fault::ShardStall, Fault::Loss, Fault::Reorder];
-        let late = may_be_late.iter().any(|fault| self.plan.counts.contains_key(fault));
+        // So is who saves its time and then floods.
+        let floods = self.clients.all.iter().any(|client| client.quirk == Quirk::Flood);
+        let late = floods || may_be_late.iter().any(|fault| self.plan.counts.contains_key(fault));
         let bot_errors = self.oracle.check_bots(&self.clients, late);
         let looking = self.clients.all.iter().filter(|client| client.looks);
         let visible = looking.map(|client| client.bot.session.view().visible(self.tick as u32, 120));
@@ -548,7 +595,7 @@ impl Sim {
         let counts = self.plan.counts.iter().map(|(fault, count)| (format!("{fault:?}"), *count));
         SimReport {
             seed: self.config.seed,
-            ticks: self.tick,
+            ticks: self.tick - self.config.first_tick(),
             shards: self.config.shards,
             hash: format!("{:016x}", self.hash),
             bots: self.clients.all.iter().filter(|client| client.bot.plays()).count() as u64,
@@ -574,6 +621,7 @@ impl Sim {
             visible_min,
             events: self.clients.all.iter().map(|client| client.bot.counts.events).sum(),
             faults: counts.collect(),
+            meetings: self.plan.meetings.iter().map(|(meeting, count)| (format!("{meeting:?}"), *count)).collect(),
             coverage: self.plan.met.iter().map(|((feature, fault), count)| (names(feature, fault), *count)).collect(),
             invariants_checked: self.oracle.checked,
             violations: self.oracle.violations,

@@ -683,6 +683,7 @@ impl World {
             player.watch_trade(tick, frames, &mut given);
             self.private.extend(given.words.drain(..).map(|word| player.whisper(word)));
             player.run(&self.config.land, self.elapsed);
+            player.dirty &= !(planted(Bug::RowForgotten) && player.body.id.0.is_multiple_of(4));
             self.private.extend(player.settle_wave(tick));
             if let Some(order) = player.find_deed(tick) {
                 self.orders.push(order);
@@ -880,6 +881,7 @@ fn depart(body: &mut Body, slices: &mut Slices) -> ShardId {
 
 fn save(player: &Player, owner: ShardId, tick: u64) -> Save {
     let Motion { x, y, z, yaw, .. } = player.body.motion;
+    let z = if planted(Bug::RowOfElsewhere) { z + 1 } else { z };
     Save {
         client_id: player.client_id,
         id: player.body.id,

@@ -301,7 +301,10 @@ impl Book {
                     self.set_balance(from, currency, self.balance(from, currency) + amount);
                 }
             }
-            Leg::Item { item, from, .. } => self.place(item.uid, item.version, from),
+            Leg::Item { item, from, .. } => {
+                let step = u32::from(planted(Bug::UndoneVersion));
+                self.place(item.uid, item.version + step, from);
+            }
             Leg::Make { to, .. } => {
                 let uid = self.totals.items_made;
                 self.totals.items_made -= 1;

@@ -306,8 +306,7 @@ impl Ledger {
                 legs.push(Leg::Coins { currency, amount, from: from.account(who), to: to.account(who) });
             }
             OrderKind::Drop { what, x, y } => {
-                let here = self.things_in.get(&CellKey::of_fine(x, y)).copied().unwrap_or(0);
-                if self.things.len() >= THINGS_MAX || here >= self.terms.cell_things_max {
+                if self.is_full(CellKey::of_fine(x, y)) {
                     return Err(Refusal::Full);
                 }
                 let kind = self.drop(what, bag, Account::ground(number), legs)?;
@@ -365,6 +364,13 @@ impl Ledger {
             }
         }
         Ok(Follow::Nothing)
+    }
+
+    /// Whether no more lies down in a cell.
+    fn is_full(&self, cell: CellKey) -> bool {
+        let here = self.things_in.get(&cell).copied().unwrap_or(0);
+        let cell_is_full = here >= self.terms.cell_things_max && !planted(Bug::CellUnbounded);
+        cell_is_full || self.things.len() >= THINGS_MAX
     }
 
     fn drop(&self, what: Dropped, bag: Account, ground: Account, legs: &mut Vec<Leg>) -> Result<u16, Refusal> {
@@ -431,8 +437,9 @@ impl Ledger {
         if offer.is_empty() {
             return Err(Refusal::BadAmount);
         }
+        let is_full = self.mails_of(to).count() >= self.terms.mails_max && !planted(Bug::MailsUnbounded);
         let of_sender = self.mails_of(to).filter(|number| self.mails[number].from == from).count();
-        if self.mails_of(to).count() >= self.terms.mails_max || of_sender >= MAILS_PER_SENDER_MAX {
+        if is_full || of_sender >= MAILS_PER_SENDER_MAX {
             return Err(Refusal::Full);
         }
         Ok(Mail { from, to, price, end_tick: context.tick + self.terms.mail_ticks })

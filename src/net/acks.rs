@@ -5,6 +5,7 @@
 //! nothing. Never resends anything itself.
 
 use crate::limits::{FRAGMENTS_PER_PACKET_MAX, NOTES_PER_PACKET_MAX, SENT_PACKETS_KEPT};
+use crate::planted::{Bug, planted};
 use crate::sys::prefetch;
 use std::collections::VecDeque;
 
@@ -35,6 +36,9 @@ impl PacketAcks {
     /// How a packet with this sequence stands to those accepted.
     pub fn arrival(&self, sequence: u16) -> Arrival {
         let Some(newest) = self.newest else { return Arrival::Newest };
+        if planted(Bug::SequenceNeverWraps) && sequence < newest && newest - sequence > ACK_BITS {
+            return Arrival::Seen;
+        }
         match newest.wrapping_sub(sequence) {
             0 => Arrival::Seen,
             HALF.. => Arrival::Newest,
@@ -190,6 +194,12 @@ impl SentPackets {
     /// Nothing sent yet; the first sequence is 0.
     pub fn new() -> SentPackets {
         SentPackets { packets: VecDeque::new(), next: 0, kept: 0, open: 0, timed: 0, newest: None, arrived: 0 }
+    }
+
+    /// Begins with another sequence; before anything was sent.
+    pub fn start_at(&mut self, sequence: u16) {
+        assert!(self.kept == 0, "the first packet is still to come");
+        (self.next, self.open, self.timed) = (sequence, sequence, sequence);
     }
 
     /// Asks for the memory of the newest packet that did not arrive, if there is one.

@@ -92,6 +92,22 @@ impl ClientSession {
         }
     }
 
+    /// Begins with another packet sequence than 0, before anything was sent: the simulator starts near the wrap.
+    pub fn start_at(&mut self, sequence: u16) {
+        self.reliable.start_at(sequence);
+    }
+
+    /// Lets client ticks pass for which there will be no commands, and forgets those that the server did not name yet.
+    pub fn skip_ticks(&mut self, ticks: u32) {
+        self.commands.clear();
+        self.next_tick = self.next_tick.wrapping_add(ticks);
+    }
+
+    /// Client ticks that the newest command is ahead of the newest that the server named.
+    pub fn ticks_ahead(&self) -> u32 {
+        self.next_tick.wrapping_sub(1).wrapping_sub(self.own_state.map_or(0, |own| own.applied()))
+    }
+
     /// Adds the command of the next client tick, to go with the next bodies. `intended_ns`: when it was to be sent.
     /// Where [`COMMANDS_REMEMBERED_MAX`] are under way the oldest is forgotten.
     pub fn push_command(&mut self, command: wire::Command, intended_ns: u64) -> u32 {
@@ -99,7 +115,8 @@ impl ClientSession {
             self.commands.pop_front();
         }
         let tick = self.next_tick;
-        self.next_tick = tick.wrapping_add(1);
+        // On the wire 0 stands for "the next tick", so no tick has that number.
+        self.next_tick = tick.wrapping_add(1).max(1);
         self.commands.push_back(SentCommand { tick, command, intended_ns });
         tick
     }
@@ -145,7 +162,10 @@ impl ClientSession {
         let first = self.commands.partition_point(|sent| is_applied(sent.tick, applied));
         let first = first.max(self.commands.len().saturating_sub(fits));
         if let Some(oldest) = self.commands.get(first) {
-            writer.commands(oldest.tick, self.commands.range(first..).map(|sent| sent.command));
+            // What comes after the ticks wrapped around goes with the next body.
+            let follows = |&(sent, n): &(&SentCommand, u32)| sent.tick == oldest.tick.wrapping_add(n);
+            let count = self.commands.range(first..).zip(0..).take_while(follows).count();
+            writer.commands(oldest.tick, self.commands.range(first..first + count).map(|sent| sent.command));
         }
         let mut packet = SentPacket::new(now_tick);
         self.reliable.write(now_tick, &mut writer, &mut packet);
@@ -348,6 +368,25 @@ mod tests {
         assert!(!session.handle_body(&late).expect("well formed").own_state, "an older own state");
         let (header, _) = polled(&mut session);
         assert_eq!((header.ack(), header.ack_bits(), header.flags()), (1, 1, FLAG_ACKS | FLAG_PACKED));
+    }
+
+    #[test]
+    fn no_client_tick_is_0_when_they_wrap_around() {
+        let mut session = ClientSession::new(OPTIONS);
+        let body = server_body(0, 49, &[(kind::OWN_STATE, &own(49, u32::MAX - 2).0)]);
+        assert!(session.handle_body(&body).is_ok());
+        session.skip_ticks(u32::MAX - 2);
+        push(&mut session, 4);
+        let ticks = |session: &mut ClientSession| polled(session).1.map(|(first, commands)| (first, commands.len()));
+        assert_eq!(ticks(&mut session), Some((u32::MAX - 1, 2)), "those before the wrap");
+        let body = server_body(1, 50, &[(kind::OWN_STATE, &own(50, u32::MAX).0)]);
+        assert!(session.handle_body(&body).is_ok());
+        assert_eq!(ticks(&mut session), Some((1, 2)), "0 would stand for the next tick");
+        let body = server_body(2, 51, &[(kind::OWN_STATE, &own(51, 2).0)]);
+        assert!(session.handle_body(&body).is_ok());
+        assert_eq!(ticks(&mut session), None);
+        let applied: Vec<_> = std::iter::from_fn(|| session.pop_applied()).map(|c| c.tick).collect();
+        assert_eq!(applied, [u32::MAX - 1, u32::MAX, 1, 2]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::ids::{CELL_GRID, CellKey, GRID_PER_M};
 use crate::limits::{EVENTS_PER_BODY_MAX, KEYFRAME_TICKS, LEAVES_HELD_MAX, LEAVES_PER_BODY_MAX, SLICES_FOLLOWED_MAX};
 use crate::net::body::{BodyWriter, kind};
 use crate::net::wire;
+use crate::planted::{Bug, planted};
 use crate::sys::prefetch;
 use crate::world::boxes::square;
 use crate::world::frame::{Frame, SliceHead, SliceName, distance};
@@ -265,6 +266,8 @@ pub struct Interest {
     ticket: u16,
     /// When and where it looked around last; none: it must.
     looked: Option<Looked>,
+    /// Acknowledged keyframes of an epoch that is over, or of a slice that is followed no longer.
+    pub old_keyframes: u64,
 }
 
 /// What looking around and writing need for a moment; one for all clients of a shard.
@@ -299,7 +302,7 @@ impl Default for Interest {
     /// memory.
     fn default() -> Interest {
         let list = List { followed: Vec::with_capacity(LIST_FIRST), origins: Vec::with_capacity(LIST_FIRST) };
-        Interest { list, left: Vec::with_capacity(LEFT_FIRST), ticket: 0, looked: None }
+        Interest { list, left: Vec::with_capacity(LEFT_FIRST), ticket: 0, looked: None, old_keyframes: 0 }
     }
 }
 
@@ -377,7 +380,7 @@ impl Interest {
                 merge.next.push(self.list.at(merge.at));
             }
             merge.at += 1;
-        } else if near && self.list.len() < SLICES_FOLLOWED_MAX {
+        } else if near && self.list.len() < SLICES_FOLLOWED_MAX && !is_overlooked(slice) {
             self.part(merge);
             merge.next.push(self.begin(slice, frame));
         } else {
@@ -423,9 +426,14 @@ impl Interest {
             Carried::Leave { ticket } => self.left.retain(|left| left.ticket != ticket),
             Carried::Keyframe { ticket, epoch, first, slots } => {
                 let followed = self.list.followed.iter_mut().find(|followed| followed.ticket == ticket);
-                if let Some(followed) = followed.filter(|f| f.epoch % 64 == epoch && f.known >= first) {
-                    followed.known = followed.known.max(slots);
-                    followed.sent = followed.sent.max(slots);
+                match followed.filter(|f| f.epoch % 64 == epoch) {
+                    Some(followed) if followed.known >= first => {
+                        followed.known = followed.known.max(slots);
+                        followed.sent = followed.sent.max(slots);
+                    }
+                    // A part before it is still on its way.
+                    Some(_) => (),
+                    None => self.old_keyframes += 1,
                 }
             }
         }
@@ -515,6 +523,11 @@ impl Interest {
             });
         }
     }
+}
+
+/// Whether a bug made by hand hides a slice from everybody.
+fn is_overlooked(slice: &SliceHead) -> bool {
+    planted(Bug::SliceOverlooked) && slice.plot.x & 2 == 0
 }
 
 /// Sorts some more of the order from a place on, the most urgent first; gives back how far it is sorted.

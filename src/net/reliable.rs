@@ -48,6 +48,11 @@ impl Reliable {
         }
     }
 
+    /// Begins with another sequence than 0; before anything was sent.
+    pub fn start_at(&mut self, sequence: u16) {
+        self.sent.start_at(sequence);
+    }
+
     /// Takes a message of 1 to `MESSAGE_BYTES_MAX` bytes to send. On error the peer is to be cut as slow.
     pub fn send(&mut self, channel: ChannelKind, message: Vec<u8>) -> Result<(), ChannelFull> {
         match channel {

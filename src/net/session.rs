@@ -96,6 +96,23 @@ impl From<BodyError> for BodyDrop {
     }
 }
 
+/// What a session heard too late to mean anything. It changes nothing; the simulator looks whether its runs met it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Outdated {
+    /// Own states older than one that was heard, from parcels that were late.
+    pub own_states: u64,
+    /// Acknowledged keyframes of an epoch that is over, or of a slice that is followed no longer.
+    pub keyframes: u64,
+}
+
+impl Outdated {
+    /// Adds what another one counted.
+    pub fn absorb(&mut self, other: Outdated) {
+        self.own_states += other.own_states;
+        self.keyframes += other.keyframes;
+    }
+}
+
 /// How much a session may send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rates {
@@ -199,6 +216,7 @@ pub struct Session {
     pub flow: Flow,
     /// What its client must still hear of its goods.
     goods: GoodsNews,
+    outdated: Outdated,
 }
 
 impl Session {
@@ -226,8 +244,20 @@ impl Session {
             applied_sent: 0,
             shown_tick: 0,
             goods: GoodsNews::default(),
+            outdated: Outdated::default(),
             closing: None,
         }
+    }
+
+    /// Begins with another packet sequence than 0, before anything was sent.
+    pub fn start_at(&mut self, sequence: u16) {
+        self.reliable.start_at(sequence);
+    }
+
+    /// What it heard too late to mean anything, since somebody asked.
+    pub fn take_outdated(&mut self) -> Outdated {
+        let keyframes = std::mem::take(&mut self.interest.old_keyframes);
+        Outdated { keyframes, ..std::mem::take(&mut self.outdated) }
     }
 
     /// The client's entity, once it stands in the world.
@@ -493,6 +523,7 @@ impl Session {
     /// Hears from its entity's owner; true for the first time.
     pub fn hear(&mut self, told: Told, by: ShardId, tick: u64) -> bool {
         let first = self.told.is_none();
+        self.outdated.own_states += u64::from(!first && tick < self.told_tick);
         if tick > self.told_tick {
             (self.told, self.told_by, self.told_tick) = (Some(told), by, tick);
         }

@@ -22,7 +22,7 @@ use crate::net::handshake::Identity;
 use crate::net::interest::{Radii, Scratch};
 use crate::net::message::{Response, Seam, ServerMessage, Stream, Welcome};
 use crate::net::messages::Close;
-use crate::net::session::{BodyDrop, Rates, Session, Sight};
+use crate::net::session::{BodyDrop, Outdated, Rates, Session, Sight};
 use crate::planted::{Bug, planted};
 use crate::shard::costs::CostTable;
 use crate::shard::lanes::{LaneWord, Waiting};
@@ -170,6 +170,10 @@ pub struct Core {
     pub claims_refused: u64,
     /// Sessions that ended because news for them found no room while a shard stood still.
     pub sessions_behind: u64,
+    /// What its sessions heard too late to mean anything.
+    pub outdated: Outdated,
+    /// Packet sequence that sessions begin with: 0; the simulator begins some just before the wrap.
+    pub first_sequence: u16,
     /// Bodies in and out since the start.
     pub bodies: u64,
     /// Answers of the keeper for the sessions of each shard, in order.
@@ -242,6 +246,8 @@ impl Core {
             late_parcels: 0,
             claims_refused: 0,
             sessions_behind: 0,
+            outdated: Outdated::default(),
+            first_sequence: 0,
             bodies: 0,
             posts: (0..shards).map(|_| Vec::new()).collect(),
             costs: vec![CostTable::default(); shards],
@@ -369,7 +375,8 @@ impl Core {
         };
         table.generation += 1;
         let reference = SessionRef { lane, slot, generation: table.generation };
-        let session = Session::new(reference, identity.client_id, reliable_transport);
+        let mut session = Session::new(reference, identity.client_id, reliable_transport);
+        session.start_at(self.first_sequence);
         let stage = if identity.user_data.reusable { Stage::Playing } else { Stage::Claiming };
         let may_answer = reliable_transport || identity.user_data.reusable;
         table.entries[usize::from(slot)] =
@@ -467,8 +474,8 @@ impl Core {
         }
         match answer {
             KeeperAnswer::Claimed { session, row, operation, .. } => {
-                // A session that ended meanwhile was released already.
                 let Some(entry) = self.entry_mut(session).filter(|entry| entry.stage == Stage::Claiming) else {
+                    // A session that ended meanwhile was released already.
                     return;
                 };
                 (entry.stage, entry.may_answer, entry.order) = (Stage::Playing, true, operation);
@@ -530,7 +537,7 @@ impl Core {
 
     /// A body of a session came.
     pub fn handle_body(&mut self, reference: SessionRef, body: &[u8]) {
-        let Core { world, lanes, inputs, drops, asking, bodies, ticks_due, .. } = self;
+        let Core { world, lanes, inputs, drops, asking, bodies, ticks_due, outdated, .. } = self;
         let Some(lane) = lanes.get_mut(usize::from(reference.lane)).and_then(Option::as_mut) else { return };
         (lane.bodies, *bodies) = (lane.bodies + 1, *bodies + 1);
         let entry = lane.entries.get_mut(usize::from(reference.slot));
@@ -545,6 +552,7 @@ impl Core {
             }
             Err(reason) => drops[reason.index()] += 1,
         }
+        outdated.absorb(entry.session.take_outdated());
         if entry.session.is_asking() && !was_asking {
             asking.push(reference);
         }

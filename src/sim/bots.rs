@@ -27,6 +27,14 @@ const DETOUR_TICKS: u32 = 60;
 /// Client ticks between two actions.
 const ACTION_TICKS: u32 = 64;
 
+/// Packet sequence that a bot near the wraps begins with.
+pub const SEQUENCE_NEAR_WRAP: u16 = 0xff80;
+/// Commands of a session before which a bot near the wraps skips client ticks: a server takes what is less than half of
+/// all ticks ahead.
+const SKIPS_AT: [u32; 2] = [30, 60];
+/// Ticks that it skips: after the second time there are some 500 left.
+const SKIP_TICKS: u32 = 0x7fff_ff00;
+
 /// A piece of border that a bot crosses: positions in 1/256 m.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Crossing {
@@ -127,7 +135,13 @@ pub struct Bot {
     pub friend: Option<EntityId>,
     /// What it does with goods, if anything.
     pub trader: Option<Trader>,
+    /// Its counters begin just before they wrap around.
+    pub near_wraps: bool,
+    /// It skips most client ticks, so that they wrap around as well; it must not miss what the server says of them.
+    pub skips_ticks: bool,
     options: ClientOptions,
+    /// Commands of this session.
+    commands: u32,
     /// Contradictions in the sessions before this one.
     errors_before: Errors,
     seed: u64,
@@ -151,7 +165,10 @@ impl Bot {
             closed: None,
             friend: None,
             trader: None,
+            near_wraps: false,
+            skips_ticks: false,
             options,
+            commands: 0,
             errors_before: Errors::default(),
             seed,
             number,
@@ -170,10 +187,18 @@ impl Bot {
     pub fn reconnect(&mut self) {
         self.errors_before = self.errors();
         self.session = ClientSession::new(self.options);
-        (self.state, self.closed) = (None, None);
+        (self.state, self.closed, self.commands) = (None, None, 0);
+        self.begin();
         self.counts.reconnects += 1;
         if let Some(trader) = &mut self.trader {
             trader.reconnect();
+        }
+    }
+
+    /// Before the first body of a session.
+    pub fn begin(&mut self) {
+        if self.near_wraps {
+            self.session.start_at(SEQUENCE_NEAR_WRAP);
         }
     }
 
@@ -246,6 +271,10 @@ impl Bot {
         }
         let command = self.decide();
         let Command { yaw, forward, right, buttons } = command;
+        self.commands += 1;
+        if self.skips_ticks && SKIPS_AT.contains(&self.commands) {
+            self.session.skip_ticks(SKIP_TICKS);
+        }
         self.session.push_command(wire::Command::new(yaw, forward, right, buttons, 0, 0), intended_ns);
     }
 

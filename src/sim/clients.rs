@@ -8,15 +8,18 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::bots::{Bot, Crossing, Haunt};
-use super::faults::{Fault, Feature, Plan};
+use super::faults::{Fault, Faults, Feature, Meeting, Plan};
 use super::node::Node;
+use super::quirks::Quirk;
 use super::trader::Trader;
-use super::{BOTS_AT_A_BORDER, SimConfig, SimScenario};
+use super::{BOTS_AT_A_BORDER, QUIET_TICKS, SimConfig, SimScenario};
 use crate::ids::{EntityId, GRID_PER_M, SessionRef};
 use crate::limits::{BODY_BYTES_MAX, LANES, TICK_HZ};
+use crate::net::body::{BodyReader, kind};
 use crate::net::client::ClientOptions;
 use crate::net::handshake::Identity;
 use crate::net::token::UserData;
+use crate::net::wire;
 use crate::world::land::Land;
 
 /// Ticks that a body is under way.
@@ -27,6 +30,8 @@ const INPUT_TICKS: u64 = 2;
 const LATE_TICKS_MAX: u32 = 12;
 /// Ticks until a bot whose session ended comes back, at the least.
 const REJOIN_TICKS: u64 = 20;
+/// One in how many ticks a session hangs up whose lane moved while it claims, where sessions hang up at all.
+const HANG_UP_CHANCES: u32 = 4;
 /// Ticks that a body waits at the most before a narrow link; a longer queue drops it.
 const LINK_QUEUE_TICKS: u64 = 18;
 /// Ticks without a word from the server after which a bot gives its session up.
@@ -42,7 +47,13 @@ pub struct Client {
     pub bot: Bot,
     /// It decodes what it is shown.
     pub looks: bool,
+    /// What is odd about it.
+    pub quirk: Quirk,
     lane: u8,
+    /// Shard that admitted its session.
+    admitted_by: usize,
+    /// Ticks of the newest own state that the server sent in this session, and of the newest command in it.
+    own_sent: Option<(u32, u32)>,
     /// Its session, while it has one.
     pub session: Option<SessionRef>,
     /// Bodies from the server with their ticks of arrival.
@@ -72,6 +83,10 @@ pub struct Clients {
     pub malformed: u64,
     /// Tokens that were accepted twice.
     pub thefts: u64,
+    /// Own states that were sent after newer ones.
+    pub went_back: u64,
+    /// Last tick in which anybody hangs up by itself.
+    restless_until: u64,
     /// Bytes a second of each player's link from the server, where it is narrow.
     link: Option<u32>,
     /// Bodies that narrow links dropped.
@@ -82,7 +97,16 @@ impl Clients {
     /// The players of a run, none of them connected.
     pub fn new(config: SimConfig, haunts: &[Crossing], land: &Arc<Land>) -> Clients {
         let all = (0..config.bots).map(|number| Client::new(config, number, haunts, land)).collect();
-        Clients { all, by_session: HashMap::new(), malformed: 0, thefts: 0, link: config.link, link_drops: 0 }
+        Clients {
+            all,
+            by_session: HashMap::new(),
+            malformed: 0,
+            thefts: 0,
+            went_back: 0,
+            restless_until: config.end_tick().saturating_sub(QUIET_TICKS),
+            link: config.link,
+            link_drops: 0,
+        }
     }
 
     /// The process ended: every session with it. Some come back with the token by which they played.
@@ -114,8 +138,16 @@ impl Clients {
             // What comes for a lane on its way waits in its socket, and so does who wants to go.
             let server = node.server_of(client.lane);
             let is_silent = client.session.is_some() && client.heard_at + SILENT_TICKS < tick;
-            let goes = is_silent || (client.session.is_some() && plan.strikes(Fault::HangUp, tick));
+            let is_claiming = client.session.is_some() && !client.bot.plays();
+            let on_the_way = is_claiming && server.is_some_and(|shard| shard != client.admitted_by);
+            let forgets = client.quirk.goes(at, tick) && tick < self.restless_until;
+            let hangs_up = client.session.is_some()
+                && (forgets
+                    || plan.strikes(Fault::HangUp, tick)
+                    || (on_the_way && plan.strikes_once_in(HANG_UP_CHANCES, Fault::HangUp, tick)));
+            let goes = is_silent || hangs_up;
             if let (true, Some(session), Some(shard)) = (goes, client.session, server) {
+                plan.meet(Meeting::ClaimEndsOnMovedLane, on_the_way.into());
                 self.by_session.remove(&session);
                 node.cores[shard].hang_up(session);
                 client.lose(tick);
@@ -139,15 +171,16 @@ impl Clients {
                 }
             }
             if client.session.is_some() {
-                client.bot.want(tick);
+                let client_ticks = if tick < self.restless_until { client.quirk.client_ticks(tick) } else { 1 };
+                (0..client_ticks).for_each(|_| client.bot.want(tick));
                 if client.bot.plays() {
                     client.bot.act();
                     plan.note(Feature::Move, tick);
                 }
-                if (tick + at as u64).is_multiple_of(INPUT_TICKS) {
+                if client_ticks > 0 && (tick + at as u64).is_multiple_of(INPUT_TICKS) {
                     let mut out = [0; BODY_BYTES_MAX];
                     let length = client.bot.session.poll_body(tick as u32, 0, &mut out);
-                    travel(&mut client.up, plan, tick, 0, &out[..length]);
+                    travel(&mut client.up, plan, tick, 0, &client.quirk.spoil(&out[..length]));
                 }
             }
         }
@@ -161,7 +194,7 @@ impl Clients {
             client.join_at = tick + REJOIN_TICKS;
             return;
         };
-        (client.session, client.heard_at) = (Some(session), tick);
+        (client.session, client.heard_at, client.admitted_by) = (Some(session), tick, shard);
         self.by_session.insert(session, at);
     }
 
@@ -173,6 +206,7 @@ impl Clients {
         if client.session != Some(session) {
             return;
         }
+        self.went_back += u64::from(!client.goes_on(body));
         match self.link.map_or(Some(0), |link| client.squeeze(tick, link.into(), body.len() as u64)) {
             Some(waits) => travel(&mut client.down, plan, tick, waits, body),
             None => self.link_drops += 1,
@@ -232,8 +266,10 @@ impl Client {
             SimScenario::Seam | SimScenario::Trade => Haunt::Border(Crossing { along: place.along + offset, ..place }),
             SimScenario::Crowd => Haunt::Disc { centre: haunts[0].position(0), radius: 30 * GRID_PER_M },
         };
-        // One bot in eight looks at what it is shown; the others only make the server show it.
-        let looks = number.is_multiple_of(8) || config.scenario == SimScenario::Crowd;
+        // One bot in eight looks at what it is shown, one in two where something goes wrong; the others only make the
+        // server show it.
+        let looks_one_in = if config.faults == Faults::None { 8 } else { 2 };
+        let looks = number.is_multiple_of(looks_one_in) || config.scenario == SimScenario::Crowd;
         let options = ClientOptions { packed: number % 16 != 8, decode: looks, reliable_transport: false };
         let mut bot = Bot::new(config.seed, number, haunt, Some(land.clone()), options);
         if config.scenario == SimScenario::Trade {
@@ -241,21 +277,37 @@ impl Client {
             trader.things = Some(Vec::new());
             bot.trader = Some(trader);
         }
+        bot.near_wraps = config.is_near_wraps();
+        bot.skips_ticks = config.is_near_wraps() && config.faults == Faults::None;
+        bot.begin();
         Client {
             bot,
             looks,
+            quirk: Quirk::of(number, config.faults != Faults::None, config.scenario == SimScenario::Trade),
+            admitted_by: 0,
+            own_sent: None,
             lane: (number % LANES as u64) as u8,
             session: None,
             down: VecDeque::new(),
             up: VecDeque::new(),
             tokens: 0,
             stolen: false,
-            join_at: number / 8,
+            join_at: config.first_tick() + number / 8,
             heard_at: 0,
             heard_since: 0,
             handoffs: 0,
             queued: (0, 0),
         }
+    }
+
+    /// Whether a body that the server sends goes on where the one before it was: no own state goes back in time.
+    fn goes_on(&mut self, body: &[u8]) -> bool {
+        let Ok((_, mut sections)) = BodyReader::server(body) else { return true };
+        let own = sections.find(|section| section.kind == kind::OWN_STATE);
+        let Some(own) = own.and_then(|section| section.bytes.try_into().ok()).map(wire::OwnState) else { return true };
+        let now = (own.tick(), own.applied());
+        let before = self.own_sent.replace(now).unwrap_or(now);
+        now.0.wrapping_sub(before.0) as i32 >= 0 && now.1.wrapping_sub(before.1) as i32 >= 0
     }
 
     /// Ticks that a body waits before a link of so many bytes a second; none when the queue is full.
@@ -270,12 +322,15 @@ impl Client {
 
     /// The session is over for the client; it comes back later.
     fn lose(&mut self, tick: u64) {
-        (self.session, self.stolen) = (None, false);
+        (self.session, self.stolen, self.own_sent) = (None, false, None);
         self.up.clear();
         self.down.clear();
         self.join_at = tick + REJOIN_TICKS;
         self.handoffs = self.bot.counts.handoffs;
         self.bot.reconnect();
+        if self.quirk == Quirk::Forget {
+            self.bot.trader.iter_mut().for_each(Trader::forget);
+        }
     }
 
     fn identity(&self, number: usize) -> Identity {

@@ -130,6 +130,32 @@ impl Feature {
     ];
 }
 
+/// Something rare that a run should meet, for the table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Meeting {
+    /// A session hung up while it claimed and its lane had moved since.
+    ClaimEndsOnMovedLane,
+    /// A keyframe was acknowledged whose epoch is over.
+    OldKeyframe,
+    /// A late parcel brought an own state older than one that was heard.
+    OldOwnState,
+    /// The queue to the keeper was full.
+    KeeperQueueFull,
+    /// Low 32 bits of the realm's ticks, and all counters made of them, wrapped around.
+    TickWrapped,
+}
+
+impl Meeting {
+    /// All of them.
+    pub const ALL: [Meeting; 5] = [
+        Meeting::ClaimEndsOnMovedLane,
+        Meeting::OldKeyframe,
+        Meeting::OldOwnState,
+        Meeting::KeeperQueueFull,
+        Meeting::TickWrapped,
+    ];
+}
+
 /// Ticks before and after a fault in which what happens met it.
 const NEAR_TICKS: u64 = 30;
 
@@ -147,6 +173,8 @@ pub struct Plan {
     pub counts: BTreeMap<Fault, u64>,
     /// What met what.
     pub met: BTreeMap<(Feature, Fault), u64>,
+    /// How often what is rare happened.
+    pub meetings: BTreeMap<Meeting, u64>,
 }
 
 impl Plan {
@@ -161,7 +189,17 @@ impl Plan {
             }
         }
         let (last_fault, last_feature, counts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Plan { seed, rates, quiet_from, draws: 0, last_fault, last_feature, counts, met: BTreeMap::new() }
+        Plan {
+            seed,
+            rates,
+            quiet_from,
+            draws: 0,
+            last_fault,
+            last_feature,
+            counts,
+            met: BTreeMap::new(),
+            meetings: BTreeMap::new(),
+        }
     }
 
     /// A number of this run below `bound`.
@@ -178,8 +216,12 @@ impl Plan {
 
     /// Whether a fault happens now.
     pub fn strikes(&mut self, fault: Fault, tick: u64) -> bool {
-        let Some(&rate) = self.rates.get(&fault).filter(|_| tick < self.quiet_from) else { return false };
-        if self.draw(rate) > 0 {
+        self.rates.get(&fault).copied().is_some_and(|rate| self.strikes_once_in(rate, fault, tick))
+    }
+
+    /// Likewise at a moment at which it should happen more often than its rate says: one in so many chances.
+    pub fn strikes_once_in(&mut self, chances: u32, fault: Fault, tick: u64) -> bool {
+        if !self.rates.contains_key(&fault) || tick >= self.quiet_from || self.draw(chances) > 0 {
             return false;
         }
         *self.counts.entry(fault).or_default() += 1;
@@ -190,6 +232,13 @@ impl Plan {
             }
         }
         true
+    }
+
+    /// Something rare happened so many times.
+    pub fn meet(&mut self, meeting: Meeting, count: u64) {
+        if count > 0 {
+            *self.meetings.entry(meeting).or_default() += count;
+        }
     }
 
     /// Something was done.

@@ -43,6 +43,8 @@ pub struct Setup {
     pub rules: Rules,
     /// Settings of the keeper.
     pub desk: DeskRules,
+    /// Packet sequence that sessions begin with.
+    pub first_sequence: u16,
 }
 
 /// A running realm.
@@ -88,7 +90,11 @@ impl Node {
         let desk = Store::open(disk, shards, setup.world.seed, owner).and_then(|store| Desk::open(store, setup.desk));
         let desk = desk.map_err(|error| Box::new((error, kept)))?;
         let world = WorldConfig { start_tick: tick, things: desk.things().into(), ..setup.world.clone() };
-        let core = |shard| Core::new(World::new(world.clone(), ShardId(shard as u8)), shards, setup.rules);
+        let core = |shard| {
+            let mut core = Core::new(World::new(world.clone(), ShardId(shard as u8)), shards, setup.rules);
+            core.first_sequence = setup.first_sequence;
+            core
+        };
         Ok(Node {
             cores: (0..shards).map(core).collect(),
             desk,

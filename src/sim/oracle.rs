@@ -4,6 +4,8 @@
 //! it done after any crash; what is there was ordered, once; every entity has one owner; after the faults everybody
 //! plays again. It judges from outside: it never changes what it looks at.
 
+mod players;
+
 use std::collections::{HashMap, HashSet};
 
 use super::clients::Clients;
@@ -13,7 +15,7 @@ use super::node::Node;
 use crate::goods::{OrderKind, Refusal};
 use crate::ids::{EntityId, IdClass, ShardId};
 use crate::keeper::{KeeperAnswer, KeeperCommand, MemoryDisk, Terms, check_disk};
-use crate::limits::KEEPER_WAITING_MAX;
+use crate::limits::{COMMANDS_HELD_MAX, KEEPER_WAITING_MAX};
 use crate::net::fast_hash::FastHash;
 use crate::shard::core::Core;
 
@@ -23,6 +25,9 @@ const TEXTS_MAX: usize = 10;
 const CENSUS_TICKS: u64 = 60;
 /// Ticks that a bot may wait for an answer in the quiet end of a run.
 const ANSWER_TICKS_MAX: u32 = 240;
+
+/// Client ticks that a bot may be ahead of the server at the end.
+const TICKS_AHEAD_MAX: u32 = 2 * COMMANDS_HELD_MAX as u32;
 
 /// Something that the keeper did and the disk may not have yet.
 #[derive(Clone, Copy)]
@@ -55,6 +60,7 @@ pub struct Oracle {
     /// Bots whose belief was seen to be the truth at the end.
     agreed: HashSet<usize>,
     seen: usize,
+    watched: players::Watched,
 }
 
 impl Oracle {
@@ -73,6 +79,7 @@ impl Oracle {
             heard: HashMap::new(),
             agreed: HashSet::new(),
             seen: 0,
+            watched: players::Watched::default(),
         }
     }
 
@@ -175,6 +182,7 @@ impl Oracle {
     pub fn recovered(&mut self, node: &Node, tick: u64) {
         self.epochs.clear();
         self.ages.clear();
+        self.watched.forget();
         if node.desk.ledger().orders() != self.model.orders() {
             self.landed();
         }
@@ -252,6 +260,7 @@ impl Oracle {
         self.demand_at(tick, breaks == 0, || node.desk.ledger().breaks()[0].clone());
         let overdue = node.desk.ledger().has_overdue_mail(tick);
         self.demand_at(tick, !overdue, || "a mail waits for longer than it may".to_owned());
+        self.check_speed(node, tick);
         if tick.is_multiple_of(CENSUS_TICKS) {
             let census = node.desk.ledger().book.census();
             self.demand_at(tick, census.is_empty(), || format!("{census:?}"));
@@ -329,9 +338,14 @@ impl Oracle {
     }
 
     /// After the quiet end of a run everybody plays, nobody waits, and what they believe to have they have.
-    pub fn check_end(&mut self, clients: &Clients, tick: u64) {
+    pub fn check_end(&mut self, clients: &Clients, node: &Node, tick: u64) {
+        self.check_left(clients, node, tick);
         for (at, client) in clients.all.iter().enumerate() {
             self.demand_at(tick, client.session.is_some() && client.bot.plays(), || format!("bot {at} does not play"));
+            let ahead = client.bot.session.ticks_ahead();
+            self.demand_at(tick, ahead <= TICKS_AHEAD_MAX, || {
+                format!("bot {at} is {ahead} ticks ahead of what the server runs of it")
+            });
             let Some(trader) = &client.bot.trader else { continue };
             let since = trader.oldest_pending();
             let waits = since.is_some_and(|since| client.bot.tick().wrapping_sub(since) > ANSWER_TICKS_MAX);
@@ -342,6 +356,8 @@ impl Oracle {
             });
         }
         self.demand_at(tick, clients.malformed == 0, || format!("{} bodies could not be read", clients.malformed));
+        let back = clients.went_back;
+        self.demand_at(tick, back == 0, || format!("{back} own states were sent after newer ones"));
         self.demand_at(tick, clients.thefts == 0, || format!("{} used tokens were accepted", clients.thefts));
     }
 

@@ -221,6 +221,29 @@ fn trade(seed: u64, shards: usize, ticks: u64, faults: Faults) -> SimReport {
 }
 
 #[test]
+fn at_full_length_every_scenario_comes_to_the_same_on_1_2_4_and_8_shards() {
+    let (faults, link, slowdown) = (Faults::None, None, 0);
+    // The second seed begins just before all counters wrap around.
+    for (seed, scenario) in [1, 7]
+        .into_iter()
+        .flat_map(|seed| [SimScenario::Seam, SimScenario::Crowd, SimScenario::Trade].map(|scenario| (seed, scenario)))
+    {
+        let on = |shards: usize| {
+            let (ticks, bots, npcs) = (3_600, 64, 200);
+            Sim::new(SimConfig { seed, ticks, shards, bots, npcs, scenario, faults, link, slowdown }).run()
+        };
+        let one = on(1);
+        assert_eq!(one.violations, 0, "seed {seed}, {scenario:?}: {:?}", one.violation_texts);
+        assert_eq!(one.meetings.contains_key("TickWrapped"), seed == 7, "{:?}", one.meetings);
+        for shards in [2, 4, 8] {
+            let many = on(shards);
+            assert_eq!(many.violations, 0, "seed {seed}, {scenario:?}: {:?}", many.violation_texts);
+            assert_eq!(one.difference(&many), None, "seed {seed}, {scenario:?}");
+        }
+    }
+}
+
+#[test]
 fn goods_change_hands_the_same_on_any_number_of_shards() {
     let one = trade(3, 1, 1_500, Faults::None);
     assert_eq!(one.violations, 0, "{:?}", one.violation_texts);
@@ -264,10 +287,21 @@ fn every_planted_bug_is_found() {
     std::panic::set_hook(Box::new(|_| ()));
     let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let bugs = Bug::value_variants();
+    // Now and then a run without faults, compared with one on a single shard.
+    let clean = |seed: u64| {
+        let (one, mut many) = (trade(seed, 1, 900, Faults::None), trade(seed, 4, 900, Faults::None));
+        let differing = one.difference(&many).filter(|_| one.violations + many.violations == 0);
+        many.violations += one.violations + u64::from(differing.is_some());
+        many.violation_texts = differing.into_iter().chain(one.violation_texts).chain(many.violation_texts).collect();
+        many
+    };
     let hunt = |bug: Bug| {
         for seed in 0..SEEDS_MAX {
             plant(Some(bug));
-            let run = std::panic::catch_unwind(|| trade(seed, 2 + (seed % 3) as usize, 1_500, Faults::All));
+            let run = std::panic::catch_unwind(|| match seed % 4 {
+                3 => clean(seed / 2),
+                _ => trade(seed, 2 + (seed % 3) as usize, 1_500, Faults::All),
+            });
             plant(None);
             let how = match run {
                 Ok(report) if report.violations == 0 => continue,

@@ -181,6 +181,12 @@ impl Trader {
         self.pending.iter_mut().for_each(|pending| (pending.lost, pending.asking) = (true, false));
     }
 
+    /// It forgets everything that the next Welcome does not say.
+    pub fn forget(&mut self) {
+        self.pending.clear();
+        (self.newest, self.last_done) = (0, 0);
+    }
+
     /// The Welcome named the newest order that was answered. Numbers go on from there, and from those that wait: what the
     /// world alone refused before is not counted by anybody any more.
     pub fn welcome(&mut self, order: u64) {

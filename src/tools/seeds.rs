@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::cli::SimArgs;
 use crate::exit::{Code, Failure, say};
 use crate::limits::SHARDS_MAX;
-use crate::sim::faults::{Fault, Faults, Feature};
+use crate::sim::faults::{Fault, Faults, Feature, Meeting};
 use crate::sim::{Sim, SimConfig, SimReport, SimScenario};
 
 /// Runs whose reports are told one by one; of more the sums and the bad ones are.
@@ -156,7 +156,13 @@ fn many(reports: &[SimReport], config: SimConfig, shards: &[usize], seeds_per_s:
     let cells = Feature::ALL
         .into_iter()
         .flat_map(|feature| possible.iter().map(move |fault| format!("{feature:?} x {fault:?}")).collect::<Vec<_>>());
-    let empty: Vec<String> = cells.filter(|cell| !coverage.contains_key(cell)).collect();
+    let mut empty: Vec<String> = cells.filter(|cell| !coverage.contains_key(cell)).collect();
+    let mut meetings = BTreeMap::<String, u64>::new();
+    for report in reports {
+        report.meetings.iter().for_each(|(name, count)| *meetings.entry(name.clone()).or_default() += count);
+    }
+    let rare = Meeting::ALL.iter().map(|meeting| format!("{meeting:?}"));
+    empty.extend(rare.filter(|name| config.faults == Faults::All && !meetings.contains_key(name)));
     let violations = sum(|report| report.violations);
     let compared = if shards.len() > 1 { format!(", compared with {:?}", &shards[1..]) } else { String::new() };
     let mut text = String::new();
@@ -175,6 +181,8 @@ fn many(reports: &[SimReport], config: SimConfig, shards: &[usize], seeds_per_s:
     ));
     if !possible.is_empty() {
         text.push_str(&table(&possible, &coverage, &faults));
+        let rare: Vec<String> = meetings.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        text.push_str(&format!("rare: {}\n", rare.join(", ")));
         text.push_str(&format!(
             "empty cells: {}\n",
             if empty.is_empty() { "none".to_owned() } else { empty.join(", ") }
@@ -197,6 +205,7 @@ fn many(reports: &[SimReport], config: SimConfig, shards: &[usize], seeds_per_s:
         "restarts": sum(|report| report.restarts),
         "faults": faults,
         "coverage": coverage,
+        "meetings": meetings,
         "empty_cells": empty,
         "seeds_per_s": seeds_per_s,
         "runs": runs,

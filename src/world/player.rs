@@ -7,6 +7,7 @@ use crate::ids::{EntityId, GRID_PER_M};
 use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_MAX, CREDIT_TICKS_SPARE, LAG_TICKS_MAX, ROW_TICKS_MAX};
 use crate::net::message::{Request, Stream};
 use crate::net::{messages::Refusal, wire};
+use crate::planted::{Bug, planted};
 use crate::world::effect::{Effect, EffectKind, PrivateEvent, Target, Word};
 use crate::world::entity::{Held, Lag, Player};
 use crate::world::frame::{Frames, PublicEvent, distance};
@@ -32,7 +33,9 @@ impl Player {
         let mut over = 0;
         for (tick, &command) in (0..).map(|n: u32| first.wrapping_add(n)).zip(commands) {
             let newest = self.waiting().last().map_or(self.applied, |held| held.tick);
-            if tick.wrapping_sub(newest) as i32 <= 0 {
+            let is_old =
+                if planted(Bug::TickNeverWraps) { tick <= newest } else { tick.wrapping_sub(newest) as i32 <= 0 };
+            if is_old {
                 continue;
             }
             if usize::from(self.held_count) == COMMANDS_HELD_MAX {
@@ -63,7 +66,7 @@ impl Player {
             self.held.copy_within(usize::from(count)..usize::from(self.held_count), 0);
         }
         self.held_count -= count;
-        self.credit -= count;
+        self.credit -= if planted(Bug::FreeCommands) { 0 } else { count };
         if count == 0 && self.credit == CREDIT_TICKS_MAX {
             // Nobody steers: time goes on for the body all the same.
             let command = Command { yaw: self.body.motion.yaw, ..Command::default() };
