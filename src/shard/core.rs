@@ -475,7 +475,9 @@ impl Core {
         match answer {
             KeeperAnswer::Claimed { session, row, operation, .. } => {
                 let Some(entry) = self.entry_mut(session).filter(|entry| entry.stage == Stage::Claiming) else {
-                    // A session that ended meanwhile was released already.
+                    // Released already; behind a full queue of the keeper and on a moved lane perhaps before it claimed.
+                    let release = KeeperCommand::Release { client_id: row.client_id, session, row: None };
+                    self.keeper.push(release);
                     return;
                 };
                 (entry.stage, entry.may_answer, entry.order) = (Stage::Playing, true, operation);

@@ -350,7 +350,9 @@ impl Model {
             return Err(Refusal::BadAmount);
         }
         let waiting = || self.mails.values().filter(|mail| mail.to == to);
-        if waiting().count() >= self.terms.mails_max || waiting().filter(|mail| mail.from == me).count() >= MAILS_PER_SENDER_MAX {
+        if waiting().count() >= self.terms.mails_max
+            || waiting().filter(|mail| mail.from == me).count() >= MAILS_PER_SENDER_MAX
+        {
             return Err(Refusal::Full);
         }
         trial.offer(offer, bag, Account::escrow(number))?;
@@ -547,14 +549,15 @@ mod tests {
 
     #[test]
     fn nobody_fills_anothers_mailbox_alone() {
-        let (mut ledger, mut model) = (Ledger::new(Terms { mail_ticks: 300, thing_ticks: 400 }), Model::default());
+        let terms = Terms { mail_ticks: 300, thing_ticks: 400, ..Terms::default() };
+        let (mut ledger, mut model) = (Ledger::new(terms), Model::new(terms));
         let mut order = |source: EntityId, sequence, kind| {
             if !ledger.answers.holds(source) {
                 ledger.answers.restore(source, Vec::new());
             }
             let order = Order { id: OrderId { source, sequence }, kind };
             let answer = ledger.apply(order, Context { tick: 1, next_character: 9, deed_is_new: false }).refusal;
-            assert_eq!(model.apply(order, 1, 9, true, (300, 400)), answer, "{order:?}");
+            assert_eq!(model.apply(order, 1, 9, true), answer, "{order:?}");
             answer
         };
         let offer = Offer::new(1, &[]).expect("no item fits");
