@@ -25,12 +25,13 @@ use crate::net::messages::Close;
 use crate::net::session::{BodyDrop, Outdated, Rates, Session, Sight};
 use crate::planted::{Bug, planted};
 use crate::shard::costs::CostTable;
+use crate::shard::counts::keeper_command;
 use crate::shard::lanes::{LaneWord, Waiting};
 use crate::world::effect::{Joining, PrivateEvent};
 use crate::world::frame::{Frame, Frames};
 use crate::world::land::LAND_M;
 use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel, Told};
-use crate::world::{Decree, DecreeKind, Save, World};
+use crate::world::{Decree, DecreeKind, World};
 
 /// Sessions by which [`Core`] asks for memory before it needs it: for what every tick needs of each, for the whole of one that is sent something, and for its lists.
 const PULSES_AHEAD: usize = 8;
@@ -876,28 +877,6 @@ fn session_entry(lanes: &mut [Option<Lane>], reference: SessionRef) -> Option<&m
     let lane = lanes.get_mut(usize::from(reference.lane))?.as_mut()?;
     let entry = lane.entries.get_mut(usize::from(reference.slot))?.as_deref_mut()?;
     (entry.session.reference == reference).then_some(entry)
-}
-
-/// What the keeper hears of a save.
-fn keeper_command(save: &Save) -> Option<KeeperCommand> {
-    let row = CharacterRow {
-        client_id: save.client_id,
-        character: save.id.0 & ((1 << 56) - 1),
-        owner: save.owner,
-        epoch: save.epoch,
-        tick: save.tick,
-        x: save.position.0,
-        y: save.position.1,
-        z: save.position.2,
-        yaw: save.yaw,
-        saved: true,
-        deeds: 0,
-    };
-    match (save.guest, save.released) {
-        (true, _) => None,
-        (false, None) => Some(KeeperCommand::Row(row)),
-        (false, Some(session)) => Some(KeeperCommand::Release { client_id: save.client_id, session, row: Some(row) }),
-    }
 }
 
 /// A session that is here, and the count of its lane's bodies.
