@@ -290,6 +290,9 @@ pub const TCP_BYTES_PER_DRAIN_MAX: usize = 64 * 1_024;
 pub const TCP_BACKLOG_BYTES_MAX: usize = 64 * 1_024;
 /// Ticks that a TCP peer may leave a send unfinished before it is cut as slow.
 pub const TCP_STALL_TICKS_MAX: u64 = 5 * TICK_HZ;
+/// Silent or slow peers that one sweep ends, at about 2 us each: thousands may fall silent together. More wait for the next
+/// sweep, a tenth of a second later.
+pub const ENDS_PER_SWEEP_MAX: usize = 512;
 /// Ticks that a TCP peer has, from its connection on, to show its whole connect token.
 pub const TCP_TOKEN_TICKS_MAX: u64 = 5 * TICK_HZ;
 

@@ -28,7 +28,7 @@ use self::lanes::Post;
 use self::links::{LaneLinks, Links, Outgoing, frame, keep_alive, seal};
 use self::recorder::{Recorder, RecorderSetup};
 use crate::clock::{Clock, unix_s};
-use crate::control::{ControlCommand, CostUs, PHASES, PlayerRow, ShardReport};
+use crate::control::{ControlCommand, CostUs, LadderReport, PHASES, PlayerRow, ShardReport};
 use crate::executor;
 use crate::flight::folder::Progress;
 use crate::ids::{FINE_PER_M, ShardId};
@@ -571,7 +571,7 @@ impl Shard {
             cuts: self.coordinator.as_ref().map(|coordinator| coordinator.report(&self.core)),
             cuts_view: show_cuts.then(|| self.coordinator.as_mut().map(|it| it.view(&self.core))).flatten(),
             budgets: self.core.budgets(),
-            ladder: self.core.ladder_report(),
+            ladder: ladder_report(&self.core),
             drops: counts::drops(counters, &self.links, &self.core, &self.host),
             counters: counts::totals(counters, &self.core),
             keeper_waiting: self.core.keeper.len() as u64,
@@ -596,6 +596,18 @@ impl Shard {
             Some(PlayerRow { client_id, entity: state.entity(), lane: session.lane, tcp, x_m, y_m })
         });
         rows.collect()
+    }
+}
+
+/// Where the ladder stands, and what is in force of what it asks for.
+fn ladder_report(core: &Core) -> LadderReport {
+    LadderReport {
+        step: core.ladder.step(),
+        forced: core.ladder.is_forced(),
+        entered: core.ladder.entered,
+        degrade: core.world.degrade(),
+        admission_open: core.is_open,
+        turns_put_off: core.world.counters.turns_put_off,
     }
 }
 

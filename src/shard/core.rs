@@ -8,7 +8,7 @@ use std::borrow::BorrowMut;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::control::{BudgetReport, LadderReport};
+use crate::control::BudgetReport;
 use crate::flight::record::{Outside, Taken};
 use crate::goods::{Asked, GoodsNews, Settled};
 use crate::ids::{CELL_M, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
@@ -33,6 +33,9 @@ use crate::world::land::LAND_M;
 use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel, Told};
 use crate::world::{Decree, DecreeKind, World};
 
+#[cfg(test)]
+mod tests;
+
 /// Sessions by which [`Core`] asks for memory before it needs it: for what every tick needs of each, for the whole of one that is sent something, and for its lists.
 const PULSES_AHEAD: usize = 8;
 const SESSIONS_AHEAD: usize = 4;
@@ -40,7 +43,7 @@ const LISTS_AHEAD: usize = 2;
 
 /// Where a session is on its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// The keeper was asked.
     Claiming,
     /// The character was sent into the world, or stands there.
@@ -50,11 +53,13 @@ enum Stage {
 }
 
 #[repr(C)]
-struct Entry {
+pub(super) struct Entry {
     /// First, because it is asked most.
-    session: Session,
+    pub(super) session: Session,
+    /// Its place in [`Core::active`].
+    pub(super) place: u32,
     identity: Identity,
-    stage: Stage,
+    pub(super) stage: Stage,
     /// Whether anything may be sent to it: over UDP not before the keeper took its token for this session.
     may_answer: bool,
     /// Newest order that the ledger answered before this session.
@@ -66,7 +71,7 @@ struct Entry {
 /// Sessions of one lane. It moves between shards as a whole.
 #[derive(Default)]
 pub(super) struct Lane {
-    entries: Vec<Option<Box<Entry>>>,
+    pub(super) entries: Vec<Option<Box<Entry>>>,
     free: Vec<u16>,
     generation: u32,
     guests: u64,
@@ -76,29 +81,6 @@ pub(super) struct Lane {
     heard: u32,
     /// When that was.
     weighed_tick: u64,
-}
-
-impl Lane {
-    /// Its sessions.
-    pub(super) fn sessions(&self) -> impl Iterator<Item = SessionRef> {
-        self.entries.iter().flatten().map(|entry| entry.session.reference)
-    }
-
-    /// Those with requests that their entity did not take yet.
-    pub(super) fn asking(&self) -> impl Iterator<Item = SessionRef> {
-        self.entries.iter().flatten().filter(|entry| entry.session.is_asking()).map(|entry| entry.session.reference)
-    }
-
-    /// The parcels of this shard are not those of the next one.
-    pub(super) fn leave_parcels(&mut self) {
-        self.entries.iter_mut().flatten().for_each(|entry| entry.session.leave_parcels());
-    }
-
-    /// Those that say farewell.
-    pub(super) fn closing(&self) -> impl Iterator<Item = SessionRef> {
-        let closing = self.entries.iter().flatten().filter(|entry| matches!(entry.stage, Stage::Closing { .. }));
-        closing.map(|entry| entry.session.reference)
-    }
 }
 
 /// How a session ended, for whoever owns its transport.
@@ -198,6 +180,7 @@ pub struct Core {
     cuts_before: u64,
     /// Those that are here, by number.
     pub(super) lanes: Vec<Option<Lane>>,
+    /// All sessions that are here; each knows its place. The last one takes the place of one that ends.
     pub(super) active: Vec<SessionRef>,
     /// Those that are due, while they are served, each with its turn.
     due: Vec<(u64, SessionRef)>,
@@ -281,6 +264,12 @@ impl Core {
         self.active.len()
     }
 
+    /// The session at a place below [`Core::sessions`]. When it ends the last one takes its place, so that a walk from the
+    /// last place to the first meets each session once, whatever ends on the way.
+    pub fn session_at(&self, place: usize) -> SessionRef {
+        self.active[place]
+    }
+
     /// Number of sessions in a lane.
     pub fn lane_sessions(&self, lane: u8) -> usize {
         self.lanes[usize::from(lane)].as_ref().map_or(0, |lane| lane.entries.len() - lane.free.len())
@@ -314,19 +303,6 @@ impl Core {
     /// Lets each session send so much from now on.
     pub fn set_rates(&mut self, rates: Rates) {
         self.rules.rates = rates;
-    }
-
-    /// Where the ladder stands, and what is in force of what it asks for.
-    pub fn ladder_report(&self) -> LadderReport {
-        let Ladder { entered, .. } = self.ladder;
-        LadderReport {
-            step: self.ladder.step(),
-            forced: self.ladder.is_forced(),
-            entered,
-            degrade: self.world.degrade(),
-            admission_open: self.is_open,
-            turns_put_off: self.world.counters.turns_put_off,
-        }
     }
 
     /// The byte budgets of all sessions.
@@ -380,8 +356,9 @@ impl Core {
         session.start_at(self.first_sequence);
         let stage = if identity.user_data.reusable { Stage::Playing } else { Stage::Claiming };
         let may_answer = reliable_transport || identity.user_data.reusable;
+        let place = self.active.len() as u32;
         table.entries[usize::from(slot)] =
-            Some(Box::new(Entry { session, identity, stage, may_answer, order: 0, early: Vec::new() }));
+            Some(Box::new(Entry { session, place, identity, stage, may_answer, order: 0, early: Vec::new() }));
         self.active.push(reference);
         if identity.user_data.reusable {
             table.guests += 1;
@@ -628,10 +605,18 @@ impl Core {
 
     fn forget(&mut self, reference: SessionRef) {
         let lane = self.lanes[usize::from(reference.lane)].as_mut().expect("the session is here");
-        let entry = lane.entries[usize::from(reference.slot)].take();
-        self.cuts_before += entry.map_or(0, |entry| entry.session.flow.cuts);
+        let entry = lane.entries[usize::from(reference.slot)].take().expect("the caller found it");
+        self.cuts_before += entry.session.flow.cuts;
         lane.free.push(reference.slot);
-        self.active.retain(|&other| other != reference);
+        self.deactivate(entry.place as usize);
+    }
+
+    /// Takes out of `active` what stands at a place. A sweep may end thousands of sessions: none of them moves the rest.
+    pub(super) fn deactivate(&mut self, place: usize) {
+        self.active.swap_remove(place);
+        if let Some(&moved) = self.active.get(place) {
+            self.entry_mut(moved).expect("active sessions are in their lanes").place = place as u32;
+        }
     }
 
     /// Before the input parcels leave: what sessions repeat until their entity named it, and who joins. From here on all that enters the world in this tick is in `inputs` and `outside`.
@@ -884,156 +869,4 @@ fn lane_and_session(lanes: &mut [Option<Lane>], reference: SessionRef) -> (&mut 
     let lane = lanes[usize::from(reference.lane)].as_mut().expect("the lanes of active sessions are here");
     let entry = lane.entries[usize::from(reference.slot)].as_deref_mut();
     (&mut lane.bodies, &mut entry.expect("active sessions are in their lanes").session)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::goods::Refusal;
-    use crate::limits::{LANE_WAITING_MAX, SESSION_BYTES_PER_S_MAX};
-    use crate::net::client::{ClientOptions, ClientSession};
-    use crate::net::message::Stream;
-    use crate::net::token::UserData;
-    use crate::net::wire;
-    use crate::world::WorldConfig;
-    use crate::world::cut::CutMap;
-    use crate::world::effect::Word;
-    use crate::world::land::Land;
-
-    fn core() -> Core {
-        let config = WorldConfig {
-            seed: 1,
-            land: Arc::new(Land::new(1)),
-            cut: Arc::new(CutMap::equal(1)),
-            npcs: 0,
-            npc_life_ticks: 600,
-            start_tick: 0,
-            things: Arc::new([]),
-        };
-        let rates = Rates { send_hz: 60, bytes_per_s: SESSION_BYTES_PER_S_MAX };
-        let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
-        Core::new(World::new(config, ShardId(0)), 1, Rules { radii, rates, dev: true, seam: None })
-    }
-
-    /// One tick with what was heard; gives back whom it served, in order, each with its body.
-    fn tick(core: &mut Core) -> Vec<(SessionRef, Vec<u8>)> {
-        let tick = core.world.tick + 1;
-        core.pass_requests();
-        core.begin(tick);
-        let mut mine = std::mem::take(&mut core.inputs[0]);
-        core.take_inputs(ShardId(0), &mine);
-        mine.reset(tick);
-        core.inputs[0] = mine;
-        core.play();
-        let mut out = OutcomeParcel::default();
-        out.reset(ShardId(0), tick);
-        core.publish(std::slice::from_mut(&mut out));
-        core.hear(&mut out);
-        let mut served = Vec::new();
-        core.send_due(Whom::Rest, |session, write| {
-            let mut body = [0; crate::limits::BODY_BYTES_MAX];
-            let length = write(&mut body);
-            served.push((session, body[..length].to_vec()));
-        });
-        core.end_tick();
-        served
-    }
-
-    #[test]
-    fn who_sends_what_cannot_be_named_is_told_and_its_character_leaves() {
-        let mut core = core();
-        let user_data = UserData { reusable: true, ..UserData::default() };
-        let identity =
-            Identity { client_id: 1, user_data, token_mac: [0; 16], expires_unix_s: u64::MAX, timeout_s: 10 };
-        let session = core.admit(0, identity, false).expect("there is room");
-        let mut client = ClientSession::new(ClientOptions { packed: true, decode: false, reliable_transport: false });
-        let mut closed = None;
-        for round in 0..40 {
-            if round == 10 {
-                client.send(vec![1, 2, 3]).expect("there is room");
-            }
-            let mut body = [0; crate::limits::BODY_BYTES_MAX];
-            let length = client.poll_body(core.world.tick as u32, 0, &mut body);
-            if closed.is_none() {
-                core.handle_body(session, &body[..length]);
-            }
-            for (_, body) in tick(&mut core) {
-                client.handle_body(&body).expect("a body of ours");
-            }
-            while let Some(message) = client.poll_message() {
-                if let ServerMessage::Closing { reason } = message {
-                    closed = Some(reason);
-                }
-            }
-        }
-        assert_eq!(closed, Some(Close::Protocol));
-        assert_eq!((core.sessions(), core.world.entities().0), (0, 0));
-        assert_eq!(core.ended.len(), 1);
-    }
-
-    #[test]
-    fn who_was_heard_first_is_served_first() {
-        let mut core = core();
-        let guest = |client_id: u64| {
-            let user_data = UserData { reusable: true, ..UserData::default() };
-            Identity { client_id, user_data, token_mac: [0; 16], expires_unix_s: u64::MAX, timeout_s: 10 }
-        };
-        let options = ClientOptions { packed: true, decode: false, reliable_transport: false };
-        let mut clients: Vec<(SessionRef, ClientSession)> = (0..6)
-            .map(|number| {
-                let session = core.admit(number as u8 % 2, guest(number + 1), false).expect("there is room");
-                (session, ClientSession::new(options))
-            })
-            .collect();
-        let mut orders = std::collections::HashSet::new();
-        for round in 0..60 {
-            // Others come first each time; lanes take turns, as the ring's do.
-            clients.rotate_left(2);
-            let now_tick = core.world.tick as u32;
-            let mut heard = Vec::new();
-            for (session, client) in &mut clients {
-                if client.own_state().is_some() {
-                    client.push_command(wire::Command::new(0, 127, 0, 0, 0, 0), 0);
-                    heard.push(*session);
-                }
-                let mut body = [0; crate::limits::BODY_BYTES_MAX];
-                let length = client.poll_body(now_tick, 0, &mut body);
-                core.handle_body(*session, &body[..length]);
-            }
-            let served = tick(&mut core);
-            for (session, body) in &served {
-                let (_, client) = clients.iter_mut().find(|(other, _)| other == session).expect("it was admitted");
-                client.handle_body(body).expect("a body of ours");
-            }
-            if heard.len() == clients.len() {
-                let place =
-                    |session: &SessionRef| heard.iter().position(|other| other == session).expect("all are") / 2;
-                let places: Vec<usize> = served.iter().map(|(session, _)| place(session)).collect();
-                assert!(places.is_sorted() && places.len() == 6, "round {round}: {places:?}");
-                orders.insert(served.iter().map(|(session, _)| *session).collect::<Vec<_>>());
-            }
-        }
-        assert!(orders.len() >= 3, "the order followed what was heard: {} of them", orders.len());
-    }
-
-    #[test]
-    fn what_waits_for_a_lane_without_end_ends_its_sessions_and_nothing_else() {
-        let mut core = core();
-        let number = core.lanes_here().trailing_zeros() as u8;
-        let user_data = UserData { reusable: true, ..UserData::default() };
-        let guest = Identity { client_id: 1, user_data, token_mac: [0; 16], expires_unix_s: u64::MAX, timeout_s: 10 };
-        let concerned = core.admit(number, guest, false).expect("there is room");
-        let lane = core.give_lane(number);
-        let nobody = SessionRef { slot: 9, ..concerned };
-        let word = |session: SessionRef| PrivateEvent {
-            session,
-            word: Word::Answer { stream: Stream::World, number: 1, refusal: Refusal::None },
-        };
-        (0..LANE_WAITING_MAX).for_each(|_| core.hear_private(word(nobody)));
-        (0..3).for_each(|_| core.hear_private(word(concerned)));
-        assert_eq!((core.waiting_for_lanes(), core.behind.len()), (LANE_WAITING_MAX, 1));
-        core.take_lane(lane);
-        assert_eq!((core.waiting_for_lanes(), core.behind.len(), core.sessions_behind), (0, 0, 1));
-        assert_eq!(core.closing, [concerned]);
-    }
 }

@@ -6,7 +6,7 @@
 //! waits for it, within a bound beyond which its sessions end. Never copies a session, and never waits.
 
 use super::Shard;
-use super::core::{Core, Lane};
+use super::core::{Core, Lane, Stage};
 use super::links::LaneLinks;
 use crate::ids::{SessionRef, ShardId};
 use crate::keeper::{KeeperAnswer, KeeperCommand};
@@ -56,6 +56,32 @@ impl Waiting {
             Waiting::Word(event) => Some(event.session),
             Waiting::Answer(answer) => answer.session(),
         }
+    }
+}
+
+impl Lane {
+    /// Adds its sessions to those that are active.
+    fn activate(&mut self, active: &mut Vec<SessionRef>) {
+        for entry in self.entries.iter_mut().flatten() {
+            entry.place = active.len() as u32;
+            active.push(entry.session.reference);
+        }
+    }
+
+    /// Those with requests that their entity did not take yet.
+    fn asking(&self) -> impl Iterator<Item = SessionRef> {
+        self.entries.iter().flatten().filter(|entry| entry.session.is_asking()).map(|entry| entry.session.reference)
+    }
+
+    /// The parcels of this shard are not those of the next one.
+    fn leave_parcels(&mut self) {
+        self.entries.iter_mut().flatten().for_each(|entry| entry.session.leave_parcels());
+    }
+
+    /// Those that say farewell.
+    fn closing(&self) -> impl Iterator<Item = SessionRef> {
+        let closing = self.entries.iter().flatten().filter(|entry| matches!(entry.stage, Stage::Closing { .. }));
+        closing.map(|entry| entry.session.reference)
     }
 }
 
@@ -113,10 +139,14 @@ impl Core {
 
     /// Takes a lane out. From here on nobody of it is known here.
     pub fn give_lane(&mut self, number: u8) -> LaneSessions {
+        let is_of_lane = |session: &SessionRef| session.lane == number;
+        for place in (0..self.active.len()).rev() {
+            if is_of_lane(&self.active[place]) {
+                self.deactivate(place);
+            }
+        }
         let mut lane = self.lanes[usize::from(number)].take().expect("only a lane that is here is given");
         lane.leave_parcels();
-        let is_of_lane = |session: &SessionRef| session.lane == number;
-        self.active.retain(|session| !is_of_lane(session));
         self.asking.retain(|session| !is_of_lane(session));
         self.closing.retain(|session| !is_of_lane(session));
         let joins = self.joins.extract_if(.., |joining| is_of_lane(&joining.session)).collect();
@@ -132,8 +162,8 @@ impl Core {
 
     /// Takes in a lane, and what waits for it in the order in which it came.
     pub fn take_lane(&mut self, sessions: LaneSessions) {
-        let LaneSessions { number, lane, joins, claims } = sessions;
-        self.active.extend(lane.sessions());
+        let LaneSessions { number, mut lane, joins, claims } = sessions;
+        lane.activate(&mut self.active);
         if !planted(Bug::ActionsLeftBehind) {
             self.asking.extend(lane.asking());
         }

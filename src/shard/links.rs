@@ -10,8 +10,9 @@ use std::net::{Ipv6Addr, SocketAddr};
 use crate::ids::{SessionRef, ShardId};
 use crate::io::ConnectionId;
 use crate::limits::{
-    BODY_BYTES_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES, REPLIES_PER_DRAIN_MAX, STREAM_UNREAD_BYTES_MAX,
-    TCP_PER_PREFIX_MAX, TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX, TCP_TOKENLESS_PER_PREFIX_MAX,
+    BODY_BYTES_MAX, ENDS_PER_SWEEP_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES, REPLIES_PER_DRAIN_MAX,
+    STREAM_UNREAD_BYTES_MAX, TCP_PER_PREFIX_MAX, TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX,
+    TCP_TOKENLESS_PER_PREFIX_MAX,
 };
 use crate::net::connection::{Connection, Packet};
 use crate::net::fast_hash::FastHash;
@@ -21,6 +22,9 @@ use crate::net::prefix::SourcePrefix;
 use crate::net::stream::{LENGTH_BYTES, StreamReader, write_frame};
 use crate::shard::core::{Core, Ended, NoAdmission};
 use crate::world::cut::tcp_lane;
+
+#[cfg(test)]
+mod sweep_tests;
 
 /// A datagram to send: bytes `from..from + length` of the reply bytes.
 #[derive(Clone, Copy, Debug)]
@@ -437,14 +441,18 @@ impl Links {
 
     /// Now and then: keep-alives, and the end of peers that are silent or do not read.
     pub fn sweep(&mut self, core: &mut Core, tick: u64, stalled_ticks: impl Fn(ConnectionId) -> u64) {
-        let sessions: Vec<SessionRef> = core.each_session().map(|(session, ..)| session).collect();
-        for session in sessions {
+        let mut ends = 0;
+        // From the last one: who ends leaves its place to one that was looked at.
+        for place in (0..core.sessions()).rev() {
+            let session = core.session_at(place);
             let Some(Outgoing::Udp { connection, address }) = self.outgoing(session) else { continue };
-            if connection.timed_out(tick) {
+            let is_silent = connection.timed_out(tick);
+            if is_silent && ends < ENDS_PER_SWEEP_MAX {
+                ends += 1;
                 self.link_drops.silent += 1;
                 self.unlink(session);
                 core.hang_up(session);
-            } else if connection.keep_alive_due(tick) && core.may_answer(session) {
+            } else if !is_silent && connection.keep_alive_due(tick) && core.may_answer(session) {
                 let mut out = [0; CONTROL_BYTES_MAX];
                 let length = keep_alive(connection, session, tick, &mut out);
                 self.reply(session.lane, address, &out[..length]);
@@ -454,7 +462,8 @@ impl Links {
             let Some(stream) = &self.streams[slot] else { continue };
             let silent = tick.saturating_sub(stream.heard_tick) > stream.silence_ticks_max;
             let slow = stalled_ticks(stream.id) > TCP_STALL_TICKS_MAX;
-            if silent || slow {
+            if (silent || slow) && ends < ENDS_PER_SWEEP_MAX {
+                ends += 1;
                 self.link_drops.silent += u64::from(silent);
                 self.link_drops.slow += u64::from(slow && !silent);
                 let stream = self.streams[slot].take().expect("seen above");
