@@ -353,8 +353,10 @@ impl World {
     fn apply_effects(&mut self, frames: &Frames) {
         let mut arrived = std::mem::take(&mut self.arrived);
         let (seed, tick) = (self.config.seed, self.tick);
-        // No two have the same order, and a cached key would ask for memory.
-        arrived.sort_unstable_by_key(|effect| effect.order(seed, tick));
+        // Without a cached key, which would ask for memory. No two that differ have the same order.
+        arrived.sort_unstable_by(|a, b| {
+            a.order(seed, tick).cmp(&b.order(seed, tick)).then_with(|| a.digest().cmp(&b.digest()))
+        });
         for effect in arrived.drain(..) {
             if self.apply(&effect, frames) {
                 self.counters.effects_applied += 1;

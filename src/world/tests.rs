@@ -276,6 +276,43 @@ fn a_cell_with_more_than_it_can_show_shows_what_fits() {
 }
 
 #[test]
+fn joins_of_two_lanes_happen_in_one_order_whichever_came_first() {
+    let order = |lanes: [u8; 2]| {
+        let config = WorldConfig {
+            seed: SEED,
+            land: Arc::new(Land::new(SEED)),
+            cut: Arc::new(CutMap::equal(1)),
+            npcs: 0,
+            npc_life_ticks: 120,
+            start_tick: 0,
+            things: Arc::new([]),
+        };
+        let (mut world, mut parcel) = (World::new(config, ShardId(0)), OutcomeParcel::default());
+        for lane in lanes {
+            let (id, session) = (EntityId::guest(lane, 1), SessionRef { lane, slot: 0, generation: 1 });
+            let joining = Joining {
+                id,
+                session,
+                client_id: lane.into(),
+                x: 100 * FINE_PER_M,
+                y: 100 * FINE_PER_M,
+                yaw: 0,
+                epoch: 1,
+                guest: true,
+                peaceful: true,
+                deeds: 0,
+            };
+            let (target, kind) = (Target::Cell(CellKey::of_fine(joining.x, joining.y)), EffectKind::Join(joining));
+            parcel.effects.push(Effect { target, source: EntityId::JOIN, sequence: session.generation, kind });
+        }
+        world.arrive(&mut parcel);
+        world.begin(1, &Frames::new(1));
+        world.players().map(|player| player.body.id).collect::<Vec<_>>()
+    };
+    assert_eq!(order([0, 1]), order([1, 0]));
+}
+
+#[test]
 fn an_operation_may_have_any_number() {
     let digest = |operation| {
         let mut digest = random::Digest::new(1);
