@@ -13,14 +13,16 @@ use crate::sys::prefetch;
 use crate::world::boxes::square;
 use crate::world::frame::{Frame, SliceHead, SliceName, distance};
 
+#[cfg(test)]
+mod tests;
+
 /// Ticks between two looks around: what comes into the inner radius may be shown as much later.
 const LOOK_TICKS: u64 = 8;
 /// Ticks after which a keyframe or a leave that was not acknowledged is sent again.
 const RESEND_TICKS: u64 = 20;
-/// Different tickets: twice as many as slices that a client follows, so that those it is leaving have theirs as well.
+/// Different tickets.
 const TICKETS: u16 = 1 << PLACE_BITS;
-const _: () =
-    assert!(TICKETS as usize == 2 * SLICES_FOLLOWED_MAX, "each slice followed, and one left for each, has a ticket");
+const _: () = assert!(SLICES_FOLLOWED_MAX + LEAVES_HELD_MAX < TICKETS as usize, "a free ticket is always found");
 /// Bits of a ticket, and of a place in the list.
 const PLACE_BITS: u32 = 12;
 /// Urgency of what is late: more than all that is not.
@@ -258,12 +260,23 @@ struct Merge<'a> {
     next: &'a mut List,
 }
 
+impl Merge<'_> {
+    /// Slices that are followed, those that the walk did not pass yet among them.
+    fn followed(&self, list: &List) -> usize {
+        let passed = if self.changed { self.next.len() } else { self.at };
+        passed + list.len() - self.at
+    }
+}
+
 /// The slices of one client.
 #[derive(Clone, Debug)]
 pub struct Interest {
     list: List,
     left: Vec<Left>,
+    /// The ticket that was given last.
     ticket: u16,
+    /// Tickets come again: from now on some may be taken.
+    wrapped: bool,
     /// When and where it looked around last; none: it must.
     looked: Option<Looked>,
     /// Acknowledged keyframes of an epoch that is over, or of a slice that is followed no longer.
@@ -302,7 +315,14 @@ impl Default for Interest {
     /// memory.
     fn default() -> Interest {
         let list = List { followed: Vec::with_capacity(LIST_FIRST), origins: Vec::with_capacity(LIST_FIRST) };
-        Interest { list, left: Vec::with_capacity(LEFT_FIRST), ticket: 0, looked: None, old_keyframes: 0 }
+        Interest {
+            list,
+            left: Vec::with_capacity(LEFT_FIRST),
+            ticket: 0,
+            wrapped: false,
+            looked: None,
+            old_keyframes: 0,
+        }
     }
 }
 
@@ -380,9 +400,10 @@ impl Interest {
                 merge.next.push(self.list.at(merge.at));
             }
             merge.at += 1;
-        } else if near && self.list.len() < SLICES_FOLLOWED_MAX && !is_overlooked(slice) {
+        } else if near && merge.followed(&self.list) < SLICES_FOLLOWED_MAX {
             self.part(merge);
-            merge.next.push(self.begin(slice, frame));
+            let begun = self.begin(merge, slice, frame);
+            merge.next.push(begun);
         } else {
             return;
         }
@@ -400,12 +421,27 @@ impl Interest {
         }
     }
 
-    fn begin(&mut self, slice: &SliceHead, frame: u8) -> (Followed, Origin) {
+    fn begin(&mut self, merge: &Merge<'_>, slice: &SliceHead, frame: u8) -> (Followed, Origin) {
         let key = Key::of(slice);
         self.left.retain(|left| left.key != key);
-        self.ticket = (self.ticket + 1) % TICKETS;
-        let (name, ticket, epoch) = (slice.name, self.ticket, slice.epoch);
+        let (name, ticket, epoch) = (slice.name, self.free_ticket(merge), slice.epoch);
         (Followed { name, weight: 0, shown: 0, ticket, epoch, known: 0, sent: 0, frame }, Origin { key, sent_tick: 0 })
+    }
+
+    /// The next ticket that names no slice that is followed or left: what is acknowledged by it is that slice's alone.
+    fn free_ticket(&mut self, merge: &Merge<'_>) -> u16 {
+        loop {
+            self.ticket = (self.ticket + 1) % TICKETS;
+            self.wrapped |= self.ticket == 0;
+            if !self.wrapped || !self.is_taken(self.ticket, merge) {
+                return self.ticket;
+            }
+        }
+    }
+
+    fn is_taken(&self, ticket: u16, merge: &Merge<'_>) -> bool {
+        let mut followed = merge.next.followed.iter().chain(&self.list.followed[merge.at..]);
+        followed.any(|followed| followed.ticket == ticket) || self.left.iter().any(|left| left.ticket == ticket)
     }
 
     fn lose(&mut self, merge: &mut Merge<'_>) {
