@@ -115,8 +115,16 @@ pub const ORPHAN_TICKS_MAX: u32 = 60;
 
 /// Entities in one slice: as many as fit one body in plain form beside the own state and all events.
 pub const SLICE_SLOTS_MAX: usize = 60;
-/// Public events in one body. More are not shown to that client.
+/// Public events in one body. More are not shown to that client: first those of a lesser kind, then the farther, then the
+/// older ones, counted `events_unsent`.
 pub const EVENTS_PER_BODY_MAX: usize = 6;
+/// Of these, events of one source. More give way to those of others, counted `events_unsent`.
+pub const EVENTS_PER_SOURCE_MAX: usize = 2;
+/// Public events of one spot (a 16 m square) in one tick and frame: as many as a body may take, so that nobody misses the
+/// others. More are not shown, counted `events_over`.
+pub const EVENTS_PER_SPOT_MAX: usize = EVENTS_PER_BODY_MAX;
+/// Ticks between two emotes of one player. Sooner: refused, `TooSoon`.
+pub const EMOTE_TICKS: u64 = TICK_HZ / 2;
 /// Slices that a plot can have. Full: who comes is not shown until somebody leaves, counted `entities_hidden`.
 pub const PLOT_SLICES_MAX: usize = 256;
 /// Slices that a client follows. More are not shown to it until it leaves some.
@@ -143,8 +151,6 @@ pub const CUT_WISHES_MAX: usize = 64;
 pub const LANES_MOVED_MAX: usize = 8;
 /// Least ticks that a piece of wildlife lives; it lives at most twice as long.
 pub const NPC_LIFE_TICKS: u32 = 10 * 60 * TICK_HZ as u32;
-/// Public events of one shard in one tick. More are not shown, counted `events_over`.
-pub const EVENTS_PER_FRAME_MAX: usize = 4_096;
 
 /// Parcels under way from one shard to another. Full: what comes is merged into one that its writer keeps back.
 pub const PARCELS_MAX: usize = 60;

@@ -9,6 +9,7 @@ pub mod boxes;
 pub mod cut;
 pub mod effect;
 pub mod entity;
+pub mod events;
 pub mod frame;
 pub mod goods;
 pub mod land;
@@ -32,19 +33,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::goods::{Order, OrderKind, Settled};
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
-use crate::limits::{EVENTS_PER_FRAME_MAX, SILENT_S_MAX, TICK_HZ};
+use crate::limits::{SILENT_S_MAX, TICK_HZ};
 use crate::net::message::{Request, Stream};
 use crate::net::{messages::Refusal, wire};
 use crate::planted::{Bug, planted};
 use cut::{CutMap, LaneMap};
 use effect::{Birth, Effect, EffectKind, Joining, PrivateEvent, Target, TradeEffect};
 use entity::{Archetype, Body, Leaving, Npc, Player, Spawner, Thing};
-use frame::{Frame, Frames, PublicEvent};
+use events::{EVENT_WAVE, PublicEvent};
+use frame::{Frame, Frames};
 use goods::{Deal, Given};
 use land::Land;
 use movement::Motion;
 use parcel::{Handoffs, Input, InputKind, InputParcel, OutcomeParcel, Told};
-use player::{EVENT_WAVE, is_about_trade};
+use player::is_about_trade;
 use random::{Digest, mix};
 use slices::{Bodies, Slices};
 use table::Table;
@@ -150,7 +152,7 @@ pub struct Counters {
     pub turns: u64,
     /// Turns put off under a degrade level.
     pub turns_put_off: u64,
-    /// Public events beyond what a frame holds.
+    /// Public events beyond what a frame shows of their spot.
     pub events_over: u64,
     /// Entities that were not shown because their cell has no slot left, added up over ticks.
     pub entities_hidden: u64,
@@ -507,7 +509,7 @@ impl World {
         body.attention = direction(x - own_x, y - own_y);
         body.attention_until = self.tick + ATTENTION_TICKS;
         let event = wire::Event::new(source.0, target.0, self.tick as u32, EVENT_WAVE, 0);
-        self.events.push(PublicEvent { cell: body.home, event });
+        self.events.push(PublicEvent::new(self.config.seed, body.spot(), event));
         true
     }
 
@@ -647,10 +649,9 @@ impl World {
         let done = match request {
             // Guests own nothing.
             _ if player.guest && is_about_trade(&request) => Err(Refusal::NotNow),
-            Request::Emote { kind } => {
-                self.events.push(player.emote(kind, tick));
-                Ok(())
-            }
+            Request::Emote { kind } => player.emote(kind, tick).map(|event| {
+                self.events.push(PublicEvent::new(self.config.seed, player.body.spot(), event));
+            }),
             Request::WaveAt { target } => match player.wave(number, target, tick, frames) {
                 // It is answered when nobody refused it.
                 Ok(effect) => return self.send(effect, frames),
@@ -722,9 +723,7 @@ impl World {
         self.counters.entities_hidden += self.slices.hidden as u64;
         frame.events.clear();
         frame.events.reserve(EVENTS_USUAL);
-        self.counters.events_over += self.events.len().saturating_sub(EVENTS_PER_FRAME_MAX) as u64;
-        frame.events.extend(self.events.drain(..).take(EVENTS_PER_FRAME_MAX));
-        frame.events.sort_unstable_by_key(|public| (public.cell, public.event.0));
+        self.counters.events_over += events::show(&mut self.events, &mut frame.events);
         for (owner, effect) in self.sent.drain(..) {
             if planted(Bug::EffectLost) && owner != self.shard && self.tick.is_multiple_of(97) {
                 continue;

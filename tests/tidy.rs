@@ -71,6 +71,7 @@ const NET_USES: &[&str] = &[
     "sys::prefetch",
     "world::boxes",
     "world::effect",
+    "world::events",
     "world::frame",
     "world::movement",
     "world::parcel",
@@ -178,8 +179,8 @@ const MAXIMA_ELSEWHERE: &[(&str, &[&str])] = &[
 
 /// Source files under src, without tests and generated code. More need a reason; beyond 80 go ledger,
 /// faults and replay; beyond 100 the balance of the shards, overload and tuning; beyond 116 used tokens, source prefixes,
-/// and shards that stand still; beyond 119 more of the simulator's judges.
-const FILES_MAX: usize = 121;
+/// shards that stand still, and public events; beyond 120 more of the simulator's judges.
+const FILES_MAX: usize = 122;
 /// Lines of one source file, without tests at its end.
 const FILE_LINES_MAX: usize = 900;
 /// Lines of one function, signature and closing brace included.

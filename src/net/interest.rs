@@ -5,12 +5,13 @@
 //! in reach. Never looks at a shard, only at frames of one tick.
 
 use crate::ids::{CELL_GRID, CellKey, GRID_PER_M};
-use crate::limits::{EVENTS_PER_BODY_MAX, KEYFRAME_TICKS, LEAVES_HELD_MAX, LEAVES_PER_BODY_MAX, SLICES_FOLLOWED_MAX};
+use crate::limits::{KEYFRAME_TICKS, LEAVES_HELD_MAX, LEAVES_PER_BODY_MAX, SLICES_FOLLOWED_MAX};
 use crate::net::body::{BodyWriter, kind};
 use crate::net::wire;
 use crate::planted::{Bug, planted};
 use crate::sys::prefetch;
 use crate::world::boxes::square;
+use crate::world::events::{Choice, Spot};
 use crate::world::frame::{Frame, SliceHead, SliceName, distance};
 
 #[cfg(test)]
@@ -286,6 +287,8 @@ pub struct Interest {
 /// What looking around and writing need for a moment; one for all clients of a shard.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
+    /// Times that an event in reach of a client had no place in its body.
+    pub events_unsent: u64,
     /// The list of a client as it will be.
     next: List,
     /// Squared distances of slices.
@@ -400,7 +403,7 @@ impl Interest {
                 merge.next.push(self.list.at(merge.at));
             }
             merge.at += 1;
-        } else if near && merge.followed(&self.list) < SLICES_FOLLOWED_MAX {
+        } else if near && merge.followed(&self.list) < SLICES_FOLLOWED_MAX && !is_overlooked(slice) {
             self.part(merge);
             let begun = self.begin(merge, slice, frame);
             merge.next.push(begun);
@@ -632,34 +635,36 @@ fn write_entities(
     })
 }
 
-/// Writes the public events of the ticks after `after` up to `tick` that happened within a radius (wire grid steps, by
-/// cell) of a position of a space.
+/// Writes the public events of the ticks after `after` up to `tick` that happened within a radius (wire grid steps, by spot)
+/// of a position of a space, as many as [`Choice`] and the body take; gives back how many it left out.
 pub fn write_events(
     frames: &crate::world::frame::Frames,
     (after, tick): (u64, u64),
     (from, space): ((i32, i32), u32),
     radius: i32,
     body: &mut BodyWriter<'_>,
-) {
+) -> u64 {
+    // What happens in a slice that is still shown is near enough: it is as long as its plot.
     let reach = radius + CELL_GRID;
-    let row = |y: i32| y.div_euclid(CELL_GRID) as i16;
-    let (low, high) = (row(from.1 - reach), row(from.1 + reach));
-    let reach = i64::from(reach).pow(2);
-    let centre = |cell: i16| i32::from(cell) * CELL_GRID + CELL_GRID / 2;
-    let near = |cell: CellKey| distance(from, (centre(cell.x), centre(cell.y))) <= reach;
-    let events = frames.between(after, tick).flat_map(|frame| frame.events_in_rows(space, low, high));
-    let events = events.filter(|public| near(public.cell));
-    let mut chosen = [wire::Event::default(); EVENTS_PER_BODY_MAX];
-    let mut count = 0;
-    for (place, public) in chosen.iter_mut().zip(events) {
-        *place = public.event;
-        count += 1;
+    let (low, high) = (Spot::row(from.1 - reach), Spot::row(from.1 + reach));
+    let squared_max = i64::from(reach).pow(2);
+    let mut choice = Choice::default();
+    for frame in frames.between(after, tick) {
+        for public in frame.events_in_rows(space, low, high) {
+            let squared = public.spot.distance(from);
+            if squared <= squared_max {
+                choice.offer(public, squared, tick - frame.tick);
+            }
+        }
     }
-    if count > 0 {
-        let bytes = count * size_of::<wire::Event>();
+    choice.truncate(body.remaining() / size_of::<wire::Event>());
+    let events = choice.events();
+    if events.len() > 0 {
+        let bytes = events.len() * size_of::<wire::Event>();
         body.section_with(kind::EVENTS, bytes, |out| {
-            out.as_chunks_mut().0.iter_mut().zip(&chosen[..count]).for_each(|(place, event)| *place = event.0);
+            out.as_chunks_mut().0.iter_mut().zip(events).for_each(|(place, event)| *place = event.0);
             bytes
         });
     }
+    choice.left_out
 }

@@ -655,7 +655,8 @@ impl Session {
         self.applied_sent = told.state.applied();
         let from = (told.state.x() >> FINE_SHIFT, told.state.y() >> FINE_SHIFT);
         let after = if self.shown_tick == 0 { sight.tick - 1 } else { self.shown_tick };
-        write_events(sight.frames, (after, sight.tick), (from, told.home.space), sight.radii.enter, body);
+        let (seen, place) = ((after, sight.tick), (from, told.home.space));
+        scratch.events_unsent += write_events(sight.frames, seen, place, sight.radii.enter, body);
         self.shown_tick = sight.tick;
         if !self.flow.holds_a_body() {
             return;

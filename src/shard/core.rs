@@ -270,6 +270,11 @@ impl Core {
         self.active[place]
     }
 
+    /// Times that a public event had no place in the body of a session near it.
+    pub fn events_unsent(&self) -> u64 {
+        self.scratch.events_unsent
+    }
+
     /// Number of sessions in a lane.
     pub fn lane_sessions(&self, lane: u8) -> usize {
         self.lanes[usize::from(lane)].as_ref().map_or(0, |lane| lane.entries.len() - lane.free.len())

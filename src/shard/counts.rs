@@ -70,6 +70,7 @@ pub fn drops(packets: &PacketCounters, links: &Links, core: &Core, host: &HostCo
         ("claims_refused", core.claims_refused),
         ("sessions_behind", core.sessions_behind),
         ("inputs_merged", inputs_merged),
+        ("events_unsent", core.events_unsent()),
         ("late_meetings", late_meetings),
         ("late_edges", late_edges),
         ("keeper_full", keeper_full),

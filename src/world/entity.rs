@@ -12,6 +12,7 @@ use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, SessionRe
 use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_START};
 use crate::net::message::Stream;
 use crate::net::wire;
+use crate::world::events::Spot;
 use crate::world::goods::{Dealings, digest_thing};
 use crate::world::land::{LAND_CELLS, Tile};
 use crate::world::movement::{Command, Motion};
@@ -104,6 +105,11 @@ impl Body {
         (self.motion.x >> FINE_SHIFT, self.motion.y >> FINE_SHIFT)
     }
 
+    /// Where its public events happen.
+    pub fn spot(&self) -> Spot {
+        Spot::of(self.home.space, self.grid())
+    }
+
     /// Moves the home cell when the body stands more than 4 m inside another; says whether it did.
     pub fn settle(&mut self) -> bool {
         let (x, y) = self.grid();
@@ -184,6 +190,8 @@ pub struct Player {
     pub discarded: u16,
     /// Ordinal of the newest request that it took, by stream.
     pub taken: [u16; Stream::COUNT],
+    /// First tick in which it may show an emote again.
+    pub emote_tick: u64,
     /// First tick in which it may wave again.
     pub wave_tick: u64,
     /// A wave by the request with this number, sent in this tick, that nobody refused yet.
@@ -220,6 +228,7 @@ impl Player {
             lag: Lag::default(),
             discarded: 0,
             taken: [0; Stream::COUNT],
+            emote_tick: 0,
             wave_tick: 0,
             waving: None,
             sequence: 0,
@@ -250,7 +259,7 @@ impl Player {
             .add(u64::from(self.discarded));
         let [world, goods] = self.taken.map(u64::from);
         digest.add(world << 16 | goods);
-        digest.add(self.wave_tick).add(u64::from(self.sequence));
+        digest.add(self.emote_tick).add(self.wave_tick).add(u64::from(self.sequence));
         digest.add_option(self.waving, |digest, (number, tick)| digest.add(number).add(tick));
         self.dealings.digest(&mut digest);
         digest.add(self.held_count.into());

@@ -15,6 +15,7 @@ use crate::net::slice::{HOLE, encode_delta};
 use crate::net::wire;
 use crate::world::boxes::Boxes;
 use crate::world::entity::WIRE_MARGIN;
+use crate::world::events::PublicEvent;
 
 /// One slice in a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,15 +70,6 @@ impl SliceHead {
     }
 }
 
-/// A public event and the cell where it happened.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct PublicEvent {
-    /// Home cell of its source.
-    pub cell: CellKey,
-    /// As clients get it.
-    pub event: wire::Event,
-}
-
 /// What one shard shows at one tick.
 #[derive(Clone, Debug, Default)]
 pub struct Frame {
@@ -105,7 +97,7 @@ pub struct Frame {
     pub packed: Vec<u8>,
     /// Slot and slice of each entity, sorted by id.
     pub index: Vec<Indexed>,
-    /// What happened, sorted by cell.
+    /// What happened, sorted by spot and rank.
     pub events: Vec<PublicEvent>,
 }
 
@@ -151,9 +143,9 @@ impl Frame {
         }
     }
 
-    /// What happened in the rows of cells from `low` to `high` of a space.
+    /// What happened in the rows of spots from `low` to `high` of a space.
     pub fn events_in_rows(&self, space: u32, low: i16, high: i16) -> &[PublicEvent] {
-        let row = |public: &PublicEvent| (public.cell.space, public.cell.y);
+        let row = |public: &PublicEvent| (public.spot.space, public.spot.y);
         let first = self.events.partition_point(|public| row(public) < (space, low));
         let count = self.events[first..].partition_point(|public| row(public) <= (space, high));
         &self.events[first..first + count]

@@ -4,13 +4,16 @@
 //! and must not have is refused by name and changes nothing.
 
 use crate::ids::{EntityId, GRID_PER_M};
-use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_MAX, CREDIT_TICKS_SPARE, LAG_TICKS_MAX, ROW_TICKS_MAX};
+use crate::limits::{
+    COMMANDS_HELD_MAX, CREDIT_TICKS_MAX, CREDIT_TICKS_SPARE, EMOTE_TICKS, LAG_TICKS_MAX, ROW_TICKS_MAX,
+};
 use crate::net::message::{Request, Stream};
 use crate::net::{messages::Refusal, wire};
 use crate::planted::{Bug, planted};
 use crate::world::effect::{Effect, EffectKind, PrivateEvent, Target, Word};
 use crate::world::entity::{Held, Lag, Player};
-use crate::world::frame::{Frames, PublicEvent, distance};
+use crate::world::events::EVENT_EMOTE;
+use crate::world::frame::{Frames, distance};
 use crate::world::land::Land;
 use crate::world::movement::Command;
 
@@ -20,10 +23,6 @@ pub const WAVE_REACH: i32 = 10 * GRID_PER_M;
 pub const WAVE_TICKS: u64 = 60;
 /// Ticks until a wave that nobody refused counts as done: it is applied in the next tick, a refusal comes back one later.
 const WAVE_SETTLED_TICKS: u64 = 2;
-/// Event kinds on the wire.
-pub const EVENT_EMOTE: u16 = 1;
-/// Likewise.
-pub const EVENT_WAVE: u16 = 2;
 
 impl Player {
     /// Takes commands for consecutive client ticks; tick 0 means the next ones. Gives back how many were too many.
@@ -178,9 +177,12 @@ impl Player {
     }
 
     /// An emote as everybody near sees it.
-    pub fn emote(&self, emote: u16, tick: u64) -> PublicEvent {
-        let event = wire::Event::new(self.body.id.0, 0, tick as u32, EVENT_EMOTE, emote);
-        PublicEvent { cell: self.body.home, event }
+    pub fn emote(&mut self, emote: u16, tick: u64) -> Result<wire::Event, Refusal> {
+        if tick < self.emote_tick {
+            return Err(Refusal::TooSoon);
+        }
+        self.emote_tick = tick + EMOTE_TICKS;
+        Ok(wire::Event::new(self.body.id.0, 0, tick as u32, EVENT_EMOTE, emote))
     }
 
     /// Whether its row must be written now: it changed, and the last row is old. Characters take turns.
@@ -360,6 +362,15 @@ mod tests {
         assert!(!player.takes(3, &Request::Emote { kind: 1 }, 12), "nothing is passed over");
         player.dealings.operation = None;
         assert!(player.takes(2, &recall, 13));
+    }
+
+    #[test]
+    fn an_emote_too_soon_is_refused_by_name_and_delays_no_other() {
+        let land = Land::new(1);
+        let mut player = player(&land);
+        let shown: Vec<u64> = (1..=3 * EMOTE_TICKS).filter(|&tick| player.emote(1, tick).is_ok()).collect();
+        assert_eq!(shown, [1, 1 + EMOTE_TICKS, 1 + 2 * EMOTE_TICKS]);
+        assert_eq!(player.emote(1, 3 * EMOTE_TICKS), Err(Refusal::TooSoon));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The one rule as a property: the same inputs give the same world on any number of shards.
 
 use super::*;
-use crate::ids::FINE_PER_M;
+use crate::ids::{FINE_PER_M, FINE_SHIFT, GRID_PER_M};
+use crate::net::body::BodyWriter;
+use crate::net::interest::write_events;
 use crate::world::effect::Word;
 use crate::world::movement::{BUTTON_RUN, Command};
 use crate::world::random::random;
@@ -17,6 +19,8 @@ struct Lockstep {
     states: Vec<wire::OwnState>,
     taken: Vec<u16>,
     private: Vec<PrivateEvent>,
+    /// Digest of the public events that a few players are shown.
+    public: Digest,
     hash: u64,
     early: Option<u64>,
 }
@@ -49,6 +53,7 @@ impl Lockstep {
             states: vec![wire::OwnState::default(); PLAYERS as usize],
             taken: vec![0; PLAYERS as usize],
             private: Vec::new(),
+            public: Digest::new(0),
             hash: 0,
             early: None,
         }
@@ -67,9 +72,13 @@ impl Lockstep {
             };
             let command = Command { yaw, forward: 127, right: 0, buttons: BUTTON_RUN };
             parcels[owner].push_commands(id, session(player), tick as u32 * 2, [command; 2].into_iter());
-            if tick % 40 == player % 40 {
+            let request = match tick {
+                _ if tick % 40 == player % 40 => Some(Request::WaveAt { target: EntityId::character(player ^ 1) }),
+                _ if tick % 64 < 2 => Some(Request::Emote { kind: player as u16 }),
+                _ => None,
+            };
+            if let Some(request) = request {
                 let ordinal = self.taken[player as usize] + 1;
-                let request = Request::WaveAt { target: EntityId::character(player ^ 1) };
                 let kind = InputKind::Request { ordinal, number: ordinal.into(), request };
                 parcels[owner].inputs.push(Input { entity: id, session: session(player), kind });
             }
@@ -140,6 +149,21 @@ impl Lockstep {
         }
         shown.into_iter().for_each(|frame| drop(self.frames.push(frame)));
         self.hash = roll_hash(self.hash, tick, entities, effects);
+        self.view_events(tick);
+    }
+
+    /// Some players are shown the public events of a tick; there are more near them than a body takes.
+    fn view_events(&mut self, tick: u64) {
+        for state in self.states.iter().step_by(7) {
+            let mut out = [0; 512];
+            let mut body = BodyWriter::server(&mut out, wire::ServerHeader::default());
+            let from = (state.x() >> FINE_SHIFT, state.y() >> FINE_SHIFT);
+            write_events(&self.frames, (tick - 1, tick), (from, 0), 96 * GRID_PER_M, &mut body);
+            let length = body.finish();
+            for byte in &out[..length] {
+                self.public.add((*byte).into());
+            }
+        }
     }
 
     /// What must never happen: an effect across a seam is applied in the tick in which it was sent.
@@ -201,6 +225,7 @@ fn seams_are_invisible() {
         let across: u64 = many.worlds.iter().map(|world| world.counters.effects_across).sum();
         assert!(handoffs > 20 && across > 50, "{shards} shards: {handoffs} handoffs, {across} effects across");
         assert_eq!(many.hash, one.hash, "{shards} shards");
+        assert_eq!(many.public.finish(), one.public.finish(), "viewers on {shards} shards see the same events");
         let (mut a, mut b) = (one.private.clone(), many.private.clone());
         let key = |event: &PrivateEvent| match event.word {
             Word::Answer { number, refusal, .. } => (event.session, number, refusal),

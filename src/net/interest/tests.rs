@@ -1,9 +1,13 @@
 //! What one client is shown, as its bodies have it.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::ids::{EntityId, PLOT_GRID, ShardId};
 use crate::limits::BODY_BYTES_MAX;
-use crate::world::frame::Seen;
+use crate::net::body::BodyReader;
+use crate::world::events::{EVENT_EMOTE, EVENT_WAVE, PublicEvent, show};
+use crate::world::frame::{Frames, Seen};
 
 const RADII: Radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
 const FROM: (i32, i32) = (4 * PLOT_GRID, 4 * PLOT_GRID);
@@ -63,4 +67,55 @@ fn a_slice_that_is_followed_long_shares_its_ticket_with_none() {
         carried.into_iter().filter(|one| ticket(one) != long_ticket).for_each(|one| interest.arrived(one));
     }
     assert_eq!(interest.len(), 2);
+}
+
+/// An event of a source, so many metres east of the viewer.
+fn event(source: u64, kind: u16, tick: u64, metres: i32) -> PublicEvent {
+    let spot = Spot::of(0, (FROM.0 + metres * GRID_PER_M, FROM.1));
+    PublicEvent::new(7, spot, wire::Event::new(source, 0, tick as u32, kind, 0))
+}
+
+/// The sources of the events that a viewer gets, in order, and how many it does not get.
+fn sources_shown(events: &[PublicEvent]) -> (Vec<u64>, u64) {
+    let (mut frames, mut left_out) = (Frames::new(1), 0);
+    for tick in 1..=8 {
+        let mut frame = Frame::default();
+        frame.tick = tick;
+        let mut of_tick: Vec<_> =
+            events.iter().filter(|public| u64::from(public.event.tick()) == tick).copied().collect();
+        left_out += show(&mut of_tick, &mut frame.events);
+        frames.push(Arc::new(frame));
+    }
+    let mut out = [0; BODY_BYTES_MAX];
+    let mut body = BodyWriter::server(&mut out, wire::ServerHeader::default());
+    left_out += write_events(&frames, (0, 8), (FROM, 0), RADII.enter, &mut body);
+    let length = body.finish();
+    let (_, mut sections) = BodyReader::server(&out[..length]).expect("it was just written");
+    let section = sections.find(|section| section.kind == kind::EVENTS);
+    let bytes = section.map_or(&[][..], |section| section.bytes);
+    (bytes.as_chunks().0.iter().map(|bytes| wire::Event(*bytes).source()).collect(), left_out)
+}
+
+#[test]
+fn one_source_cannot_hide_the_events_of_others() {
+    let flood = (0..32).map(|n| event(1, EVENT_EMOTE, 1 + n % 8, 1));
+    let others = (2..6).map(|source| event(source, EVENT_EMOTE, 1, 40));
+    let (sources, left_out) = sources_shown(&flood.chain(others).collect::<Vec<_>>());
+    assert_eq!(sources.iter().filter(|source| **source == 1).count(), 2, "{sources:?}");
+    assert_eq!((sources.len(), left_out), (6, 30), "{sources:?}");
+}
+
+#[test]
+fn what_concerns_two_goes_first_and_then_the_nearest_and_the_newest() {
+    let events = [
+        event(1, EVENT_EMOTE, 8, 80),
+        event(2, EVENT_EMOTE, 3, 1),
+        event(3, EVENT_EMOTE, 8, 1),
+        event(4, EVENT_WAVE, 2, 90),
+        event(5, EVENT_EMOTE, 8, 40),
+        event(6, EVENT_EMOTE, 8, 500),
+        event(7, EVENT_EMOTE, 8, 100),
+        event(8, EVENT_EMOTE, 8, 140),
+    ];
+    assert_eq!(sources_shown(&events), (vec![4, 3, 2, 5, 1, 7], 1));
 }
