@@ -121,14 +121,13 @@ fn run_each(config: SimConfig, shards: &[usize]) -> SimReport {
             break;
         }
         let other = run_one(SimConfig { shards: others, ..config });
+        let difference = report.difference(&other).filter(|_| other.violations == 0);
         let on = |text: &String| format!("on {others} shards: {text}");
         report.invariants_checked += other.invariants_checked;
         report.violations += other.violations;
         report.violation_texts.extend(other.violation_texts.iter().map(on));
-        if let Some(text) = report.difference(&other).filter(|_| other.violations == 0) {
-            report.violations += 1;
-            report.violation_texts.push(text);
-        }
+        report.violations += u64::from(difference.is_some());
+        report.violation_texts.extend(difference);
     }
     report
 }
