@@ -53,8 +53,12 @@ impl Player {
         let before = self.body.motion;
         let saved = u64::from(self.credit) + ticks;
         self.credit = saved.min(CREDIT_TICKS_MAX.into()) as u8;
-        self.lose(saved - u64::from(self.credit));
-        self.discard_late();
+        if saved > CREDIT_TICKS_MAX.into() {
+            self.lose(saved - u64::from(CREDIT_TICKS_MAX));
+        }
+        if self.lost > 0 {
+            self.discard_late();
+        }
         let count = self.credit.min(self.held_count);
         for at in 0..usize::from(count) {
             let Held { tick, command } = self.held[at];
@@ -77,7 +81,11 @@ impl Player {
             self.lost = 0;
         }
         self.dirty |= self.body.motion != before;
-        self.discard_lag();
+        if self.held_count > 0 {
+            self.discard_lag();
+        } else {
+            self.lag = Lag::default();
+        }
     }
 
     /// Ticks passed in which nobody steered.
@@ -99,9 +107,7 @@ impl Player {
     fn discard_lag(&mut self) {
         let Lag { ticks, least } = self.lag;
         let least = if ticks == 0 { self.held_count } else { least.min(self.held_count) };
-        if least == 0 {
-            self.lag = Lag::default();
-        } else if ticks + 1 < LAG_TICKS_MAX {
+        if ticks + 1 < LAG_TICKS_MAX {
             self.lag = Lag { ticks: ticks + 1, least };
         } else {
             self.discard(least);
