@@ -59,8 +59,13 @@ pub const REQUESTS_PER_TICK_MAX: usize = 8;
 pub const REQUESTS_HELD_MAX: usize = 64;
 /// Most by which the number of a request may be ahead of the newest one of its stream. More is refused, `OutOfOrder`.
 pub const REQUESTS_AHEAD_MAX: u64 = 64;
-/// Bytes of a stream that is not read for now, one drain's at the most: all that the ring's buffers can hold.
-pub const STREAM_UNREAD_BYTES_MAX: usize = RING_BUFFERS_MAX as usize * DRAIN_PASSES_MAX * 1_078;
+/// Bytes of a stream that wait for the next tick because its session had its share. Nothing more is read from its socket
+/// then; who sent more at once is closed, counted `unread_over`.
+pub const STREAM_UNREAD_BYTES_MAX: usize = 64 * 1_024;
+/// Answers to requests that may wait for a client's acknowledgement before more of its requests are taken.
+pub const RESPONSES_WAITING_MAX: usize = 32;
+/// Ticks after which what a shard said of its costs moves nothing any more: it may stand still.
+pub const COSTS_OLD_TICKS: u64 = 3 * COST_TICKS;
 /// Pings answered in one drain for one session. More are dropped, counted `pings_over`.
 pub const PINGS_PER_DRAIN_MAX: u32 = 64;
 

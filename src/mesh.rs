@@ -63,7 +63,7 @@ struct Taker<T> {
     pipe: Arc<Pipe<T>>,
     /// A parcel that came before its time.
     early: Option<Box<T>>,
-    /// Meetings in a row to which no parcel came in time.
+    /// Meetings in a row to which no parcel came, not even a late one.
     missed: usize,
 }
 
@@ -100,7 +100,11 @@ impl<T: Parcel> Taker<T> {
     /// Takes all parcels up to a tick, waiting while `may_wait` for that tick's own or a later one; says whether it came. A
     /// shard that was silent for long is not waited for.
     fn meet(&mut self, tick: u64, may_wait: &mut impl FnMut() -> bool, mut on_parcel: impl FnMut(&mut T)) -> bool {
-        let patient = self.missed < SILENT_TICKS;
+        let (patient, mut spoke) = (self.missed < SILENT_TICKS, false);
+        let mut on_parcel = |parcel: &mut T| {
+            spoke = true;
+            on_parcel(parcel);
+        };
         let came = loop {
             if self.take(tick, &mut on_parcel) {
                 break true;
@@ -110,7 +114,8 @@ impl<T: Parcel> Taker<T> {
             }
             std::hint::spin_loop();
         };
-        self.missed = if came { 0 } else { self.missed + 1 };
+        // One that is only late speaks, and is waited for again.
+        self.missed = if came || spoke { 0 } else { self.missed + 1 };
         came
     }
 
@@ -502,6 +507,43 @@ mod tests {
         assert_eq!((merged.effects.len(), merged.private.len()), (MERGED_EFFECTS_MAX + 5, MERGED_EVENTS_MAX));
         let behind: Vec<u16> = merged.behind.iter().map(|session| session.slot).collect();
         assert_eq!(behind, [2, 3], "who missed news, and nobody else");
+    }
+
+    #[test]
+    fn a_shard_that_is_only_late_is_waited_for_again() {
+        let mut ends = connect(2);
+        let mut b = ends.pop().expect("two");
+        let mut a = ends.pop().expect("two");
+        let inputs = || [InputParcel::default(), InputParcel::default()];
+        let silent = SILENT_TICKS as u64;
+        (1..=silent).for_each(|tick| assert_eq!(b.take_inputs(tick, || false, |_, _| ()), 1));
+        // From here on it is always one look too late.
+        a.give_inputs(silent, &mut inputs());
+        let mut looks = 0;
+        assert_eq!(
+            b.take_inputs(
+                silent + 1,
+                || {
+                    looks += 1;
+                    false
+                },
+                |_, _| ()
+            ),
+            1
+        );
+        a.give_inputs(silent + 1, &mut inputs());
+        assert_eq!(
+            b.take_inputs(
+                silent + 2,
+                || {
+                    looks += 1;
+                    looks < 100
+                },
+                |_, _| ()
+            ),
+            1
+        );
+        assert_eq!(looks, 100, "it is asked for patience again");
     }
 
     #[test]

@@ -76,6 +76,11 @@ impl Reliable {
         self.ordered_out.len()
     }
 
+    /// Unordered messages that did not arrive yet.
+    pub fn unordered_waiting(&self) -> usize {
+        self.unordered_out.len()
+    }
+
     /// For the header of the next body.
     pub fn stamp(&self) -> Stamp {
         let (flags, (ack, ack_bits)) = self.acks.fields().map_or((0, (0, 0)), |fields| (FLAG_ACKS, fields));

@@ -11,7 +11,8 @@ use crate::goods::GoodsNews;
 use crate::ids::{EntityId, FINE_SHIFT, SessionRef, ShardId};
 use crate::limits::{
     BODIES_PER_TICK_MAX, COMMANDS_PER_TICK_MAX, GOODS_MESSAGES_MAX, PINGS_PER_DRAIN_MAX, REQUESTS_AHEAD_MAX,
-    REQUESTS_HELD_MAX, REQUESTS_PER_TICK_MAX, SESSION_BYTES_PER_S_MAX, TICK_HZ, TICKS_AT_ONCE_MAX,
+    REQUESTS_HELD_MAX, REQUESTS_PER_TICK_MAX, RESPONSES_WAITING_MAX, SESSION_BYTES_PER_S_MAX, TICK_HZ,
+    TICKS_AT_ONCE_MAX,
 };
 use crate::net::acks::{Arrival, Fate, SentPacket};
 use crate::net::body::{BodyError, BodyReader, BodyWriter, Commands, FLAG_PACKED, PONG_MARKER, Section, kind};
@@ -272,7 +273,8 @@ impl Session {
 
     /// Takes a body from the peer after the tick `after_tick`, `ticks` of which may have passed since. Commands go into the
     /// input parcel of the entity's owner, one of `inputs` by shard. `drop` hears what of the body was not taken, although
-    /// the rest was. A body that is dropped has changed nothing.
+    /// the rest was. A body of which a section is malformed
+    /// has changed nothing.
     pub fn handle_body(
         &mut self,
         body: &[u8],
@@ -424,6 +426,10 @@ impl Session {
     /// Takes the requests that came, a bounded number in a tick.
     fn take_requests(&mut self) {
         for _ in 0..REQUESTS_PER_TICK_MAX {
+            // Each is answered, and who keeps the bounds must never be cut for the answers.
+            if self.reliable.unordered_waiting() >= RESPONSES_WAITING_MAX {
+                break;
+            }
             let ordered = self.reliable.poll_message(ChannelKind::Ordered);
             let Some(bytes) = ordered.or_else(|| self.reliable.poll_message(ChannelKind::Unordered)) else { break };
             match Request::decode(&bytes) {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::core::Core;
 use crate::control::{CellRow, CutsReport, CutsView, LaneRow};
 use crate::ids::{CellKey, ShardId};
-use crate::limits::{COST_TICKS, CUT_WISHES_MAX, LANES};
+use crate::limits::{COST_TICKS, COSTS_OLD_TICKS, CUT_WISHES_MAX, LANES};
 use crate::world::DecreeKind;
 use crate::world::balance::{self, CellCost, Costs, LaneCost, Moves};
 use crate::world::cut::{CELLS, cells};
@@ -103,7 +103,9 @@ impl Coordinator {
             return None;
         }
         self.looked = look;
-        let fresh = core.costs.iter().all(|table| core.may_decree(table.tick));
+        // What a shard said before it stood still is no reason to move anything to it.
+        let is_new = |tick: u64| core.may_decree(tick) && tick + COSTS_OLD_TICKS > core.world.tick;
+        let fresh = core.costs.iter().all(|table| is_new(table.tick));
         if !self.auto || !fresh {
             return None;
         }

@@ -56,13 +56,15 @@ pub struct LinkDrops {
     pub overload: u64,
     /// Times that a stream was not read on within a tick, because its session had its share: nothing was lost.
     pub streams_paused: u64,
+    /// Streams that were closed because more came at once than waits for the next tick.
+    pub unread_over: u64,
     /// Answers that found no place.
     pub replies_over: u64,
 }
 
 impl LinkDrops {
     /// All of them with the names that status shows.
-    pub fn named(&self) -> [(&'static str, u64); 9] {
+    pub fn named(&self) -> [(&'static str, u64); 10] {
         let LinkDrops {
             stream_malformed,
             silent,
@@ -72,6 +74,7 @@ impl LinkDrops {
             prefix_full,
             overload,
             streams_paused,
+            unread_over,
             replies_over,
         } = *self;
         [
@@ -83,6 +86,7 @@ impl LinkDrops {
             ("prefix_full", prefix_full),
             ("overload", overload),
             ("streams_paused", streams_paused),
+            ("unread_over", unread_over),
             ("replies_over", replies_over),
         ]
     }
@@ -106,9 +110,9 @@ struct Stream {
     prefix: SourcePrefix,
     reader: StreamReader,
     session: Option<SessionRef>,
-    /// What came and is not taken before the next tick: its session had its share. At most [`STREAM_UNREAD_BYTES_MAX`], since
-    /// nothing more is read from the socket then.
+    /// What came and is not taken before the next tick, because its session had its share: from `unread_from` on.
     unread: Vec<u8>,
+    unread_from: usize,
     /// When it connected, and from its token on when its newest frame was whole: bytes alone are no sign of life.
     heard_tick: u64,
     silence_ticks_max: u64,
@@ -289,9 +293,9 @@ impl Links {
         // A token is used up by one connection, whatever address that has: so each has an address of its own here.
         let address = SocketAddr::from((Ipv6Addr::from(u128::from(id.generation)), id.slot));
         let (reader, session, silence_ticks_max) = (StreamReader::default(), None, TCP_TOKEN_TICKS_MAX);
-        let (unread, heard_tick) = (Vec::new(), tick);
+        let (unread, unread_from, heard_tick) = (Vec::new(), 0, tick);
         self.streams[slot] =
-            Some(Stream { id, address, prefix, reader, session, unread, heard_tick, silence_ticks_max });
+            Some(Stream { id, address, prefix, reader, session, unread, unread_from, heard_tick, silence_ticks_max });
     }
 
     /// A stream is no more.
@@ -308,66 +312,79 @@ impl Links {
     pub fn handle_bytes(&mut self, core: &mut Core, id: ConnectionId, now: (u64, u64), bytes: &[u8]) {
         let slot = usize::from(id.slot);
         let Some(mut stream) = self.streams[slot].take_if(|stream| stream.id == id) else { return };
-        if stream.unread.is_empty() {
-            self.read(core, stream, now, bytes);
-        } else {
-            assert!(stream.unread.len() + bytes.len() <= STREAM_UNREAD_BYTES_MAX, "a paused stream is not read");
-            stream.unread.extend_from_slice(bytes);
-            self.streams[slot] = Some(stream);
+        let is_paused = !stream.unread.is_empty();
+        let left = if is_paused { Some(bytes.len()) } else { self.read(core, &mut stream, now, bytes) };
+        let unread = stream.unread.len() - stream.unread_from;
+        match left {
+            Some(left) if unread + left > STREAM_UNREAD_BYTES_MAX => {
+                self.link_drops.unread_over += 1;
+                self.drop_stream(core, &stream);
+            }
+            Some(left) => {
+                stream.unread.extend_from_slice(&bytes[bytes.len() - left..]);
+                if left > 0 && !is_paused {
+                    self.link_drops.streams_paused += 1;
+                    self.paused.push(id);
+                    self.readings.push((id, false));
+                }
+                self.streams[slot] = Some(stream);
+            }
+            None => self.drop_stream(core, &stream),
         }
     }
 
     /// A tick's arrivals begin: streams that had their share of the one before are read on.
     pub fn resume(&mut self, core: &mut Core, now: (u64, u64)) {
-        for id in std::mem::take(&mut self.paused) {
+        let mut paused = std::mem::take(&mut self.paused);
+        paused.retain(|&id| {
             let slot = usize::from(id.slot);
-            let Some(mut stream) = self.streams[slot].take_if(|stream| stream.id == id) else { continue };
-            let unread = std::mem::take(&mut stream.unread);
-            self.readings.push((id, true));
-            self.read(core, stream, now, &unread);
-        }
+            let Some(mut stream) = self.streams[slot].take_if(|stream| stream.id == id) else { return false };
+            if stream.session.is_some_and(|session| !core.has_room(session)) {
+                self.streams[slot] = Some(stream);
+                return true;
+            }
+            let (unread, from) = (std::mem::take(&mut stream.unread), stream.unread_from);
+            let Some(left) = self.read(core, &mut stream, now, &unread[from..]) else {
+                self.drop_stream(core, &stream);
+                return false;
+            };
+            if left == 0 {
+                stream.unread_from = 0;
+                self.readings.push((id, true));
+            } else {
+                (stream.unread_from, stream.unread) = (unread.len() - left, unread);
+            }
+            self.streams[slot] = Some(stream);
+            left > 0
+        });
+        self.paused = paused;
     }
 
-    /// Takes frames from bytes of a stream as long as its session has room for them.
-    fn read(&mut self, core: &mut Core, mut stream: Stream, now: (u64, u64), bytes: &[u8]) {
+    /// Takes frames from bytes of a stream as long as its session has room for them. Returns how many bytes are left; `None`:
+    /// the stream is to be closed.
+    fn read(&mut self, core: &mut Core, stream: &mut Stream, now: (u64, u64), bytes: &[u8]) -> Option<usize> {
+        if stream.session.is_some_and(|session| !core.has_room(session)) {
+            return Some(bytes.len());
+        }
         let mut reader = std::mem::take(&mut stream.reader);
         let mut refused = false;
-        let has_room = stream.session.is_none_or(|session| core.has_room(session));
-        let fed = if has_room {
-            reader.feed(bytes, |frame| {
-                self.frames_in += 1;
-                stream.heard_tick = now.0;
-                match stream.session {
-                    Some(session) => {
-                        core.handle_body(session, frame);
-                        core.has_room(session)
-                    }
-                    None => {
-                        refused = !self.accept_token(core, &mut stream, now, frame);
-                        !refused
-                    }
+        let fed = reader.feed(bytes, |frame| {
+            self.frames_in += 1;
+            stream.heard_tick = now.0;
+            match stream.session {
+                Some(session) => {
+                    core.handle_body(session, frame);
+                    core.has_room(session)
                 }
-            })
-        } else {
-            Ok(bytes)
-        };
+                None => {
+                    refused = !self.accept_token(core, stream, now, frame);
+                    !refused
+                }
+            }
+        });
         stream.reader = reader;
-        match fed {
-            Ok(unread) if !refused => {
-                if !unread.is_empty() {
-                    stream.unread.extend_from_slice(unread);
-                    self.link_drops.streams_paused += 1;
-                    self.paused.push(stream.id);
-                    self.readings.push((stream.id, false));
-                }
-                let slot = usize::from(stream.id.slot);
-                self.streams[slot] = Some(stream);
-            }
-            fed => {
-                self.link_drops.stream_malformed += u64::from(fed.is_err());
-                self.drop_stream(core, &stream);
-            }
-        }
+        self.link_drops.stream_malformed += u64::from(fed.is_err());
+        fed.ok().filter(|_| !refused).map(<[u8]>::len)
     }
 
     fn accept_token(&mut self, core: &mut Core, stream: &mut Stream, now: (u64, u64), token: &[u8]) -> bool {

@@ -175,9 +175,11 @@ impl Given {
 impl Player {
     /// Does what a client wants with its goods, as far as the world decides it.
     pub fn deal(&mut self, operation: u64, wish: GoodsRequest, frames: &Frames) -> Result<Deal, Refusal> {
-        // Who confirmed a trade does nothing else with its goods; to ask is free.
-        let has_confirmed = self.dealings.trade.is_some_and(|trade| trade.confirmed.is_some());
-        if self.guest || (has_confirmed && wish != GoodsRequest::Recall) {
+        // Who confirmed a trade does nothing else with its goods. To ask is free, but for the trade itself: the ledger would say
+        // for good that it never was, and it may still be done.
+        let confirmed = self.dealings.trade.and_then(|trade| trade.confirmed).map(|word| word.operation);
+        let may_ask = wish == GoodsRequest::Recall && confirmed != Some(operation);
+        if self.guest || (confirmed.is_some() && !may_ask) {
             return Err(Refusal::NotNow);
         }
         if operation == 0 {

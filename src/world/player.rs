@@ -380,6 +380,26 @@ mod tests {
     }
 
     #[test]
+    fn nobody_asks_what_became_of_a_trade_that_may_still_be_done() {
+        let land = Land::new(1);
+        let (mut player, frames) = (player(&land), Frames::new(1));
+        let word = crate::world::goods::Confirmation { operation: 5, own: 0, other: 0 };
+        player.dealings.trade = Some(crate::world::goods::Trade {
+            partner: EntityId::character(2),
+            number: 1,
+            since: 0,
+            own: Default::default(),
+            other: Default::default(),
+            confirmed: Some(word),
+            partner_confirmed: None,
+            ordered: false,
+        });
+        let recall = crate::net::message::GoodsRequest::Recall;
+        assert_eq!(player.deal(5, recall, &frames).err(), Some(Refusal::NotNow));
+        assert!(player.deal(4, recall, &frames).is_ok(), "of another order it may");
+    }
+
+    #[test]
     fn a_silent_body_goes_on_falling() {
         let land = Land::new(1);
         let mut player = player(&land);
