@@ -370,6 +370,9 @@ fn tell_shards(node: &mut Node, command: ControlCommand) -> Result<(), Failure> 
 /// Tells a shard, and waits while it has no room: it makes some every tick, unless it stands still.
 fn tell(node: &mut Node, at: usize, command: ControlCommand) -> Result<(), Failure> {
     while node.commands.commands[at].push(command).is_err() {
+        if node.shards[at].is_finished() {
+            return Err(Failure::new(Code::Failed, format!("shard {at} ended; its last message stands above")));
+        }
         look_at_beats(node)?;
         std::thread::sleep(WATCH);
     }

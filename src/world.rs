@@ -56,6 +56,10 @@ use trig::direction;
 const EVENTS_USUAL: usize = 256;
 /// Ticks that an answer of the ledger looks for its entity: on its way to a shard that stands still it is in no frame.
 const UNHEARD_TICKS: u64 = SILENT_S_MAX * TICK_HZ + 120;
+/// Ticks in which it is looked for in each; afterwards now and then, so that those who left cost little.
+const UNHEARD_OFTEN_TICKS: u64 = 120;
+/// Ticks between two looks then.
+const UNHEARD_EVERY_TICKS: u64 = 12;
 /// Ticks that somebody looks at who waved.
 const ATTENTION_TICKS: u64 = 60;
 
@@ -562,7 +566,10 @@ impl World {
     fn send_unheard(&mut self, frames: &Frames) {
         for (until, effect) in std::mem::take(&mut self.unheard) {
             let Target::Entity(target) = effect.target else { unreachable!("cells are always there") };
-            if frames.find(target).is_some() {
+            // Mostly it comes within some ticks, or never.
+            let is_looked_for = until > self.tick + UNHEARD_TICKS - UNHEARD_OFTEN_TICKS
+                || self.tick.is_multiple_of(UNHEARD_EVERY_TICKS);
+            if is_looked_for && frames.find(target).is_some() {
                 self.send(effect, frames);
             } else if self.tick < until {
                 self.unheard.push((until, effect));

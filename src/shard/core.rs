@@ -36,7 +36,8 @@ use crate::world::{Decree, DecreeKind, World};
 #[cfg(test)]
 mod tests;
 
-/// Sessions by which [`Core`] asks for memory before it needs it: for what every tick needs of each, for the whole of one that is sent something, and for its lists.
+/// Sessions by which [`Core`] asks for memory before it needs it: for what every tick needs of each, for the whole of one
+/// that is sent something, and for its lists.
 const PULSES_AHEAD: usize = 8;
 const SESSIONS_AHEAD: usize = 4;
 const LISTS_AHEAD: usize = 2;
@@ -64,7 +65,8 @@ pub(super) struct Entry {
     may_answer: bool,
     /// Newest order that the ledger answered before this session.
     order: u64,
-    /// What its client hears right after the Welcome: answers to what an earlier session asked. Bounded by [`EARLY_MESSAGES_MAX`]; a client that misses one asks again.
+    /// What its client hears right after the Welcome: answers to what an earlier session asked. Bounded by
+    /// [`EARLY_MESSAGES_MAX`]; a client that misses one asks again.
     early: Vec<ServerMessage>,
 }
 
@@ -400,12 +402,14 @@ impl Core {
         self.next_decree.saturating_sub(2)
     }
 
-    /// Whether a decree may be made: the one before it is in force everywhere, and who it moved has arrived. An actor is looked for where the cuts say that it is, so it must not have to move twice at once.
+    /// Whether a decree may be made: the one before it is in force everywhere, and who it moved has arrived. An actor is
+    /// looked for where the cuts say that it is, so it must not have to move twice at once.
     pub fn may_decree(&self, tick: u64) -> bool {
         tick >= self.next_decree
     }
 
-    /// Decrees something: every shard hears it with the outcome of this tick, this one as well, and it is in force [`DECREE_TICKS_MIN`] later. Parcels are neither lost nor overtaken, so all shards hear all decrees in one order.
+    /// Decrees something: every shard hears it with the outcome of this tick, this one as well, and it is in force
+    /// [`DECREE_TICKS_MIN`] later. Parcels are neither lost nor overtaken, so all shards hear all decrees in one order.
     pub fn decree(&mut self, kind: DecreeKind) {
         self.decree = Some(kind);
     }
@@ -624,7 +628,8 @@ impl Core {
         }
     }
 
-    /// Before the input parcels leave: what sessions repeat until their entity named it, and who joins. From here on all that enters the world in this tick is in `inputs` and `outside`.
+    /// Before the input parcels leave: what sessions repeat until their entity named it, and who joins. From here on all
+    /// that enters the world in this tick is in `inputs` and `outside`.
     pub fn pass_requests(&mut self) {
         for decree in std::mem::take(&mut self.decrees) {
             self.hear_decree(decree);
@@ -679,7 +684,8 @@ impl Core {
         }
     }
 
-    /// Third part of the step: what everybody sees of it, and each shard's part of its outcome. The frame is one that nobody looks at any more; a new one while others are slow to let go.
+    /// Third part of the step: what everybody sees of it, and each shard's part of its outcome. The frame is one that
+    /// nobody looks at any more; a new one while others are slow to let go.
     pub fn publish(&mut self, outs: &mut [impl BorrowMut<OutcomeParcel>]) {
         let free = self.published.iter().position(|frame| Arc::strong_count(frame) == 1);
         let mut frame = free.map_or_else(Arc::default, |at| self.published.swap_remove(at));
@@ -790,7 +796,8 @@ impl Core {
         })
     }
 
-    /// Serves the sessions that are due: calls `send` with each one and a function that writes its body. Who was heard first is served first, as far as the order within a lane tells: it waited longest.
+    /// Serves the sessions that are due: calls `send` with each one and a function that writes its body. Who was heard
+    /// first is served first, as far as the order within a lane tells: it waited longest.
     pub fn send_due(&mut self, whom: Whom, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
         self.frames.note_silent(self.world.shard);
         let Some(tick) = self.frames.complete_tick(self.world.shard) else { return };
