@@ -157,6 +157,12 @@ pub const LANES_MOVED_MAX: usize = 8;
 /// Least ticks that a piece of wildlife lives; it lives at most twice as long.
 pub const NPC_LIFE_TICKS: u32 = 10 * 60 * TICK_HZ as u32;
 
+/// Ticks that an answer of the ledger looks for its entity: on its way to a shard that stands still it is in no frame.
+pub const UNHEARD_TICKS: u64 = SILENT_S_MAX * TICK_HZ + 120;
+/// Ticks in which it is looked for in each; afterwards now and then, so that those who left cost little.
+pub const UNHEARD_OFTEN_TICKS: u64 = 120;
+/// Ticks between two looks then.
+pub const UNHEARD_EVERY_TICKS: u64 = 12;
 /// Parcels under way from one shard to another. Full: what comes is merged into one that its writer keeps back.
 pub const PARCELS_MAX: usize = 60;
 /// Effects in one merged parcel from which on those that may be refused are, by name, counted `effects_refused`. The

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::goods::{Order, OrderKind, Settled};
 use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
-use crate::limits::{SILENT_S_MAX, TICK_HZ};
+use crate::limits::{UNHEARD_EVERY_TICKS, UNHEARD_OFTEN_TICKS, UNHEARD_TICKS};
 use crate::net::message::{Request, Stream};
 use crate::net::{messages::Refusal, wire};
 use crate::planted::{Bug, planted};
@@ -54,12 +54,6 @@ use trig::direction;
 
 /// Public events that a frame has room for from the start.
 const EVENTS_USUAL: usize = 256;
-/// Ticks that an answer of the ledger looks for its entity: on its way to a shard that stands still it is in no frame.
-const UNHEARD_TICKS: u64 = SILENT_S_MAX * TICK_HZ + 120;
-/// Ticks in which it is looked for in each; afterwards now and then, so that those who left cost little.
-const UNHEARD_OFTEN_TICKS: u64 = 120;
-/// Ticks between two looks then.
-const UNHEARD_EVERY_TICKS: u64 = 12;
 /// Ticks that somebody looks at who waved.
 const ATTENTION_TICKS: u64 = 60;
 

@@ -65,7 +65,12 @@ struct Neighbours {
 impl Neighbours {
     /// On the core of the only shard. Without the right to the nice level they have that of the shard, which lacks it too.
     fn of(server: &Server, count: usize, nice: i32) -> Neighbours {
-        let cpu = server.status()["shards"][0]["cpu"].as_u64().expect("a number") as usize;
+        // A shard reports four times a second, and players may be in before it did.
+        let reported = (0..100).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            server.status()["shards"][0]["cpu"].as_u64()
+        });
+        let cpu = reported.expect("it reports within 5 s") as usize;
         let stop = Arc::new(AtomicBool::new(false));
         let spin = move |stop: Arc<AtomicBool>| {
             ringshard::sys::set_thread_cpus(&[cpu]).expect("the shard runs there as well");
@@ -110,12 +115,12 @@ fn a_node_with_two_players_leaves_nothing_out_however_busy_its_neighbours_are() 
     let mut server = with_wildlife(&data, 0);
     let mut players: Vec<_> = (1..=2).map(|id| Player::join(&server, id, None)).collect();
     play_until(&mut players, 15, |players| players.iter().all(|player| player.bot.plays()));
-    let neighbours = Neighbours::of(&server, 8, -19);
+    let neighbours = Neighbours::of(&server, 16, -19);
     play(&mut players, 10_000);
     let status = server.status();
     neighbours.end();
     let shard = &status["shards"][0];
-    assert!(shard["drops"]["late_edges"].as_u64() > Some(30), "they took the core: {shard}");
+    assert!(shard["drops"]["late_edges"].as_u64() > Some(5), "they took the core: {shard}");
     let ladder = &shard["ladder"];
     assert_eq!((&ladder["name"], &ladder["admission_open"]), (&"none".into(), &true.into()), "{ladder}");
     let entered = ladder["entered"].as_object().expect("by name").values();
