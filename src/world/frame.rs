@@ -329,7 +329,11 @@ impl Frames {
             }
             let newest = &self.kept[shard];
             let mut stale = self.stale[shard].take().or_else(|| newest.back().map(|frame| Box::new((**frame).clone())));
-            stale.iter_mut().for_each(|stale| stale.take_out(|stale, seen| self.has_moved_on(stale, seen)));
+            stale.iter_mut().for_each(|stale| {
+                let tick = stale.tick;
+                let newer = || self.kept.iter().flatten().filter(|other| other.tick > tick);
+                stale.take_out(|id| newer().any(|other| other.find(id).is_some()));
+            });
             self.stale[shard] = stale;
         }
     }
@@ -342,10 +346,9 @@ impl Frames {
         })
     }
 
-    /// Whether an entity that a frame shows is shown by another shard's newer one: it was handed over since.
-    fn has_moved_on(&self, frame: &Frame, seen: &Seen) -> bool {
-        let newer = |other: &Frame| other.tick > frame.tick && other.find(seen.id).is_some();
-        seen.next_owner != frame.shard && self.newest().any(newer)
+    /// The newest frames that are newer than one of them; whom they show is no longer where that one shows it.
+    fn newer_than(&self, frame: &Frame) -> impl Iterator<Item = &Frame> {
+        self.newest().filter(move |other| other.tick > frame.tick)
     }
 
     /// All frames of the ticks after `from` up to `to`, in order of shard and tick.
@@ -368,10 +371,9 @@ impl Frames {
         let south_west = (i32::from(plot.x) * CELL_GRID, i32::from(plot.y) * CELL_GRID);
         let count = |frame: &Frame| {
             let slices = frame.rows(plot.space, south_west, 0).flat_map(|row| &frame.slices[row]);
-            let slots =
-                slices.filter(|slice| slice.plot == plot).flat_map(|slice| slice.slots().map(move |at| (slice, at)));
-            let live = slots.filter(|&(_, slot)| frame.now[slot].id() != 0);
-            live.filter(|&(slice, slot)| !self.has_moved_on(frame, &frame.seen(slice, slot))).count()
+            let slots = slices.filter(|slice| slice.plot == plot).flat_map(SliceHead::slots);
+            let live = slots.map(|slot| EntityId(frame.now[slot].id())).filter(|id| id.0 != 0);
+            live.filter(|&id| !self.newer_than(frame).any(|newer| newer.find(id).is_some())).count()
         };
         self.newest().map(count).sum()
     }
@@ -379,9 +381,10 @@ impl Frames {
     /// Calls `see` for each entity within `radius` (wire grid steps) of a position on the land.
     pub fn near(&self, centre: (i32, i32), radius: i32, mut see: impl FnMut(Seen, i64)) {
         for frame in self.newest() {
+            let is_late = self.newer_than(frame).next().is_some();
             for place in frame.rows(0, centre, radius).flatten() {
                 frame.near_in(place, centre, radius, &mut |seen, squared| {
-                    if !self.has_moved_on(frame, &seen) {
+                    if !(is_late && self.newer_than(frame).any(|newer| newer.find(seen.id).is_some())) {
                         see(seen, squared);
                     }
                 });
@@ -391,16 +394,13 @@ impl Frames {
 }
 
 impl Frame {
-    /// Takes out those who are on their way to another shard and of whom `is_elsewhere` says that they are there: they
+    /// Takes out those of whom `is_elsewhere` says so, whether they were on their way or left the world and came back: they
     /// leave holes, and what clients are sent of their slices is encoded anew.
-    fn take_out(&mut self, is_elsewhere: impl Fn(&Frame, &Seen) -> bool) {
+    fn take_out(&mut self, is_elsewhere: impl Fn(EntityId) -> bool) {
         for place in 0..self.slices.len() {
             let slice = self.slices[place];
-            let leaves = |&slot: &usize| {
-                let leaves = self.next_owner[slot] != self.shard && self.now[slot].id() != 0;
-                leaves && is_elsewhere(self, &self.seen(&slice, slot))
-            };
-            let gone: Vec<usize> = slice.slots().filter(leaves).collect();
+            let is_gone = |&slot: &usize| self.now[slot].id() != 0 && is_elsewhere(EntityId(self.now[slot].id()));
+            let gone: Vec<usize> = slice.slots().filter(is_gone).collect();
             if gone.is_empty() {
                 continue;
             }
@@ -456,13 +456,14 @@ mod tests {
         let mut frames = Frames::new(2);
         for tick in 1..=5 + SILENT_TICKS as u64 {
             if tick <= 5 {
-                // One stays, one goes with this tick, and one would have gone with the next.
-                let theirs = [seen(1, OTHER), seen(2, OWN), seen(3, OWN)];
+                // One stays, one goes with this tick, one would have gone with the next, and one leaves the world later,
+                // elsewhere, and comes back.
+                let theirs = [seen(1, OTHER), seen(2, OWN), seen(3, OWN), seen(4, OTHER)];
                 let mut theirs = Frame::of_seen(OTHER, tick, &theirs);
                 theirs.keyframe = theirs.now.clone();
                 frames.push(Arc::new(theirs));
             }
-            let own: &[Seen] = if tick > 5 { &[seen(2, OWN)] } else { &[] };
+            let own: &[Seen] = if tick > 5 { &[seen(2, OWN), seen(4, OWN)] } else { &[] };
             frames.push(Arc::new(Frame::of_seen(OWN, tick, own)));
             frames.note_silent(OWN);
             let silent = tick == 5 + SILENT_TICKS as u64;
@@ -471,13 +472,13 @@ mod tests {
                 let mut near = Vec::new();
                 frames.near((1_000, 1_000), 100, |seen, _| near.push(seen.id.number()));
                 near.sort_unstable();
-                assert_eq!((near, frames.count_in(CellKey::default())), (vec![1, 2, 3], 3), "nobody twice");
+                assert_eq!((near, frames.count_in(CellKey::default())), (vec![1, 2, 3, 4], 4), "nobody twice");
             }
         }
         let tick = 5 + SILENT_TICKS as u64;
         let live = |frame: &Frame| frame.now.iter().filter(|plain| plain.id() != 0).count();
         let shown: Vec<_> = frames.shown_at(tick).map(|frame| (frame.tick, live(frame), frame.index.len())).collect();
-        assert_eq!(shown, [(tick, 1, 1), (5, 2, 2)]);
+        assert_eq!(shown, [(tick, 2, 2), (5, 2, 2)]);
         let back = Frame::of_seen(OTHER, tick, &[seen(1, OTHER), seen(3, OTHER)]);
         frames.push(Arc::new(back));
         frames.note_silent(OWN);
