@@ -427,8 +427,9 @@ impl Trader {
             TradeStep::Ended => {
                 self.counts.trades += u64::from(news.refusal == Refusal::None);
                 self.trading = None;
-                // A confirmation without an order behind it is answered by nobody.
-                let is_confirmation = |pending: &&mut Pending| pending.request.is_none() && !pending.loot;
+                // A confirmation without an order behind it is answered by nobody. Who asks already is answered once.
+                let is_confirmation =
+                    |pending: &&mut Pending| pending.request.is_none() && !pending.loot && !pending.asking;
                 self.pending.iter_mut().filter(is_confirmation).for_each(|pending| pending.lost = true);
             }
             _ => (),
