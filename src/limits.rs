@@ -282,6 +282,9 @@ pub const GOODS_PART_ENTRIES: usize = 256;
 pub const GOODS_MESSAGES_MAX: usize = 4;
 /// Answers to an earlier session that a client hears after its Welcome. More are dropped: the client asks again.
 pub const EARLY_MESSAGES_MAX: usize = 8;
+/// Words of an entity that a session holds until those before them came: two shards tell it what one would have told in order,
+/// and the first of them stands still. More than these end the session.
+pub const EARLY_WORDS_MAX: usize = 64;
 /// Coins that a development character begins with.
 pub const START_COINS: u32 = 1_000;
 /// Items that a development character begins with.

@@ -434,7 +434,8 @@ mod tests {
     /// A session's word that anybody can tell apart.
     fn word(slot: u16, number: u64) -> PrivateEvent {
         let session = SessionRef { lane: 1, slot, generation: 1 };
-        PrivateEvent { session, word: Word::Answer { stream: Stream::World, number, refusal: Refusal::None } }
+        let word = Word::Answer { stream: Stream::World, number, refusal: Refusal::None };
+        PrivateEvent { session, number: number as u32, word }
     }
 
     #[test]

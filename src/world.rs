@@ -424,16 +424,15 @@ impl World {
             }
             _ => unreachable!("an effect has the target that its kind needs"),
         }
-        let session = player.session;
-        self.give(session, frames);
+        self.private.extend(self.given.words.drain(..).map(|word| player.whisper(word)));
+        self.give(frames);
         true
     }
 
-    /// Passes on what one player gave out.
-    fn give(&mut self, session: SessionRef, frames: &Frames) {
+    /// Passes on what one player gave out, but for its words.
+    fn give(&mut self, frames: &Frames) {
         let mut given = std::mem::take(&mut self.given);
         self.orders.append(&mut given.orders);
-        self.private.extend(given.words.drain(..).map(|word| PrivateEvent { session, word }));
         given.effects.drain(..).for_each(|effect| self.send(effect, frames));
         self.given = given;
     }
@@ -646,7 +645,7 @@ impl World {
     fn obey(&mut self, entity: EntityId, number: u64, request: Request, frames: &Frames) {
         let (tick, stream) = (self.tick, request.stream());
         let player = self.players.get_mut(entity).expect("the caller found it");
-        let (session, given) = (player.session, &mut self.given);
+        let given = &mut self.given;
         let done = match request {
             // Guests own nothing.
             _ if player.guest && is_about_trade(&request) => Err(Refusal::NotNow),
@@ -675,7 +674,8 @@ impl World {
         if done.is_err() || stream == Stream::World {
             self.private.push(player.answer(stream, number, done.err().unwrap_or(Refusal::None)));
         }
-        self.give(session, frames);
+        self.private.extend(given.words.drain(..).map(|word| player.whisper(word)));
+        self.give(frames);
     }
 
     /// Third part of a tick: the players move. Without `rows` changed characters stay dirty and only those that go are
@@ -702,7 +702,7 @@ impl World {
         }
         (self.players, self.given) = (players, given);
         // What is left to give are the ends of trades.
-        self.give(SessionRef::default(), frames);
+        self.give(frames);
         while let Some(id) = self.gone.pop() {
             let player = self.players.remove(id).expect("it was just here");
             player.body.place.into_iter().for_each(|place| self.slices.leave(place));

@@ -20,7 +20,7 @@ use crate::world::{Decree, World};
 /// First bytes of every segment.
 pub const FILE_MARK: [u8; 16] = *b"RINGSHARD FLIGHT";
 /// Raise it when anything here changes its bytes.
-pub const FORMAT: u32 = 8;
+pub const FORMAT: u32 = 9;
 /// Bytes of an entry's header: length u32, kind u8, three zeroes, tick u64, both checksums u32.
 const HEADER_BYTES: usize = 24;
 

@@ -10,9 +10,9 @@ use std::mem::offset_of;
 use crate::goods::GoodsNews;
 use crate::ids::{EntityId, FINE_SHIFT, SessionRef, ShardId};
 use crate::limits::{
-    BODIES_PER_TICK_MAX, COMMANDS_PER_TICK_MAX, GOODS_MESSAGES_MAX, PINGS_PER_DRAIN_MAX, REQUESTS_AHEAD_MAX,
-    REQUESTS_HELD_MAX, REQUESTS_PER_TICK_MAX, RESPONSES_WAITING_MAX, SESSION_BYTES_PER_S_MAX, TICK_HZ,
-    TICKS_AT_ONCE_MAX,
+    BODIES_PER_TICK_MAX, COMMANDS_PER_TICK_MAX, EARLY_WORDS_MAX, GOODS_MESSAGES_MAX, PINGS_PER_DRAIN_MAX,
+    REQUESTS_AHEAD_MAX, REQUESTS_HELD_MAX, REQUESTS_PER_TICK_MAX, RESPONSES_WAITING_MAX, SESSION_BYTES_PER_S_MAX,
+    TICK_HZ, TICKS_AT_ONCE_MAX,
 };
 use crate::net::acks::{Arrival, Fate, SentPacket};
 use crate::net::body::{BodyError, BodyReader, BodyWriter, Commands, FLAG_PACKED, PONG_MARKER, Section, kind};
@@ -217,6 +217,10 @@ pub struct Session {
     pub flow: Flow,
     /// What its client must still hear of its goods.
     goods: GoodsNews,
+    /// Words that it heard of its entity, wrapping.
+    words: u32,
+    /// Later ones, by number: those before them come from a shard that is late.
+    early_words: Vec<(u32, Word)>,
     outdated: Outdated,
 }
 
@@ -245,6 +249,8 @@ impl Session {
             applied_sent: 0,
             shown_tick: 0,
             goods: GoodsNews::default(),
+            words: 0,
+            early_words: Vec::new(),
             outdated: Outdated::default(),
             closing: None,
         }
@@ -543,9 +549,25 @@ impl Session {
         self.reliable.send(ChannelKind::Ordered, welcome.encode()).is_ok()
     }
 
-    /// Hears what its entity has to say in private. False: the peer is to be cut as slow.
+    /// Hears what its entity has to say in private, and passes on what is next. False: the peer is to be cut as slow.
     #[must_use]
-    pub fn hear_word(&mut self, word: Word) -> bool {
+    pub fn hear_word(&mut self, number: u32, word: Word) -> bool {
+        let ahead = |number: u32| number.wrapping_sub(self.words);
+        let place = self.early_words.partition_point(|&(early, _)| ahead(early) < ahead(number));
+        self.early_words.insert(place, (number, word));
+        while let Some(&(number, word)) = self.early_words.first()
+            && number == self.words
+        {
+            self.early_words.remove(0);
+            self.words = number.wrapping_add(1);
+            if !self.tell_word(word) {
+                return false;
+            }
+        }
+        self.early_words.len() <= EARLY_WORDS_MAX
+    }
+
+    fn tell_word(&mut self, word: Word) -> bool {
         match word {
             Word::Answer { stream, number, refusal } => {
                 let response = Response { stream: stream.wire(), number, refusal, durable: false, thing: None };

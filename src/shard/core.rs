@@ -743,7 +743,7 @@ impl Core {
             self.wait_for_lane(Waiting::Word(event));
             return;
         }
-        let kept = self.entry_mut(event.session).is_none_or(|entry| entry.session.hear_word(event.word));
+        let kept = self.entry_mut(event.session).is_none_or(|entry| entry.session.hear_word(event.number, event.word));
         if !kept {
             self.close(event.session, Close::Slow);
         }

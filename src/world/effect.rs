@@ -272,6 +272,8 @@ pub enum Word {
 pub struct PrivateEvent {
     /// For whom.
     pub session: SessionRef,
+    /// How many words it was told before, wrapping: after a handoff two shards tell it, and either may be late.
+    pub number: u32,
     /// What.
     pub word: Word,
 }

@@ -190,6 +190,8 @@ pub struct Player {
     pub discarded: u16,
     /// Ordinal of the newest request that it took, by stream.
     pub taken: [u16; Stream::COUNT],
+    /// Words that its session was told, wrapping.
+    pub words: u32,
     /// First tick in which it may show an emote again.
     pub emote_tick: u64,
     /// First tick in which it may wave again.
@@ -228,6 +230,7 @@ impl Player {
             lag: Lag::default(),
             discarded: 0,
             taken: [0; Stream::COUNT],
+            words: 0,
             emote_tick: 0,
             wave_tick: 0,
             waving: None,
@@ -258,7 +261,7 @@ impl Player {
             .add(u64::from(self.lost) << 16 | u64::from(self.lag.ticks) << 8 | u64::from(self.lag.least))
             .add(u64::from(self.discarded));
         let [world, goods] = self.taken.map(u64::from);
-        digest.add(world << 16 | goods);
+        digest.add(u64::from(self.words) << 32 | world << 16 | goods);
         digest.add(self.emote_tick).add(self.wave_tick).add(u64::from(self.sequence));
         digest.add_option(self.waving, |digest, (number, tick)| digest.add(number).add(tick));
         self.dealings.digest(&mut digest);

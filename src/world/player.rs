@@ -173,13 +173,15 @@ impl Player {
     }
 
     /// What its session is told of a request.
-    pub fn answer(&self, stream: Stream, number: u64, refusal: Refusal) -> PrivateEvent {
+    pub fn answer(&mut self, stream: Stream, number: u64, refusal: Refusal) -> PrivateEvent {
         self.whisper(Word::Answer { stream, number, refusal })
     }
 
-    /// A word for its session alone.
-    pub fn whisper(&self, word: Word) -> PrivateEvent {
-        PrivateEvent { session: self.session, word }
+    /// A word for its session alone, which hears it after all that came before.
+    pub fn whisper(&mut self, word: Word) -> PrivateEvent {
+        let number = self.words;
+        self.words = number.wrapping_add(1);
+        PrivateEvent { session: self.session, number, word }
     }
 
     /// An emote as everybody near sees it.

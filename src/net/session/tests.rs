@@ -288,3 +288,22 @@ fn a_body_that_is_dropped_has_changed_nothing() {
     assert_eq!(talk.hand_over(&body[..body.len() - 12]), Ok(()), "its sequence was not used up either");
     assert_eq!((talk.session.pings, talk.inputs[0].inputs.len()), (1, 1));
 }
+
+#[test]
+fn words_are_passed_on_in_their_order_whichever_shard_is_late() {
+    let word = |number| Word::Answer { stream: Stream::World, number, refusal: Refusal::None };
+    let mut talk = Talk::new(false);
+    talk.session.words = u32::MAX - 1;
+    let waiting = |talk: &Talk| talk.session.early_words.iter().map(|&(number, _)| number).collect::<Vec<_>>();
+    for (number, left) in
+        [(0, vec![0]), (u32::MAX, vec![u32::MAX, 0]), (2, vec![u32::MAX, 0, 2]), (u32::MAX - 1, vec![2]), (1, vec![])]
+    {
+        assert!(talk.session.hear_word(number, word(u64::from(number))));
+        assert_eq!(waiting(&talk), left);
+    }
+    let responses = (0..3).flat_map(|_| talk.responses());
+    let heard: Vec<u64> = responses.map(|(_, number, _)| number).collect();
+    assert_eq!(heard, [u64::from(u32::MAX) - 1, u64::from(u32::MAX), 0, 1, 2]);
+    let mut kept = (4..).map(|number| talk.session.hear_word(number, word(0)));
+    assert_eq!(kept.position(|kept| !kept), Some(EARLY_WORDS_MAX), "it waits for a bounded number");
+}

@@ -197,6 +197,7 @@ fn what_waits_for_a_lane_without_end_ends_its_sessions_and_nothing_else() {
     let nobody = SessionRef { slot: 9, ..concerned };
     let word = |session: SessionRef| PrivateEvent {
         session,
+        number: 0,
         word: Word::Answer { stream: Stream::World, number: 1, refusal: Refusal::None },
     };
     (0..LANE_WAITING_MAX).for_each(|_| core.hear_private(word(nobody)));
