@@ -275,11 +275,14 @@ impl Slices {
             for done in 0..wanted {
                 let (mine, others) = rest.split_at(rest.len().div_ceil(wanted - done));
                 rest = others;
-                let slice = free.next().unwrap_or_else(|| self.add(plot, tick));
+                let going_on = free.next();
+                let slice = going_on.unwrap_or_else(|| self.add(plot, tick));
                 self.begin_epoch(slice, mine, tick, bodies);
                 let slice = &mut self.slab[slice as usize];
-                // Never the number of the epoch before it, which somebody may still hold.
-                slice.epoch = if slice.epoch == turned { turned.wrapping_add(1) } else { turned };
+                // Not the number of the epoch before it, which somebody holds: it was steady until the numbers came round. A
+                // slice of this turn has this turn's, since the one that had its place until now may have had any other.
+                let is_held = going_on.is_some() && slice.epoch == turned;
+                slice.epoch = if is_held { turned.wrapping_sub(1) } else { turned };
                 slice.reshaped = reshaped;
             }
         }
@@ -398,6 +401,66 @@ fn curve(x: u16, y: u16) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::goods;
+    use crate::ids::FINE_PER_M;
+    use crate::world::entity::Archetype;
+    use crate::world::movement::Motion;
+    use crate::world::random::{below, random};
+    use std::collections::HashMap;
+
+    /// One thing of a plot, somewhere in it.
+    fn thing(number: u64, at: u32) -> Thing {
+        let motion = Motion { x: (at % 60 + 1) as i32 * FINE_PER_M, y: FINE_PER_M, ..Motion::default() };
+        let body = Body::new(EntityId::thing(number), Archetype::Thing, motion);
+        let thing = goods::Thing { number, kind: 1, x: motion.x, y: motion.y, end_tick: u64::MAX };
+        Thing { body, thing, taken: None, sequence: 0 }
+    }
+
+    #[test]
+    fn a_slice_with_the_number_of_another_one_has_another_epoch() {
+        let (mut slices, mut things, mut frame) = (Slices::default(), Table::<Thing>::default(), Frame::default());
+        let (mut players, mut npcs) = (Table::default(), Table::default());
+        // By place in the plot and epoch: when it was shown last, and its keyframe as far as clients hold it.
+        let mut held: HashMap<(u16, u8), (u64, Vec<wire::EntityPlain>)> = HashMap::new();
+        let (mut next, mut reused) = (0, 0);
+        for tick in 1..40 * KEYFRAME_TICKS {
+            let draw = |n: u64, bound: u32| below(random(1, EntityId::NONE, tick, n), bound);
+            let bodies = &mut Bodies { players: &mut players, npcs: &mut npcs, things: &mut things };
+            slices.turn(tick, bodies);
+            if draw(0, 24) == 0 {
+                let wanted = 30 + draw(1, 90) as usize;
+                while things.len() > wanted {
+                    let id = things.order()[draw(2 + things.len() as u64, things.len() as u32) as usize].0;
+                    let gone = things.remove(id).expect("it is there");
+                    slices.leave(gone.body.place.expect("it was shown"));
+                }
+                for _ in things.len()..wanted {
+                    let mut thing = thing(next, draw(1_000 + next, 1_000));
+                    slices.join(&mut thing.body, tick);
+                    things.insert(thing);
+                    next += 1;
+                }
+            }
+            for thing in things.iter_mut() {
+                // They move, or their slices would be steady.
+                thing.body.motion.y = FINE_PER_M + (tick % 50) as i32 * FINE_PER_M / 8;
+                slices.look(&thing.body, tick);
+            }
+            slices.show(&mut frame, ShardId(0), &[things.order()]);
+            for head in &frame.slices {
+                let keyframe = &frame.keyframe[head.slots()];
+                let (seen, before) = held.entry((head.part, head.epoch)).or_default();
+                if *seen + KEYFRAME_TICKS * 2 >= tick {
+                    let same = before.iter().zip(keyframe).all(|(before, now)| before.0 == now.0);
+                    assert!(same, "tick {tick}: slice {} has epoch {} again", head.part, head.epoch);
+                } else {
+                    reused += 1;
+                }
+                (*seen, *before) = (tick, keyframe.to_vec());
+            }
+        }
+        assert!(reused > 60, "{reused} epochs");
+    }
 
     #[test]
     fn the_curve_goes_through_all_places_step_by_step() {
