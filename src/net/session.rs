@@ -132,6 +132,8 @@ pub struct Sight<'a> {
     pub shown: &'a [&'a Frame],
     /// That tick.
     pub tick: u64,
+    /// Says which older frames of silent shards are among them; 0: none.
+    pub stale: u32,
     /// How far clients see.
     pub radii: Radii,
     /// How often far things are shown.
@@ -207,6 +209,8 @@ pub struct Session {
     pub reference: SessionRef,
     /// Who connected.
     pub client_id: u64,
+    /// [`Sight::stale`] of the tick that it showed last.
+    shown_stale: u32,
     share: TickShare,
     streams: [RequestStream; Stream::COUNT],
     reliable: Reliable,
@@ -248,6 +252,7 @@ impl Session {
             flow: Flow::new(SESSION_BYTES_PER_S_MAX),
             applied_sent: 0,
             shown_tick: 0,
+            shown_stale: 0,
             goods: GoodsNews::default(),
             words: 0,
             early_words: Vec::new(),
@@ -630,9 +635,10 @@ impl Session {
         self.flow.hear(self.reliable.take_fates());
     }
 
-    /// Whether it may show a tick: none before those that it showed, wherever that was.
-    pub fn may_show(&self, tick: u64) -> bool {
-        tick >= self.shown_tick
+    /// Whether it may show a tick: none before those that it showed, wherever that was, and that one again only as it was: a
+    /// client takes all bodies of a tick for one picture.
+    pub fn may_show(&self, tick: u64, stale: u32) -> bool {
+        tick > self.shown_tick || (tick == self.shown_tick && stale == self.shown_stale)
     }
 
     /// Whether a body leaves now: an answer to a ping or a farewell at once; a snapshot when there is news of the
@@ -685,7 +691,7 @@ impl Session {
         let after = if self.shown_tick == 0 { sight.tick - 1 } else { self.shown_tick };
         let (seen, place) = ((after, sight.tick), (from, told.home.space));
         scratch.events_unsent += write_events(sight.frames, seen, place, sight.radii.enter, body);
-        self.shown_tick = sight.tick;
+        (self.shown_tick, self.shown_stale) = (sight.tick, sight.stale);
         if !self.flow.holds_a_body() {
             return;
         }

@@ -812,7 +812,15 @@ impl Core {
         }
         let (send_hz, pace) = (ladder.step().send_hz(rules.rates.send_hz), ladder.step().pace());
         let rates = Rates { send_hz, ..rules.rates };
-        let sight = Sight { frames, shown: &shown[..count], tick, radii: rules.radii, pace, rates };
+        let sight = Sight {
+            frames,
+            shown: &shown[..count],
+            tick,
+            stale: frames.stale_at(tick),
+            radii: rules.radii,
+            pace,
+            rates,
+        };
         due.reserve(active.len());
         for (at, &reference) in active.iter().enumerate() {
             if let Some(ahead) = active.get(at + PULSES_AHEAD) {
@@ -822,7 +830,7 @@ impl Core {
             let session = &entry.session;
             let here = session.told_by == shard && session.told_tick == now_tick;
             let is_due = (whom == Whom::Rest || here) && session.is_due(now_tick, send_hz);
-            if is_due && session.may_show(tick) && entry.may_answer {
+            if is_due && session.may_show(tick, sight.stale) && entry.may_answer {
                 due.push((session.turn, reference));
             }
         }

@@ -183,18 +183,36 @@ impl Node {
         }
     }
 
-    /// The tick of every shard, in lockstep but for those that stand still. `send` gets each session's body.
+    /// The tick of every shard, in lockstep but for those that stand still. Who runs again is too late for the others: they
+    /// showed the tick without it. `send` gets each session's body.
     pub fn step(&mut self, tick: u64, mut send: impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize)) {
-        let shards: Vec<usize> = (0..self.cores.len()).filter(|&shard| self.runs(shard, tick)).collect();
+        let running = (0..self.cores.len()).filter(|&shard| self.runs(shard, tick));
+        let (punctual, late): (Vec<usize>, Vec<usize>) = running.partition(|&shard| self.ran[shard].0 + 1 == tick);
+        let missing = self.cores.len() - punctual.len() - late.len();
+        let missing =
+            missing + self.step_together(tick, &punctual, &mut send) + self.step_together(tick, &late, &mut send);
+        if missing > 0 {
+            self.uneven = tick;
+        }
+        self.obey_ladders();
+    }
+
+    /// The tick of some shards; gives back how many parcels they missed.
+    fn step_together(
+        &mut self,
+        tick: u64,
+        shards: &[usize],
+        send: &mut impl FnMut(SessionRef, &mut dyn FnMut(&mut [u8]) -> usize),
+    ) -> usize {
         let Node { cores, mesh, carriers, .. } = self;
-        let mut missing = cores.len() - shards.len();
-        for &at in &shards {
+        let mut missing = 0;
+        for &at in shards {
             let core = &mut cores[at];
             core.pass_requests();
             mesh[at].give_inputs(tick, &mut core.inputs);
             core.begin(tick);
         }
-        for &at in &shards {
+        for &at in shards {
             let core = &mut cores[at];
             let mut mine = std::mem::take(&mut core.inputs[at]);
             core.take_inputs(ShardId(at as u8), &mine);
@@ -207,7 +225,7 @@ impl Node {
             core.publish(&mut outs);
             core.hear(mesh[at].give_outcomes(outs));
         }
-        for &at in &shards {
+        for &at in shards {
             missing += self.mesh[at].take_outcomes(tick, || false, |parcel| self.cores[at].hear(parcel)) as usize;
             self.take_posts(at, tick);
             let core = &mut self.cores[at];
@@ -227,10 +245,7 @@ impl Node {
             let busy_ns = sent_ns + stepped_ns + (turns - turns_before) * cost::TURN_NS;
             core.ladder.note(tick - last, Spent::alone(self.slowdown * busy_ns));
         }
-        if missing > 0 {
-            self.uneven = tick;
-        }
-        self.obey_ladders();
+        missing
     }
 
     /// As the host does: what the ladders ask of the whole node is made so.

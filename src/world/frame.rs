@@ -16,6 +16,7 @@ use crate::net::wire;
 use crate::world::boxes::Boxes;
 use crate::world::entity::WIRE_MARGIN;
 use crate::world::events::PublicEvent;
+use crate::world::random::mix;
 
 /// One slice in a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -346,6 +347,12 @@ impl Frames {
         })
     }
 
+    /// Says which older frames are among those shown at a tick; 0: none, mostly.
+    pub fn stale_at(&self, tick: u64) -> u32 {
+        let stale = self.shown_at(tick).filter(|frame| frame.tick != tick);
+        stale.fold(0, |said, frame| mix(u64::from(said) ^ frame.tick << 8 ^ u64::from(frame.shard.0)) as u32)
+    }
+
     /// The newest frames that are newer than one of them; whom they show is no longer where that one shows it.
     fn newer_than(&self, frame: &Frame) -> impl Iterator<Item = &Frame> {
         self.newest().filter(move |other| other.tick > frame.tick)
@@ -476,6 +483,7 @@ mod tests {
             }
         }
         let tick = 5 + SILENT_TICKS as u64;
+        assert!(frames.stale_at(tick) != 0);
         let live = |frame: &Frame| frame.now.iter().filter(|plain| plain.id() != 0).count();
         let shown: Vec<_> = frames.shown_at(tick).map(|frame| (frame.tick, live(frame), frame.index.len())).collect();
         assert_eq!(shown, [(tick, 2, 2), (5, 2, 2)]);
@@ -483,6 +491,7 @@ mod tests {
         frames.push(Arc::new(back));
         frames.note_silent(OWN);
         assert_eq!(frames.shown_at(tick).map(|frame| frame.tick).collect::<Vec<_>>(), [tick, tick], "it runs again");
+        assert_eq!(frames.stale_at(tick), 0, "the same tick has another picture now");
     }
 
     #[test]
