@@ -14,8 +14,8 @@ use toml::de::{DeTable, DeValue};
 
 use crate::exit::{Code, Failure};
 use crate::io::Backend;
-use crate::ladder::Step;
 use crate::limits::SHARDS_MAX;
+use crate::realm::ladder::Step;
 use keys::{KEYS, Key};
 
 /// The file that is read where no `--config` names another.

@@ -22,11 +22,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::{self, Config};
 use crate::exit::{Code, Failure};
 use crate::flight::folder::FlightFolder;
-use crate::ids::{CellKey, ShardId};
 use crate::keeper::KeeperView;
-use crate::ladder::{Common, STEPS, Step};
 use crate::limits::{CONTROL_COMMANDS_MAX, CONTROL_POLL_MS, CONTROL_REPORTS_MAX};
-use crate::net::session::Rates;
+use crate::realm::ladder::{Common, STEPS, Step};
+use crate::realm::sessions::session::Rates;
+use crate::wire::ids::{CellKey, ShardId};
 use live::{LiveForm, LiveView};
 use status::Board;
 

@@ -40,8 +40,8 @@ pub use rocks::{RocksDisk, StoreMemory};
 pub use store::{Proven, Store};
 pub use writer::{KeeperCounters, KeeperHandle, KeeperMemory, KeeperQueues, KeeperView};
 
-use crate::goods::{Asked, GoodsNews, Refusal, Settled};
-use crate::ids::{EntityId, SessionRef, ShardId};
+use crate::wire::goods::{Asked, GoodsNews, Refusal, Settled};
+use crate::wire::ids::{EntityId, SessionRef, ShardId};
 
 /// What is durable about one character.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

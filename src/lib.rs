@@ -2,22 +2,20 @@
 //!
 //! The modules in reading order; `src/ARCHITECTURE.md` is the map.
 
-pub mod goods;
-pub mod ids;
-pub mod ladder;
 pub mod limits;
 pub mod planted;
 
+pub mod wire;
+
 pub mod world;
 
-pub mod net;
+pub mod realm;
 
 pub mod clock;
 pub mod executor;
 pub mod flight;
 pub mod io;
 pub mod keeper;
-pub mod mesh;
 pub mod shard;
 pub mod sim;
 

@@ -31,17 +31,18 @@ use crate::clock::{Clock, unix_s};
 use crate::control::{ControlCommand, CostUs, LadderReport, PHASES, PlayerRow, ShardReport};
 use crate::executor;
 use crate::flight::folder::Progress;
-use crate::ids::{FINE_PER_M, ShardId};
 use crate::io::{Backend, Event, PacketConfig, Packets};
 use crate::keeper::{KeeperAnswer, KeeperCommand};
 use crate::limits::{
     BODY_BYTES_MAX, LANES, MEETING_WAIT_US, RECORD_OVERRUN_TICKS, SILENT_GRACE_TICKS, SILENT_TICKS, TICK_HZ,
 };
-use crate::mesh::{Carrier, MeshEnd};
-use crate::net::handshake::{Arrival, HandshakeConfig};
-use crate::net::messages::Close;
-use crate::net::stream::LENGTH_BYTES;
+use crate::realm::mesh::{Carrier, MeshEnd};
 use crate::sys;
+use crate::wire::generated::tables::Close;
+use crate::wire::ids::ShardId;
+use crate::wire::transport::handshake::{Arrival, HandshakeConfig};
+use crate::wire::transport::stream::LENGTH_BYTES;
+use crate::wire::units::FINE_PER_M;
 use crate::world::parcel::InputParcel;
 use crate::world::{Decree, DecreeKind, World};
 
@@ -469,7 +470,7 @@ impl Shard {
         core.send_due(whom, |session, write| match links.outgoing(session) {
             Some(Outgoing::Udp { connection, address }) => {
                 if connection.needs_keep_alive() {
-                    let mut alive = [0; crate::net::packet::CONTROL_BYTES_MAX];
+                    let mut alive = [0; crate::wire::transport::packet::CONTROL_BYTES_MAX];
                     let length = keep_alive(connection, session, tick, &mut alive);
                     packets.send_datagram(session.lane, address, |space| {
                         space[..length].copy_from_slice(&alive[..length]);

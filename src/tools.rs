@@ -25,16 +25,16 @@ use crate::control::client;
 use crate::exit::{Code, Failure, say};
 use crate::flight::folder;
 use crate::flight::replay::{Moment, Request};
-use crate::ids::{EntityId, IdClass};
 use crate::keeper::{
     CharacterView, ItemStep, LedgerView, StoreError, check, inspect_item, inspect_ledger, inspect_views,
 };
 use crate::limits::TOKEN_BYTES;
-use crate::net::body::{BodyWriter, kind};
-use crate::net::stream::{LENGTH_BYTES, write_frame};
-use crate::net::token::{ConnectToken, DEV_KEY, TokenGrant, TokenSecrets, UserData};
-use crate::net::wire;
 use crate::sys;
+use crate::wire::body::{BodyWriter, kind};
+use crate::wire::generated::structs;
+use crate::wire::ids::{EntityId, IdClass};
+use crate::wire::transport::stream::{LENGTH_BYTES, write_frame};
+use crate::wire::transport::token::{ConnectToken, DEV_KEY, TokenGrant, TokenSecrets, UserData};
 
 /// Seconds of silence after which a session ends.
 pub const TIMEOUT_S: i32 = 10;
@@ -123,10 +123,10 @@ pub fn frame(args: &FrameArgs, json: bool) -> Result<(), Failure> {
 /// A body that can be repeated for ever: its command is for "the next tick".
 fn constant_body(kind: FrameKind) -> Vec<u8> {
     let mut out = [0; 64];
-    let mut body = BodyWriter::client(&mut out, wire::ClientHeader::new(0, 0, 0, 0, 0));
+    let mut body = BodyWriter::client(&mut out, structs::ClientHeader::new(0, 0, 0, 0, 0));
     let written = match kind {
         FrameKind::Ping => body.section(kind::PING, &[]),
-        _ => body.commands(0, [wire::Command::new(0, 127, 0, 0, 0, 0)].into_iter()),
+        _ => body.commands(0, [structs::Command::new(0, 127, 0, 0, 0, 0)].into_iter()),
     };
     assert!(written, "one small section fits");
     let length = body.finish();

@@ -31,12 +31,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::goods::{Order, OrderKind, Settled};
-use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
 use crate::limits::{UNHEARD_EVERY_TICKS, UNHEARD_OFTEN_TICKS, UNHEARD_TICKS};
-use crate::net::message::{Request, Stream};
-use crate::net::{messages::Refusal, wire};
 use crate::planted::{Bug, planted};
+use crate::wire::generated::structs;
+use crate::wire::generated::tables::Refusal;
+use crate::wire::goods::{Order, OrderKind, Settled};
+use crate::wire::ids::{CellKey, EntityId, SessionRef, ShardId};
+use crate::wire::messages::{Request, Stream};
 use cut::{CutMap, LaneMap};
 use effect::{Birth, Effect, EffectKind, Joining, PrivateEvent, Target, TradeEffect};
 use entity::{Archetype, Body, Leaving, Npc, Player, Spawner, Thing};
@@ -73,7 +74,7 @@ pub struct WorldConfig {
     /// First tick of this run.
     pub start_tick: u64,
     /// What lies on the ground at the start.
-    pub things: Arc<[crate::goods::Thing]>,
+    pub things: Arc<[crate::wire::goods::Thing]>,
 }
 
 /// A change that no entity owns, the same for all shards, in force from a tick on.
@@ -505,7 +506,7 @@ impl World {
         let (own_x, own_y) = body.grid();
         body.attention = direction(x - own_x, y - own_y);
         body.attention_until = self.tick + ATTENTION_TICKS;
-        let event = wire::Event::new(source.0, target.0, self.tick as u32, EVENT_WAVE, 0);
+        let event = structs::Event::new(source.0, target.0, self.tick as u32, EVENT_WAVE, 0);
         self.events.push(PublicEvent::new(self.config.seed, body.spot(), event));
         true
     }
@@ -869,7 +870,7 @@ pub fn roll_hash(hash: u64, tick: u64, entities: u64, effects: u64) -> u64 {
 }
 
 /// A thing as it lies on the ground.
-fn lay(thing: &crate::goods::Thing, land: &Land) -> Thing {
+fn lay(thing: &crate::wire::goods::Thing, land: &Land) -> Thing {
     let motion = Motion::standing(land, thing.x, thing.y, 0);
     let body = Body::new(EntityId::thing(thing.number), Archetype::Thing, motion);
     Thing { body, thing: *thing, taken: None, sequence: 0 }

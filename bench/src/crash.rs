@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use ringshard::exit::{Code, Failure, say};
-use ringshard::ids::EntityId;
+use ringshard::wire::ids::EntityId;
 use ringshard::world::random::{below, random};
 
 use crate::node::{Server, Work, server_program};

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use hdrhistogram::Histogram;
 use ringshard::exit::{Code, Failure, say};
-use ringshard::goods::{Asked, Offer, Order, OrderId, OrderKind, Refusal};
-use ringshard::ids::{EntityId, ShardId};
 use ringshard::keeper::{
     Desk, DeskRules, KeeperAnswer, KeeperCommand, KeeperHandle, KeeperQueues, RocksDisk, Store, StoreError, check,
 };
+use ringshard::wire::goods::{Asked, Offer, Order, OrderId, OrderKind, Refusal};
+use ringshard::wire::ids::{EntityId, ShardId};
 use serde::Serialize;
 
 use crate::machine::Provenance;

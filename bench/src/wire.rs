@@ -10,11 +10,11 @@ use std::time::Instant;
 use clap::Args;
 use ringshard::exit::{Failure, say};
 use ringshard::limits::BODY_BYTES_MAX;
-use ringshard::net::body::{BodyReader, Commands, kind};
-use ringshard::net::client::{ClientOptions, ClientSession};
-use ringshard::net::packet::{Envelope, PacketKind, Side};
-use ringshard::net::slice::{decode_delta, encode_delta};
-use ringshard::net::wire::{Command, EntityPlain};
+use ringshard::wire::body::{BodyReader, Commands, kind};
+use ringshard::wire::client::{ClientOptions, ClientSession};
+use ringshard::wire::generated::structs::{Command, EntityPlain};
+use ringshard::wire::slice::{decode_delta, encode_delta};
+use ringshard::wire::transport::packet::{Envelope, PacketKind, Side};
 use serde_json::json;
 
 use crate::machine::Provenance;

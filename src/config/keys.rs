@@ -9,11 +9,11 @@ use std::path::PathBuf;
 
 use super::{Config, Draft, Raw};
 use crate::io::Backend;
-use crate::ladder::Step;
 use crate::limits::{
     NPCS_MAX, RECORD_MEGABYTES_MAX, SERVER_ADDRESSES_MAX, SESSION_BYTES_PER_S_MAX, SESSION_BYTES_PER_S_MIN, SHARDS_MAX,
     TICK_HZ,
 };
+use crate::realm::ladder::Step;
 
 /// One configuration key.
 pub(super) struct Key {

@@ -19,13 +19,13 @@ use crate::clock::unix_s;
 use crate::config::{Config, Tunable};
 use crate::exit::{Code, Failure};
 use crate::flight::folder::{FlightFolder, Reason};
-use crate::ids::{CellKey, ShardId};
 use crate::io::Backend;
 use crate::keeper::{KeeperCounters, KeeperMemory, KeeperView};
-use crate::ladder::{self, Common, Step};
 use crate::limits::{LANES, TUNED_KEPT_MAX};
-use crate::net::session::Rates;
+use crate::realm::ladder::{self, Common, Step};
+use crate::realm::sessions::session::Rates;
 use crate::sys;
+use crate::wire::ids::{CellKey, ShardId};
 use crate::world::land::LAND_CELLS;
 
 /// The state of a node.

@@ -9,8 +9,8 @@
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 
-use crate::goods::Settled;
-use crate::ids::ShardId;
+use crate::wire::goods::Settled;
+use crate::wire::ids::ShardId;
 use crate::world::effect::{Effect, Joining};
 use crate::world::frame::{Frames, Seen};
 use crate::world::parcel::{Handoffs, InputParcel, Merged, OutcomeParcel};

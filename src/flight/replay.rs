@@ -12,7 +12,8 @@ use super::record::{
     Damage, Done, Entries, FORMAT, Fault, Given, Head, Kind, Outside, Parcel, Snapshot, Taken, TickEntry,
 };
 use crate::exit::Failure;
-use crate::ids::{EntityId, FINE_PER_M, ShardId};
+use crate::wire::ids::{EntityId, ShardId};
+use crate::wire::units::FINE_PER_M;
 use crate::world::cut::CutMap;
 use crate::world::effect::{Effect, Target};
 use crate::world::frame::{Frame, Frames};

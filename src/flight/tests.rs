@@ -10,13 +10,15 @@ use super::folder::{self, FlightFolder, Reason, segment_name};
 use super::record::{Damage, Done, Encoder, Entries, FORMAT, Fault, Head, Kind};
 use super::replay::{self, Report, Request, Segment};
 use crate::exit::Code;
-use crate::ids::{EntityId, GRID_PER_M, ShardId};
 use crate::limits::{PARCELS_MAX, SESSION_BYTES_PER_S_MAX};
-use crate::net::interest::Radii;
-use crate::net::session::Rates;
-use crate::net::token::UserData;
-use crate::net::{self, handshake::Identity};
+use crate::realm::sessions::interest::Radii;
+use crate::realm::sessions::session::Rates;
 use crate::shard::core::{Core, Rules};
+use crate::wire::ids::{EntityId, ShardId};
+use crate::wire::messages;
+use crate::wire::transport::handshake::Identity;
+use crate::wire::transport::token::UserData;
+use crate::wire::units::GRID_PER_M;
 use crate::world::cut::CutMap;
 use crate::world::land::Land;
 use crate::world::movement::{BUTTON_RUN, Command};
@@ -141,7 +143,7 @@ impl Realm {
             let command = Command { yaw, forward: 127, right: 0, buttons: BUTTON_RUN };
             core.inputs[owner].push_commands(entity, told.session, 0, [command].into_iter());
             if tick.is_multiple_of(30) {
-                let (ordinal, request) = (told.taken[0] + 1, net::message::Request::Emote { kind: 1 });
+                let (ordinal, request) = (told.taken[0] + 1, messages::Request::Emote { kind: 1 });
                 let kind = InputKind::Request { ordinal, number: ordinal.into(), request };
                 core.inputs[owner].inputs.push(Input { entity, session: told.session, kind });
             }

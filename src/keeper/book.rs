@@ -7,10 +7,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::goods::{Account, Currency, ItemRef, Refusal};
 use crate::limits::COINS_MAX;
-use crate::net::fast_hash::FastHash;
 use crate::planted::{Bug, planted};
+use crate::wire::fast_hash::FastHash;
+use crate::wire::goods::{Account, Currency, ItemRef, Refusal};
 use crate::world::random::mix;
 
 /// Number of currencies.
@@ -252,7 +252,7 @@ impl Book {
 
     /// Whether one more item fits. What comes back to a mailbox always fits: it has nowhere else to go.
     fn has_room(&self, account: Account) -> Result<(), Refusal> {
-        let is_return = account.shelf() == Some(crate::goods::Shelf::Mailbox);
+        let is_return = account.shelf() == Some(crate::wire::goods::Shelf::Mailbox);
         let most = self.account_items_max.get(usize::from(account.kind())).copied().unwrap_or(usize::MAX);
         let count = self.accounts.get(&account).map_or(0, |holding| holding.items.len());
         let full = count >= most && !is_return && !planted(Bug::NoCapacityCheck);

@@ -11,9 +11,9 @@ use super::disk::Disk;
 use super::store::Store;
 use super::tokens::Tokens;
 use super::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand, StoreError};
-use crate::ids::{SessionRef, ShardId};
 use crate::limits::KEEPER_LIVE_MAX;
 use crate::planted::{Bug, planted};
+use crate::wire::ids::{SessionRef, ShardId};
 
 /// What happened since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

@@ -14,10 +14,10 @@ use super::record::{open_block, open_value, seal_block, seal_value};
 use super::store::{Store, altered, refused};
 use super::tokens::Tokens;
 use super::{Claims, KeeperAnswer, KeeperCommand, StoreError};
-use crate::goods::{Account, Asked, GoodsNews, Order, OrderId, OrderKind, Refusal, Settled, Thing};
-use crate::ids::{EntityId, IdClass, SessionRef, ShardId};
 use crate::limits::{KEEPER_FORGET_ROWS_MAX, START_COINS, START_ITEMS};
 use crate::planted::{Bug, planted};
+use crate::wire::goods::{Account, Asked, GoodsNews, Order, OrderId, OrderKind, Refusal, Settled, Thing};
+use crate::wire::ids::{EntityId, IdClass, SessionRef, ShardId};
 
 /// First bytes of the keys in the ledger's family.
 mod prefix {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::StoreError;
 use super::store::Proven;
-use crate::ids::ShardId;
+use crate::wire::ids::ShardId;
 
 /// A column family.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]

@@ -15,9 +15,9 @@ use super::record::open_block;
 use super::store::{altered, prove, read_realm, read_row, refused, visit_rows};
 use super::tokens::Tokens;
 use super::{CharacterRow, RocksDisk, StoreError};
-use crate::goods::{Account, Currency, OrderId, OrderKind, Refusal};
-use crate::ids::FINE_PER_M;
 use crate::limits::SHARDS_MAX;
+use crate::wire::goods::{Account, Currency, OrderId, OrderKind, Refusal};
+use crate::wire::units::FINE_PER_M;
 
 /// One character as people and scripts read it.
 #[derive(Clone, PartialEq, Serialize, Debug)]

@@ -15,16 +15,16 @@ pub use answers::{Answer, Answers, Known, is_remembered};
 pub use log::Entry;
 
 use super::book::{Book, Leg};
-use crate::goods::{
-    Account, Currency, Dropped, GoodsNews, ItemRef, MailNews, Offer, Order, OrderId, OrderKind, Refusal, Shelf, Thing,
-};
-use crate::ids::{CellKey, EntityId, IdClass};
 use crate::limits::{
     ACCOUNT_ITEMS_MAX, ANSWERS_KEPT, CELL_THINGS_MAX, COINS_MAX, DEED_COINS, EXPIRED_LOOKED_AT_MAX,
     EXPIRED_PER_CLOCK_MAX, MAIL_TICKS, MAILS_MAX, MAILS_PER_SENDER_MAX, POSTAGE_COINS, RECENT_ORDERS_MAX, THING_TICKS,
     THINGS_MAX,
 };
 use crate::planted::{Bug, planted};
+use crate::wire::goods::{
+    Account, Currency, Dropped, GoodsNews, ItemRef, MailNews, Offer, Order, OrderId, OrderKind, Refusal, Shelf, Thing,
+};
+use crate::wire::ids::{CellKey, EntityId, IdClass};
 use crate::world::random::{Digest, mix};
 
 /// Ticks that a mail may wait beyond its end before that counts as a break.

@@ -62,8 +62,8 @@ fn first_damage(bytes: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ShardId;
     use crate::keeper::{Batch, Disk, Family, RocksDisk};
+    use crate::wire::ids::ShardId;
 
     #[test]
     fn every_flipped_bit_of_a_log_is_found_where_it_is() {

@@ -243,8 +243,8 @@ fn checksum(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use crate::keeper::RocksDisk;
+    use crate::wire::ids::{EntityId, ShardId};
     use crate::world::random::{below, random};
-    use crate::{ids::EntityId, ids::ShardId};
 
     fn batch(draw: &impl Fn(u64, u32) -> u32, number: u64) -> Batch {
         let mut batch = Batch::default();

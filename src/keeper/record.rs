@@ -8,9 +8,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::CharacterRow;
-use crate::ids::ShardId;
 use crate::limits::SHARDS_MAX;
 use crate::planted::{Bug, planted};
+use crate::wire::ids::ShardId;
 use crate::world::random::mix;
 
 /// Version that this program writes, and the newest that it reads.

@@ -25,12 +25,12 @@ use rocksdb::{
 use super::disk::{Batch, Disk, Family, Pair, Visitor};
 use super::store::{self, Proven};
 use super::{StoreError, StoreErrorKind, logs};
-use crate::ids::ShardId;
 use crate::limits::{
     KEEPER_BATCHES_MAX, SHARDS_MAX, STORE_CACHE_BYTES_MAX, STORE_FILES_MAX, STORE_LOG_BYTES_MAX,
     STORE_MEMTABLE_BYTES_MAX, STORE_MEMTABLES_BYTES_MAX,
 };
 use crate::planted::{Bug, planted};
+use crate::wire::ids::ShardId;
 
 /// Name of the second witness in the data folder.
 const WITNESS: &str = "acknowledged";

@@ -12,9 +12,9 @@ use super::desk::orders_held;
 use super::disk::{Batch, Disk, Family};
 use super::record::{ClientRecord, Proof, RECORD_VERSION, ROW_BYTES, RealmRecord, RecordError};
 use super::{CharacterRow, StoreError, StoreErrorKind};
-use crate::ids::ShardId;
 use crate::limits::{KEEPER_CLOCK_TICKS_MAX, KEEPER_MOVE_ROWS_MAX, SHARDS_MAX};
 use crate::planted::{Bug, planted};
+use crate::wire::ids::ShardId;
 
 /// Key of the realm's record.
 pub(super) const REALM_KEY: &[u8] = b"realm";

@@ -11,8 +11,8 @@ use rocksdb::{DB, Options};
 
 use super::record::tests::resealed;
 use super::*;
-use crate::goods::{Account, Currency, Dropped, ItemRef, Offer, Order, OrderId, OrderKind, Shelf};
 use crate::limits;
+use crate::wire::goods::{Account, Currency, Dropped, ItemRef, Offer, Order, OrderId, OrderKind, Shelf};
 
 /// Tells a test that it runs as a process of its own, on this data folder.
 const CHILD: &str = "RINGSHARD_TEST_KEEPER_CHILD";

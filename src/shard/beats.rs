@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::ids::ShardId;
 use crate::limits::SILENT_S_MAX;
+use crate::wire::ids::ShardId;
 
 /// Milliseconds between two looks of the host.
 pub const LOOK_MS: u64 = 10;

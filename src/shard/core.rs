@@ -10,23 +10,24 @@ use std::sync::Arc;
 
 use crate::control::BudgetReport;
 use crate::flight::record::{Outside, Taken};
-use crate::goods::{Asked, GoodsNews, Settled};
-use crate::ids::{CELL_M, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
-use crate::ladder::Ladder;
 use crate::limits::{
     DECREE_TICKS_MIN, EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES,
     SHARDS_MAX, TCP_CONNECTIONS_MAX, TICK_HZ,
 };
-use crate::net::handshake::Identity;
-use crate::net::interest::{Radii, Scratch};
-use crate::net::message::{Response, Seam, ServerMessage, Stream, Welcome};
-use crate::net::messages::Close;
-use crate::net::session::{BodyDrop, Outdated, Rates, Session, Sight};
 use crate::planted::{Bug, planted};
+use crate::realm::ladder::Ladder;
+use crate::realm::sessions::interest::{Radii, Scratch};
+use crate::realm::sessions::session::{BodyDrop, Outdated, Rates, Session, Sight};
 use crate::shard::costs::CostTable;
 use crate::shard::counts::keeper_command;
 use crate::shard::lanes::{LaneWord, Waiting};
+use crate::wire::generated::tables::Close;
+use crate::wire::goods::{Asked, GoodsNews, Settled};
+use crate::wire::ids::{EntityId, SessionRef, ShardId};
+use crate::wire::messages::{Response, Seam, ServerMessage, Stream, Welcome};
+use crate::wire::transport::handshake::Identity;
+use crate::wire::units::{CELL_M, FINE_SHIFT, GRID_PER_M};
 use crate::world::effect::{Joining, PrivateEvent};
 use crate::world::frame::{Frame, Frames};
 use crate::world::land::LAND_M;

@@ -11,8 +11,8 @@
 use std::cell::Cell;
 
 use crate::clock::{Clock, thread_cpu_ns};
-use crate::ladder::Spent;
 use crate::limits::COST_TICKS;
+use crate::realm::ladder::Spent;
 use crate::shard::core::Core;
 use crate::world::balance::{CellCost, LaneCost};
 use crate::world::cut::{CELLS, place};

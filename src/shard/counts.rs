@@ -10,8 +10,8 @@ use super::core::Core;
 use super::links::Links;
 use crate::io::PacketCounters;
 use crate::keeper::{CharacterRow, KeeperCommand};
-use crate::net::packet::DropReason;
-use crate::net::session::BodyDrop;
+use crate::realm::sessions::session::BodyDrop;
+use crate::wire::transport::packet::DropReason;
 use crate::world::{Counters, Save};
 
 /// A name in the status, and how often since the start.
@@ -138,14 +138,15 @@ mod tests {
     use super::*;
     use crate::control::ShardReport;
     use crate::control::status::{KeeperStatus, ShardStatus};
-    use crate::ids::{GRID_PER_M, ShardId};
     use crate::limits::{DATAGRAM_BYTES_MAX, LANE_PENDING_MAX};
-    use crate::net::handshake::{Arrival, HandshakeConfig};
-    use crate::net::interest::Radii;
-    use crate::net::netcode_client::NetcodeClient;
-    use crate::net::session::Rates;
-    use crate::net::token::{ConnectToken, DEV_KEY, TokenGrant, TokenSecrets, UserData};
+    use crate::realm::sessions::interest::Radii;
+    use crate::realm::sessions::session::Rates;
     use crate::shard::core::Rules;
+    use crate::wire::ids::ShardId;
+    use crate::wire::transport::handshake::{Arrival, HandshakeConfig};
+    use crate::wire::transport::netcode_client::NetcodeClient;
+    use crate::wire::transport::token::{ConnectToken, DEV_KEY, TokenGrant, TokenSecrets, UserData};
+    use crate::wire::units::GRID_PER_M;
     use crate::world::cut::CutMap;
     use crate::world::land::Land;
     use crate::world::{World, WorldConfig};

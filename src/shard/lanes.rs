@@ -8,12 +8,12 @@
 use super::Shard;
 use super::core::{Core, Lane, Stage};
 use super::links::LaneLinks;
-use crate::ids::{SessionRef, ShardId};
 use crate::keeper::{KeeperAnswer, KeeperCommand};
 use crate::limits::{LANE_WAITING_MAX, LANES};
-use crate::mesh::Carrier;
-use crate::net::messages::Close;
 use crate::planted::{Bug, planted};
+use crate::realm::mesh::Carrier;
+use crate::wire::generated::tables::Close;
+use crate::wire::ids::{SessionRef, ShardId};
 use crate::world::effect::{Joining, PrivateEvent};
 
 /// A lane's sessions, taken out of their shard.

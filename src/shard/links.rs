@@ -7,20 +7,22 @@
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
 
-use crate::ids::{SessionRef, ShardId};
 use crate::io::ConnectionId;
 use crate::limits::{
     BODY_BYTES_MAX, ENDS_PER_SWEEP_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES, REPLIES_PER_DRAIN_MAX,
     STREAM_UNREAD_BYTES_MAX, TCP_PER_PREFIX_MAX, TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX,
     TCP_TOKENLESS_PER_PREFIX_MAX,
 };
-use crate::net::connection::{Connection, Packet};
-use crate::net::fast_hash::FastHash;
-use crate::net::handshake::{Arrival, Handshake, HandshakeConfig, HandshakeOutcome, Identity, REPLY_BYTES_MAX};
-use crate::net::packet::{CONTROL_BYTES_MAX, DISCONNECT_PACKETS, DropReason};
-use crate::net::prefix::SourcePrefix;
-use crate::net::stream::{LENGTH_BYTES, StreamReader, write_frame};
 use crate::shard::core::{Core, Ended, NoAdmission};
+use crate::wire::fast_hash::FastHash;
+use crate::wire::ids::{SessionRef, ShardId};
+use crate::wire::transport::connection::{Connection, Packet};
+use crate::wire::transport::handshake::{
+    Arrival, Handshake, HandshakeConfig, HandshakeOutcome, Identity, REPLY_BYTES_MAX,
+};
+use crate::wire::transport::packet::{CONTROL_BYTES_MAX, DISCONNECT_PACKETS, DropReason};
+use crate::wire::transport::prefix::SourcePrefix;
+use crate::wire::transport::stream::{LENGTH_BYTES, StreamReader, write_frame};
 use crate::world::cut::tcp_lane;
 
 #[cfg(test)]

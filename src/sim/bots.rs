@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 
-use crate::ids::{EntityId, FINE_PER_M, FINE_SHIFT, GRID_PER_M, IdClass};
-use crate::net::body::BodyError;
-use crate::net::client::{BodySummary, ClientOptions, ClientSession};
-use crate::net::message::{Request, Response, ServerMessage, Stream, Welcome};
-use crate::net::messages::{Close, Refusal};
-use crate::net::view::Errors;
-use crate::net::wire;
 use crate::sim::trader::{Deal, Trader};
+use crate::wire::body::BodyError;
+use crate::wire::client::view::Errors;
+use crate::wire::client::{BodySummary, ClientOptions, ClientSession};
+use crate::wire::generated::structs;
+use crate::wire::generated::tables::{Close, Refusal};
+use crate::wire::ids::{EntityId, IdClass};
+use crate::wire::messages::{Request, Response, ServerMessage, Stream, Welcome};
+use crate::wire::units::{FINE_PER_M, FINE_SHIFT, GRID_PER_M};
 use crate::world::goods::PICK_UP_REACH;
 use crate::world::land::{LAND_M, Land, Tile};
 use crate::world::movement::{BUTTON_JUMP, BUTTON_RUN, Command, Motion};
@@ -148,7 +149,7 @@ pub struct Bot {
     number: u64,
     land: Option<Arc<Land>>,
     haunt: Haunt,
-    state: Option<wire::OwnState>,
+    state: Option<structs::OwnState>,
     goal: (i32, i32),
     side: i32,
     tick: u32,
@@ -275,14 +276,14 @@ impl Bot {
         if self.skips_ticks && SKIPS_AT.contains(&self.commands) {
             self.session.skip_ticks(SKIP_TICKS);
         }
-        self.session.push_command(wire::Command::new(yaw, forward, right, buttons, 0, 0), intended_ns);
+        self.session.push_command(structs::Command::new(yaw, forward, right, buttons, 0, 0), intended_ns);
     }
 
     /// It wants nothing in its next client tick: it stands where it is.
     pub fn stand(&mut self, intended_ns: u64) {
         self.tick += 1;
         if self.state.is_some() {
-            self.session.push_command(wire::Command::default(), intended_ns);
+            self.session.push_command(structs::Command::default(), intended_ns);
         }
     }
 
@@ -422,7 +423,7 @@ impl Bot {
     }
 
     /// Runs the movement code over the commands that the state names, and compares.
-    fn check_own_state(&mut self, state: wire::OwnState, on_applied: &mut impl FnMut(u64)) {
+    fn check_own_state(&mut self, state: structs::OwnState, on_applied: &mut impl FnMut(u64)) {
         let before = self.state.replace(state);
         let mut predicted = before.map(motion);
         let mut expected_tick = before.map_or(0, |before| before.applied());
@@ -487,7 +488,7 @@ impl Bot {
     }
 }
 
-fn motion(state: wire::OwnState) -> Motion {
+fn motion(state: structs::OwnState) -> Motion {
     Motion {
         x: state.x(),
         y: state.y(),

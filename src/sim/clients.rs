@@ -13,13 +13,14 @@ use super::node::Node;
 use super::quirks::Quirk;
 use super::trader::Trader;
 use super::{BOTS_AT_A_BORDER, QUIET_TICKS, SimConfig, SimScenario};
-use crate::ids::{EntityId, GRID_PER_M, SessionRef};
 use crate::limits::{BODY_BYTES_MAX, LANES, TICK_HZ};
-use crate::net::body::{BodyReader, kind};
-use crate::net::client::ClientOptions;
-use crate::net::handshake::Identity;
-use crate::net::token::UserData;
-use crate::net::wire;
+use crate::wire::body::{BodyReader, kind};
+use crate::wire::client::ClientOptions;
+use crate::wire::generated::structs;
+use crate::wire::ids::{EntityId, SessionRef};
+use crate::wire::transport::handshake::Identity;
+use crate::wire::transport::token::UserData;
+use crate::wire::units::GRID_PER_M;
 use crate::world::land::Land;
 
 /// Ticks that a body is under way.
@@ -304,7 +305,9 @@ impl Client {
     fn goes_on(&mut self, body: &[u8]) -> bool {
         let Ok((_, mut sections)) = BodyReader::server(body) else { return true };
         let own = sections.find(|section| section.kind == kind::OWN_STATE);
-        let Some(own) = own.and_then(|section| section.bytes.try_into().ok()).map(wire::OwnState) else { return true };
+        let Some(own) = own.and_then(|section| section.bytes.try_into().ok()).map(structs::OwnState) else {
+            return true;
+        };
         let now = (own.tick(), own.applied());
         let before = self.own_sent.replace(now).unwrap_or(now);
         now.0.wrapping_sub(before.0) as i32 >= 0 && now.1.wrapping_sub(before.1) as i32 >= 0

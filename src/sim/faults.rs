@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::EntityId;
+use crate::wire::ids::EntityId;
 use crate::world::random::{below, random};
 
 /// Which faults a run may have.

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::goods::{Account, Currency, Dropped, ItemRef, Offer, Order, OrderId, OrderKind, Refusal, Shelf, Thing};
-use crate::ids::{CellKey, EntityId, IdClass};
 use crate::keeper::{Ledger, Terms};
 use crate::limits::{COINS_MAX, DEED_COINS, MAILS_PER_SENDER_MAX, POSTAGE_COINS, THINGS_MAX};
+use crate::wire::goods::{
+    Account, Currency, Dropped, ItemRef, Offer, Order, OrderId, OrderKind, Refusal, Shelf, Thing,
+};
+use crate::wire::ids::{CellKey, EntityId, IdClass};
 
 /// What was asked of it, and what it answered: enough to know a repeat.
 #[derive(Clone, PartialEq, Debug)]

@@ -12,12 +12,12 @@ use super::clients::Clients;
 use super::faults::{Feature, Plan};
 use super::model::Model;
 use super::node::Node;
-use crate::goods::{OrderKind, Refusal};
-use crate::ids::{EntityId, IdClass, ShardId};
 use crate::keeper::{KeeperAnswer, KeeperCommand, MemoryDisk, Terms, check_disk};
 use crate::limits::{COMMANDS_HELD_MAX, KEEPER_WAITING_MAX};
-use crate::net::fast_hash::FastHash;
 use crate::shard::core::Core;
+use crate::wire::fast_hash::FastHash;
+use crate::wire::goods::{OrderKind, Refusal};
+use crate::wire::ids::{EntityId, IdClass, ShardId};
 
 /// Violations that are told in words.
 const TEXTS_MAX: usize = 10;
@@ -34,7 +34,7 @@ const TICKS_AHEAD_MAX: u32 = 2 * COMMANDS_HELD_MAX as u32;
 #[expect(clippy::large_enum_variant, reason = "nearly all of them are orders")]
 enum Step {
     Clock(u64),
-    Order { asked: crate::goods::Order, tick: u64, next_character: u64, plays: bool, answer: Option<Refusal> },
+    Order { asked: crate::wire::goods::Order, tick: u64, next_character: u64, plays: bool, answer: Option<Refusal> },
 }
 
 /// See the module.

@@ -5,8 +5,8 @@
 //! that it is the same on any number of shards; the rules and the judges hold for them as for everybody.
 
 use crate::limits::CLIENT_BODY_BYTES_MAX;
-use crate::net::body::{BodyReader, BodyWriter, FLAG_ACKS, kind};
-use crate::net::wire;
+use crate::wire::body::{BodyReader, BodyWriter, FLAG_ACKS, kind};
+use crate::wire::generated::structs;
 
 /// Ticks in which a flooder idles, floods, and then plays as others do.
 const FLOOD_CYCLE_TICKS: u64 = 240;
@@ -100,11 +100,11 @@ fn cut(body: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         let (header, message) = section.bytes.split_first_chunk()?;
-        let header = wire::FragmentHeader(*header);
+        let header = structs::FragmentHeader(*header);
         let pieces = message.chunks(message.len().div_ceil(PIECES).max(1));
         let count = pieces.len() as u8;
         for (number, piece) in (0u8..).zip(pieces) {
-            let header = wire::FragmentHeader::new(header.message(), number, count);
+            let header = structs::FragmentHeader::new(header.message(), number, count);
             writer.section_parts(section.kind, &[&header.0, piece]).then_some(())?;
         }
     }
@@ -119,9 +119,9 @@ mod tests {
     #[test]
     fn a_message_that_was_cut_is_the_same_message_in_more_fragments() {
         let mut out = [0; CLIENT_BODY_BYTES_MAX];
-        let mut writer = BodyWriter::client(&mut out, wire::ClientHeader::new(1, 2, 3, FLAG_ACKS, 0));
+        let mut writer = BodyWriter::client(&mut out, structs::ClientHeader::new(1, 2, 3, FLAG_ACKS, 0));
         let message: Vec<u8> = (0..33).collect();
-        let header = wire::FragmentHeader::new(7, 0, 1);
+        let header = structs::FragmentHeader::new(7, 0, 1);
         assert!(writer.section(kind::COMMANDS, &[0; 8]));
         assert!(writer.section_parts(kind::RELIABLE_ORDERED, &[&header.0, &message]));
         let length = writer.finish();

@@ -1,7 +1,7 @@
 //! A whole realm from one seed.
 
 use super::*;
-use crate::ladder::Step;
+use crate::realm::ladder::Step;
 
 fn run(seed: u64, shards: usize, ticks: u64) -> SimReport {
     let report = Sim::new(SimConfig {

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::goods::{Currency, Dropped, GoodsNews, ItemRef, MailNews, Offer, Refusal, Shelf};
-use crate::ids::EntityId;
-use crate::net::message::{GoodsRequest, Request, TradeNews, TradeStep};
+use crate::wire::goods::{Currency, Dropped, GoodsNews, ItemRef, MailNews, Offer, Refusal, Shelf};
+use crate::wire::ids::EntityId;
+use crate::wire::messages::{GoodsRequest, Request, TradeNews, TradeStep};
 use crate::world::random::{below, random};
 
 /// Client ticks between two deals.
@@ -450,9 +450,9 @@ impl Trader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::goods::ItemRef;
     use crate::limits::MESSAGE_BYTES_MAX;
-    use crate::net::message::ServerMessage;
+    use crate::wire::goods::ItemRef;
+    use crate::wire::messages::ServerMessage;
 
     #[test]
     fn news_added_up_and_told_in_parts_says_the_same() {

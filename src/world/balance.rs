@@ -8,8 +8,8 @@
 
 use std::cmp::Reverse;
 
-use crate::ids::{CellKey, ShardId};
 use crate::limits::{CUT_CELLS_MAX, CUT_ENTITIES_MAX, LANES, LANES_MOVED_MAX};
+use crate::wire::ids::{CellKey, ShardId};
 use crate::world::cut::{CELLS, CutMap, LaneMap, cells, place};
 
 /// Difference of hottest and coolest shard, in percent of the hottest, up to which they are left alone.
@@ -207,8 +207,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::ids::EntityId;
     use crate::limits::SHARDS_MAX;
+    use crate::wire::ids::EntityId;
     use crate::world::cut::tcp_lane;
     use crate::world::random::{below, random};
 

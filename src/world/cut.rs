@@ -6,8 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CELL_GRID, CELL_M, CellKey, FINE_PER_M, ShardId};
 use crate::limits::{LANES, SHARDS_MAX};
+use crate::wire::ids::{CellKey, ShardId};
+use crate::wire::units::{CELL_GRID, CELL_M, FINE_PER_M};
 use crate::world::land::{LAND_CELLS, Land};
 
 /// Cells along the side of the curve.

@@ -5,9 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::goods::{Offer, Refusal, Thing};
-use crate::ids::{CellKey, EntityId, SessionRef};
-use crate::net::message::{Stream, TradeNews};
+use crate::wire::goods::{Offer, Refusal, Thing};
+use crate::wire::ids::{CellKey, EntityId, SessionRef};
+use crate::wire::messages::{Stream, TradeNews};
 use crate::world::goods::{Confirmation, digest_offer, digest_thing};
 use crate::world::random::{Digest, mix};
 

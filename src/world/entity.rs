@@ -6,12 +6,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::goods;
-use crate::goods::OrderId;
-use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_START};
-use crate::net::message::Stream;
-use crate::net::wire;
+use crate::wire::generated::structs;
+use crate::wire::goods;
+use crate::wire::goods::OrderId;
+use crate::wire::ids::{CellKey, EntityId, SessionRef, ShardId};
+use crate::wire::messages::Stream;
+use crate::wire::units::{CELL_GRID, FINE_SHIFT, GRID_PER_M};
 use crate::world::events::Spot;
 use crate::world::goods::{Dealings, digest_thing};
 use crate::world::land::{LAND_CELLS, Tile};
@@ -125,14 +126,14 @@ impl Body {
     }
 
     /// What everybody sees of it in this tick.
-    pub fn plain(&self, tick: u64) -> wire::EntityPlain {
+    pub fn plain(&self, tick: u64) -> structs::EntityPlain {
         let ((x, y), plot) = (self.grid(), self.home.plot());
         let offset = |v: i32, cell: i16| (v - i32::from(cell) * CELL_GRID + WIRE_MARGIN).clamp(0, 65_535) as u16;
         let z = (self.motion.z >> FINE_SHIFT).clamp(0, 65_535) as u16;
         let yaw = if tick < self.attention_until { self.attention } else { self.motion.yaw };
         let state = u8::from(!self.motion.grounded) | u8::from(tick < self.attention_until) << 1;
         let look = self.archetype as u8 | state << 4;
-        wire::EntityPlain::new(self.id.0, offset(x, plot.x), offset(y, plot.y), z, (yaw >> 8) as u8, look)
+        structs::EntityPlain::new(self.id.0, offset(x, plot.x), offset(y, plot.y), z, (yaw >> 8) as u8, look)
     }
 
     fn digest(&self, digest: &mut Digest) {
@@ -401,7 +402,7 @@ impl Named for Spawner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{CELL_M, FINE_PER_M};
+    use crate::wire::units::{CELL_M, FINE_PER_M};
 
     #[test]
     fn the_kind_of_a_thing_and_an_empty_wave_are_in_the_digest() {

@@ -4,9 +4,9 @@
 //! shards, because a frame leaves out only what no body would choose; one source cannot take all places. Never allocates
 //! for a viewer.
 
-use crate::ids::GRID_PER_M;
 use crate::limits::{EVENTS_PER_BODY_MAX, EVENTS_PER_SOURCE_MAX, EVENTS_PER_SPOT_MAX};
-use crate::net::wire;
+use crate::wire::generated::structs;
+use crate::wire::units::GRID_PER_M;
 use crate::world::frame::distance;
 use crate::world::random::{Digest, mix};
 
@@ -57,12 +57,12 @@ pub struct PublicEvent {
     /// Its place among the events of its spot and tick, the least first: priority of its kind, then chance.
     rank: u64,
     /// As clients get it.
-    pub event: wire::Event,
+    pub event: structs::Event,
 }
 
 impl PublicEvent {
     /// An event; the realm's secret seed keeps any source from being first every time.
-    pub fn new(seed: u64, spot: Spot, event: wire::Event) -> PublicEvent {
+    pub fn new(seed: u64, spot: Spot, event: structs::Event) -> PublicEvent {
         // What happens between two concerns more of those who see it than what one does alone.
         let priority: u64 = match event.kind() {
             EVENT_WAVE => 0,
@@ -106,7 +106,7 @@ struct Key(u64, u64);
 /// which order they are offered makes no difference.
 #[derive(Default)]
 pub struct Choice {
-    chosen: [(Key, wire::Event); EVENTS_PER_BODY_MAX],
+    chosen: [(Key, structs::Event); EVENTS_PER_BODY_MAX],
     count: usize,
     /// Events offered that are not in it.
     pub left_out: u64,
@@ -124,7 +124,7 @@ impl Choice {
             return;
         }
         // Where its source has its share already the last of those gives way, else the last of all.
-        let is_same = |(_, other): &(Key, wire::Event)| other.source() == public.event.source();
+        let is_same = |(_, other): &(Key, structs::Event)| other.source() == public.event.source();
         let end = if chosen.iter().filter(|other| is_same(other)).count() == EVENTS_PER_SOURCE_MAX {
             chosen.iter().rposition(is_same).expect("they were counted")
         } else {
@@ -149,7 +149,7 @@ impl Choice {
     }
 
     /// The chosen ones, the first first.
-    pub fn events(&self) -> impl ExactSizeIterator<Item = &wire::Event> {
+    pub fn events(&self) -> impl ExactSizeIterator<Item = &structs::Event> {
         self.chosen[..self.count].iter().map(|(_, event)| event)
     }
 }
@@ -175,7 +175,7 @@ mod tests {
             events in proptest::collection::vec((0..5u64, 0..3i32, 0..3u32, 1..=2u16, 0..40u16, 0..3usize), 0..120),
         ) {
             let public = |&(source, x, tick, kind, value, shard): &(u64, i32, u32, u16, u16, usize)| {
-                let event = wire::Event::new(source, 0, tick, kind, value);
+                let event = structs::Event::new(source, 0, tick, kind, value);
                 (shard, PublicEvent::new(5, Spot::of(0, (x * SPOT_GRID, 0)), event))
             };
             let mut events: Vec<_> = events.iter().map(public).collect();

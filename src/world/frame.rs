@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CELL_GRID, CellKey, EntityId, FINE_SHIFT, ShardId};
 use crate::limits::{FRAMES_KEPT, SILENT_TICKS, SLICE_SLOTS_MAX};
-use crate::net::slice::{HOLE, encode_delta};
-use crate::net::wire;
+use crate::wire::generated::structs;
+use crate::wire::ids::{CellKey, EntityId, ShardId};
+use crate::wire::slice::{HOLE, encode_delta};
+use crate::wire::units::{CELL_GRID, FINE_SHIFT};
 use crate::world::boxes::Boxes;
 use crate::world::entity::WIRE_MARGIN;
 use crate::world::events::PublicEvent;
@@ -89,9 +90,9 @@ pub struct Frame {
     /// Place in `slices` of each slice by its place in the shard's slab; beyond the end for those that are not shown.
     places: Vec<u32>,
     /// Per slot: as it is now; id 0 is a hole.
-    pub now: Vec<wire::EntityPlain>,
+    pub now: Vec<structs::EntityPlain>,
     /// Per slot: as it was when the keyframe was taken.
-    pub keyframe: Vec<wire::EntityPlain>,
+    pub keyframe: Vec<structs::EntityPlain>,
     /// Per slot: the owner two ticks on.
     pub next_owner: Vec<ShardId>,
     /// Slices encoded against their keyframes, one after the other.
@@ -249,7 +250,7 @@ impl Frame {
             let offset = |v: i32, cell: i16| (v - i32::from(cell) * CELL_GRID + WIRE_MARGIN) as u16;
             let (x, y) = (offset(position.0, plot.x), offset(position.1, plot.y));
             self.index.push(Indexed { id, slot: self.now.len() as u32, slice });
-            self.now.push(wire::EntityPlain::new(id.0, x, y, 0, 0, 0));
+            self.now.push(structs::EntityPlain::new(id.0, x, y, 0, 0, 0));
             self.next_owner.push(next_owner);
         }
     }
@@ -262,7 +263,7 @@ impl Frame {
 }
 
 /// Wire grid position of an entity in a slice of a plot.
-pub fn position(plot: CellKey, plain: &wire::EntityPlain) -> (i32, i32) {
+pub fn position(plot: CellKey, plain: &structs::EntityPlain) -> (i32, i32) {
     absolute(plot, (plain.x(), plain.y()))
 }
 

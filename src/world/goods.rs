@@ -7,12 +7,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::goods;
-use crate::goods::{Offer, Order, OrderId, OrderKind, Refusal};
-use crate::ids::{CellKey, EntityId, GRID_PER_M, IdClass};
 use crate::limits::{PLOT_DROP_ENTITIES_MAX, TICK_HZ};
-use crate::net::message::{GoodsRequest, Stream, TradeNews, TradeStep};
 use crate::planted::{Bug, planted};
+use crate::wire::goods;
+use crate::wire::goods::{Offer, Order, OrderId, OrderKind, Refusal};
+use crate::wire::ids::{CellKey, EntityId, IdClass};
+use crate::wire::messages::{GoodsRequest, Stream, TradeNews, TradeStep};
+use crate::wire::units::GRID_PER_M;
 use crate::world::effect::{Effect, EffectKind, Target, TradeEffect, Word};
 use crate::world::entity::{Player, Thing};
 use crate::world::frame::{Frames, distance};

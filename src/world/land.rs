@@ -4,7 +4,8 @@
 //! land everywhere, in integers; all open ground hangs together; it never changes once made, so all shards and bots read
 //! one copy.
 
-use crate::ids::{CELL_M, EntityId, FINE_PER_M};
+use crate::wire::ids::EntityId;
+use crate::wire::units::{CELL_M, FINE_PER_M};
 use crate::world::random::{below, mix, random};
 
 /// Metres along the side of the land.

@@ -5,21 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{FINE_PER_M, FINE_SHIFT};
-use crate::limits::{CREDIT_TICKS_MAX, TICK_HZ};
+use crate::limits::TICK_HZ;
+use crate::wire::units::{FINE_PER_M, SPEED_MAX, WALK_M_PER_S};
 use crate::world::land::{Land, Tile};
 use crate::world::trig::{ONE, cos_sin, square_root};
-
-/// Walking speed in metres a second.
-pub const WALK_M_PER_S: i32 = 2;
-/// Running speed in metres a second.
-pub const RUN_M_PER_S: i32 = 5;
-/// Fastest horizontal movement of any body, in fine steps a tick.
-pub const SPEED_MAX: i32 = RUN_M_PER_S * FINE_PER_M / TICK_HZ as i32;
-/// Farthest that a body comes in so many ticks, wire grid steps: what it saved in time credit runs at once.
-pub fn farthest(ticks: u32) -> i64 {
-    (i64::from(ticks) + i64::from(CREDIT_TICKS_MAX)) * i64::from(SPEED_MAX) / i64::from(1 << FINE_SHIFT) + 1
-}
 
 /// Button bit: run.
 pub const BUTTON_RUN: u8 = 1;
@@ -145,7 +134,7 @@ fn wanted(command: Command) -> (i32, i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::EntityId;
+    use crate::wire::ids::EntityId;
     use crate::world::random::random;
 
     fn length(dx: i32, dy: i32) -> f64 {

@@ -3,7 +3,8 @@
 //! Owns no state. Promises: every choice is a random number of (seed, entity, tick), so it does not depend on who owns
 //! the entity; a spawner makes one in a tick at the most.
 
-use crate::ids::{CellKey, EntityId, FINE_PER_M, IdClass};
+use crate::wire::ids::{CellKey, EntityId, IdClass};
+use crate::wire::units::FINE_PER_M;
 use crate::world::effect::{Birth, Effect, EffectKind, Target};
 use crate::world::entity::{Npc, Spawner};
 use crate::world::frame::Frames;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CellKey, EntityId, SessionRef, ShardId};
 use crate::limits::{MERGED_EFFECTS_MAX, MERGED_EVENTS_MAX};
-use crate::net::message::{Request, Stream};
-use crate::net::wire;
+use crate::wire::generated::structs;
+use crate::wire::ids::{CellKey, EntityId, SessionRef, ShardId};
+use crate::wire::messages::{Request, Stream};
 use crate::world::Decree;
 use crate::world::balance::{CellCost, LaneCost};
 use crate::world::effect::{Effect, PrivateEvent};
@@ -112,7 +112,7 @@ pub struct Told {
     /// To whom.
     pub session: SessionRef,
     /// The entity as it is now.
-    pub state: wire::OwnState,
+    pub state: structs::OwnState,
     /// Its home cell.
     pub home: CellKey,
     /// Who steps it in the next tick: inputs go there.

@@ -3,13 +3,15 @@
 //! Owns no state. Promises: a client moves no faster than time passes; a request is taken once; what a client asks for
 //! and must not have is refused by name and changes nothing.
 
-use crate::ids::{EntityId, GRID_PER_M};
 use crate::limits::{
     COMMANDS_HELD_MAX, CREDIT_TICKS_MAX, CREDIT_TICKS_SPARE, EMOTE_TICKS, LAG_TICKS_MAX, ROW_TICKS_MAX,
 };
-use crate::net::message::{Request, Stream};
-use crate::net::{messages::Refusal, wire};
 use crate::planted::{Bug, planted};
+use crate::wire::generated::structs;
+use crate::wire::generated::tables::Refusal;
+use crate::wire::ids::EntityId;
+use crate::wire::messages::{Request, Stream};
+use crate::wire::units::GRID_PER_M;
 use crate::world::effect::{Effect, EffectKind, PrivateEvent, Target, Word};
 use crate::world::entity::{Held, Lag, Player};
 use crate::world::events::EVENT_EMOTE;
@@ -185,12 +187,12 @@ impl Player {
     }
 
     /// An emote as everybody near sees it.
-    pub fn emote(&mut self, emote: u16, tick: u64) -> Result<wire::Event, Refusal> {
+    pub fn emote(&mut self, emote: u16, tick: u64) -> Result<structs::Event, Refusal> {
         if tick < self.emote_tick {
             return Err(Refusal::TooSoon);
         }
         self.emote_tick = tick + EMOTE_TICKS;
-        Ok(wire::Event::new(self.body.id.0, 0, tick as u32, EVENT_EMOTE, emote))
+        Ok(structs::Event::new(self.body.id.0, 0, tick as u32, EVENT_EMOTE, emote))
     }
 
     /// Whether its row must be written now: it changed, and the last row is old. Characters take turns.
@@ -200,9 +202,9 @@ impl Player {
     }
 
     /// What its own client is told.
-    pub fn own_state(&self, tick: u64) -> wire::OwnState {
+    pub fn own_state(&self, tick: u64) -> structs::OwnState {
         let motion = &self.body.motion;
-        wire::OwnState::new(
+        structs::OwnState::new(
             self.body.id.0,
             motion.x,
             motion.y,
@@ -233,7 +235,8 @@ pub fn is_about_trade(request: &Request) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{FINE_PER_M, SessionRef};
+    use crate::wire::ids::SessionRef;
+    use crate::wire::units::FINE_PER_M;
     use crate::world::entity::{Archetype, Body};
     use crate::world::movement::{BUTTON_RUN, Motion};
 
@@ -300,8 +303,8 @@ mod tests {
                 let elapsed = if stalled && tick == silent.end { u64::from(silent.end - silent.start) + 1 } else { 1 };
                 let before = player.body.motion.x;
                 player.run(&land, elapsed);
-                let moved = i64::from(player.body.motion.x - before) >> crate::ids::FINE_SHIFT;
-                assert!(moved <= crate::world::movement::farthest(0), "{moved} in one tick");
+                let moved = i64::from(player.body.motion.x - before) >> crate::wire::units::FINE_SHIFT;
+                assert!(moved <= crate::wire::units::farthest(0), "{moved} in one tick");
             }
             lags.push(sent - player.applied);
         }
@@ -361,7 +364,7 @@ mod tests {
     fn an_order_under_way_blocks_no_other_stream() {
         let land = Land::new(1);
         let mut player = player(&land);
-        let recall = Request::Goods(crate::net::message::GoodsRequest::Recall);
+        let recall = Request::Goods(crate::wire::messages::GoodsRequest::Recall);
         assert!(player.takes(1, &recall, 10));
         player.dealings.operation = Some(1);
         assert!(!player.takes(2, &recall, 11), "orders wait for each other");
@@ -396,7 +399,7 @@ mod tests {
             partner_confirmed: None,
             ordered: false,
         });
-        let recall = crate::net::message::GoodsRequest::Recall;
+        let recall = crate::wire::messages::GoodsRequest::Recall;
         assert_eq!(player.deal(5, recall, &frames).err(), Some(Refusal::NotNow));
         assert!(player.deal(4, recall, &frames).is_ok(), "of another order it may");
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns nothing. Promises: the same arguments give the same number on every machine and with every number of shards.
 
-use crate::ids::EntityId;
+use crate::wire::ids::EntityId;
 
 /// Mixes 64 bits so that each bit of the input changes half of the output (the finaliser of splitmix64, Steele 2014).
 pub fn mix(value: u64) -> u64 {

@@ -5,10 +5,10 @@
 //! slices are small in space, those who stand still apart from those who move; a slice in which nobody moved goes on as
 //! it is, since its keyframe is still true. All bodies are looked at once a tick, before anything is shown.
 
-use crate::ids::{CellKey, EntityId, IdClass, ShardId};
 use crate::limits::{KEYFRAME_TICKS, PLOT_SLICES_MAX, SLICE_SLOTS_MAX};
-use crate::net::slice::{HOLE, encode_delta};
-use crate::net::wire;
+use crate::wire::generated::structs;
+use crate::wire::ids::{CellKey, EntityId, IdClass, ShardId};
+use crate::wire::slice::{HOLE, encode_delta};
 use crate::world::entity::{Body, Npc, Place, Player, Thing};
 use crate::world::frame::{Frame, Indexed, SliceHead, SliceName};
 use crate::world::table::Table;
@@ -40,9 +40,9 @@ struct Slice {
     reshaped: bool,
     live: u8,
     ids: Vec<EntityId>,
-    keyframe: Vec<wire::EntityPlain>,
+    keyframe: Vec<structs::EntityPlain>,
     /// Its members as they are in this tick, by slot.
-    now: [wire::EntityPlain; SLICE_SLOTS_MAX],
+    now: [structs::EntityPlain; SLICE_SLOTS_MAX],
 }
 
 impl Slice {
@@ -401,8 +401,8 @@ fn curve(x: u16, y: u16) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::goods;
-    use crate::ids::FINE_PER_M;
+    use crate::wire::goods;
+    use crate::wire::units::FINE_PER_M;
     use crate::world::entity::Archetype;
     use crate::world::movement::Motion;
     use crate::world::random::{below, random};
@@ -421,7 +421,7 @@ mod tests {
         let (mut slices, mut things, mut frame) = (Slices::default(), Table::<Thing>::default(), Frame::default());
         let (mut players, mut npcs) = (Table::default(), Table::default());
         // By place in the plot and epoch: when it was shown last, and its keyframe as far as clients hold it.
-        let mut held: HashMap<(u16, u8), (u64, Vec<wire::EntityPlain>)> = HashMap::new();
+        let mut held: HashMap<(u16, u8), (u64, Vec<structs::EntityPlain>)> = HashMap::new();
         let (mut next, mut reused) = (0, 0);
         for tick in 1..40 * KEYFRAME_TICKS {
             let draw = |n: u64, bound: u32| below(random(1, EntityId::NONE, tick, n), bound);

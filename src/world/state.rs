@@ -12,7 +12,7 @@ use super::effect::Effect;
 use super::entity::{Body, Npc, Player, Spawner, Thing};
 use super::table::Table;
 use super::{Counters, Decree, World, WorldConfig};
-use crate::ids::{CellKey, EntityId, ShardId};
+use crate::wire::ids::{CellKey, EntityId, ShardId};
 
 /// What is kept of a world, borrowed from it. Field by field the same as [`State`].
 #[derive(Serialize)]

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::EntityId;
+use crate::wire::ids::EntityId;
 
 /// What can stand in a [`Table`].
 pub trait Named {

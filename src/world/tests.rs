@@ -1,9 +1,9 @@
 //! The one rule as a property: the same inputs give the same world on any number of shards.
 
 use super::*;
-use crate::ids::{FINE_PER_M, FINE_SHIFT, GRID_PER_M};
-use crate::net::body::BodyWriter;
-use crate::net::interest::write_events;
+use crate::realm::sessions::interest::write_events;
+use crate::wire::body::BodyWriter;
+use crate::wire::units::{FINE_PER_M, FINE_SHIFT, GRID_PER_M};
 use crate::world::effect::Word;
 use crate::world::movement::{BUTTON_RUN, Command};
 use crate::world::random::random;
@@ -16,7 +16,7 @@ struct Lockstep {
     frames: Frames,
     given: Vec<Vec<OutcomeParcel>>,
     owners: Vec<ShardId>,
-    states: Vec<wire::OwnState>,
+    states: Vec<structs::OwnState>,
     taken: Vec<u16>,
     private: Vec<PrivateEvent>,
     /// Digest of the public events that a few players are shown.
@@ -50,7 +50,7 @@ impl Lockstep {
             frames: Frames::new(shards),
             given,
             owners: vec![ShardId(0); PLAYERS as usize],
-            states: vec![wire::OwnState::default(); PLAYERS as usize],
+            states: vec![structs::OwnState::default(); PLAYERS as usize],
             taken: vec![0; PLAYERS as usize],
             private: Vec::new(),
             public: Digest::new(0),
@@ -156,7 +156,7 @@ impl Lockstep {
     fn view_events(&mut self, tick: u64) {
         for state in self.states.iter().step_by(7) {
             let mut out = [0; 512];
-            let mut body = BodyWriter::server(&mut out, wire::ServerHeader::default());
+            let mut body = BodyWriter::server(&mut out, structs::ServerHeader::default());
             let from = (state.x() >> FINE_SHIFT, state.y() >> FINE_SHIFT);
             write_events(&self.frames, (tick - 1, tick), (from, 0), 96 * GRID_PER_M, &mut body);
             let length = body.finish();
@@ -275,7 +275,7 @@ fn stopping_saves_every_character() {
 #[test]
 fn a_cell_with_more_than_it_can_show_shows_what_fits() {
     let (x, y) = (100 * FINE_PER_M, 100 * FINE_PER_M);
-    let things = (1..=16_000).map(|number| crate::goods::Thing { number, kind: 1, x, y, end_tick: 1_000 });
+    let things = (1..=16_000).map(|number| crate::wire::goods::Thing { number, kind: 1, x, y, end_tick: 1_000 });
     let config = WorldConfig {
         seed: SEED,
         land: Arc::new(Land::new(SEED)),

@@ -5,13 +5,13 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use ringshard::limits::{BODY_BYTES_MAX, CLIENT_BODY_BYTES_MAX};
-use ringshard::net::body::{BodyWriter, PONG_MARKER, kind};
-use ringshard::net::client::ClientOptions;
-use ringshard::net::netcode_client::{ClientState, NetcodeClient};
-use ringshard::net::stream::write_frame;
-use ringshard::net::token::{ConnectToken, DEV_KEY, TokenGrant, TokenSecrets, UserData};
-use ringshard::net::wire;
 use ringshard::sim::bots::{Bot, Haunt};
+use ringshard::wire::body::{BodyWriter, PONG_MARKER, kind};
+use ringshard::wire::client::ClientOptions;
+use ringshard::wire::generated::structs;
+use ringshard::wire::transport::netcode_client::{ClientState, NetcodeClient};
+use ringshard::wire::transport::stream::write_frame;
+use ringshard::wire::transport::token::{ConnectToken, DEV_KEY, TokenGrant, TokenSecrets, UserData};
 use std::sync::{Arc, OnceLock};
 
 use super::server::Server;
@@ -218,7 +218,7 @@ impl TcpTool {
     pub fn ping(&mut self, count: usize, patience: Duration) {
         for _ in 0..count {
             let mut out = [0; BODY_BYTES_MAX];
-            let mut body = BodyWriter::client(&mut out, wire::ClientHeader::new(0, 0, 0, 0, 0));
+            let mut body = BodyWriter::client(&mut out, structs::ClientHeader::new(0, 0, 0, 0, 0));
             assert!(body.section(kind::PING, &[]));
             let length = body.finish();
             self.send_frame(&out[..length]);

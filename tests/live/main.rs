@@ -14,9 +14,9 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use client::{Player, TcpTool, dev_token, token};
-use ringshard::net::body::PONG_MARKER;
-use ringshard::net::messages::Close;
-use ringshard::net::token::UserData;
+use ringshard::wire::body::PONG_MARKER;
+use ringshard::wire::generated::tables::Close;
+use ringshard::wire::transport::token::UserData;
 use server::{Server, TempFolder};
 
 /// Runs players together until each says it is done, at most so many seconds.

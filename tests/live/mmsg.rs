@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ringshard::net::body::PONG_MARKER;
-use ringshard::net::token::UserData;
+use ringshard::wire::body::PONG_MARKER;
+use ringshard::wire::transport::token::UserData;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
 use super::client::{TcpTool, dev_token};

@@ -6,8 +6,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ringshard::limits::NPCS_MAX;
-use ringshard::net::netcode_client::ClientState;
 use ringshard::shard::SHARD_NICE;
+use ringshard::wire::transport::netcode_client::ClientState;
 
 use super::client::Player;
 use super::server::{Server, TempFolder};

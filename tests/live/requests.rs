@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use ringshard::limits::BODY_BYTES_MAX;
-use ringshard::net::client::{ClientOptions, ClientSession};
-use ringshard::net::message::{Request, ServerMessage};
-use ringshard::net::messages::Refusal;
-use ringshard::net::stream::StreamReader;
-use ringshard::net::token::UserData;
+use ringshard::wire::client::{ClientOptions, ClientSession};
+use ringshard::wire::generated::tables::Refusal;
+use ringshard::wire::messages::{Request, ServerMessage};
+use ringshard::wire::transport::stream::StreamReader;
+use ringshard::wire::transport::token::UserData;
 
 use crate::client::{TcpTool, dev_token};
 use crate::server::{Server, TempFolder};

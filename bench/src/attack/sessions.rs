@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ringshard::goods::{ItemRef, Offer};
-use ringshard::ids::{EntityId, GRID_PER_M};
 use ringshard::limits::{COMMANDS_PER_BODY_MAX, FRAGMENTS_MAX};
-use ringshard::net::body::{BodyWriter, kind};
-use ringshard::net::client::{ClientOptions, ClientSession};
-use ringshard::net::message::{GoodsRequest, Request};
-use ringshard::net::token::UserData;
-use ringshard::net::wire;
+use ringshard::wire::body::{BodyWriter, kind};
+use ringshard::wire::client::{ClientOptions, ClientSession};
+use ringshard::wire::generated::structs;
+use ringshard::wire::goods::{ItemRef, Offer};
+use ringshard::wire::ids::EntityId;
+use ringshard::wire::messages::{GoodsRequest, Request};
+use ringshard::wire::transport::token::UserData;
+use ringshard::wire::units::GRID_PER_M;
 
 use super::strangers::token;
 use super::{Counts, Sender};
@@ -88,7 +89,7 @@ impl Puppet {
         self.sequence = self.sequence.wrapping_add(1);
         let (before, sequence) = (self.link.traffic.bytes_out, self.sequence);
         self.link.send(now, |out| {
-            let mut body = BodyWriter::client(&mut out[..1_052], wire::ClientHeader::new(0, sequence, 0, 0, 0));
+            let mut body = BodyWriter::client(&mut out[..1_052], structs::ClientHeader::new(0, sequence, 0, 0, 0));
             write(&mut body);
             body.finish()
         });
@@ -125,7 +126,7 @@ impl Sender for Flood {
             let (puppet, tick) = (&mut self.puppets[at], self.tick);
             self.tick = tick.wrapping_add(1);
             if puppet.plays {
-                let command = wire::Command::new(tick as u16, 127, 0, 1, 0, 0);
+                let command = structs::Command::new(tick as u16, 127, 0, 1, 0, 0);
                 puppet.send_raw(now, counts, |body| {
                     body.commands(tick, std::iter::repeat_n(command, COMMANDS_PER_BODY_MAX));
                 });
@@ -194,7 +195,7 @@ fn abuse(puppet: &mut Puppet, abuse: Abuse, order: u64, now: Duration, counts: &
         Abuse::Crumbs => {
             puppet.send_raw(now, counts, |body| {
                 for fragment in 0..40u8 {
-                    let header = wire::FragmentHeader::new((order % 64) as u16, fragment, FRAGMENTS_MAX as u8);
+                    let header = structs::FragmentHeader::new((order % 64) as u16, fragment, FRAGMENTS_MAX as u8);
                     body.section_parts(kind::RELIABLE_UNORDERED, &[&header.0, &[fragment]]);
                 }
             });

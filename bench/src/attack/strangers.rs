@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use ringshard::limits::DATAGRAM_BYTES_MAX;
-use ringshard::net::netcode_client::{ClientState, NetcodeClient};
-use ringshard::net::token::UserData;
 use ringshard::tools::dev_token;
+use ringshard::wire::transport::netcode_client::{ClientState, NetcodeClient};
+use ringshard::wire::transport::token::UserData;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Counts, Sender};
@@ -73,7 +73,7 @@ impl Sender for Forged {
                 length = DATAGRAM_BYTES_MAX;
                 bytes[0] = 0;
                 bytes[1..14].copy_from_slice(b"NETCODE 1.02\0");
-                bytes[14..22].copy_from_slice(&ringshard::net::token::PROTOCOL_ID.to_le_bytes());
+                bytes[14..22].copy_from_slice(&ringshard::wire::transport::token::PROTOCOL_ID.to_le_bytes());
                 bytes[22..30].copy_from_slice(&u64::MAX.to_le_bytes());
             }
             let socket = &self.sockets[self.number % self.sockets.len()];

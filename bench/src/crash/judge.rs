@@ -8,9 +8,9 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use ringshard::exit::{Code, Failure};
-use ringshard::goods::{OrderId, OrderKind, Refusal};
-use ringshard::ids::{EntityId, IdClass};
 use ringshard::keeper::{CharacterRow, Entry, StoreError, check, inspect_characters, inspect_orders};
+use ringshard::wire::goods::{OrderId, OrderKind, Refusal};
+use ringshard::wire::ids::{EntityId, IdClass};
 use serde::de::DeserializeOwned;
 
 use crate::swarm::player::{Told, ToldOperation};
@@ -227,7 +227,7 @@ fn lines_of<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringshard::goods::{Offer, Order};
+    use ringshard::wire::goods::{Offer, Order};
 
     fn entry(number: u64, source: EntityId, sequence: u64, kind: OrderKind, refusal: Refusal) -> Entry {
         Entry { number, tick: number, order: Order { id: OrderId { source, sequence }, kind }, refusal }

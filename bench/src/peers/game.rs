@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use ringshard::ids::{GRID_PER_M, SessionRef, ShardId};
 use ringshard::keeper::{KeeperAnswer, KeeperCommand};
 use ringshard::limits::{NPC_LIFE_TICKS, SESSION_BYTES_PER_S_MAX};
-use ringshard::mesh::{self, MeshEnd};
-use ringshard::net::interest::Radii;
-use ringshard::net::session::Rates;
+use ringshard::realm::mesh::{self, MeshEnd};
+use ringshard::realm::sessions::interest::Radii;
+use ringshard::realm::sessions::session::Rates;
 use ringshard::shard::core::{Core, Rules, Whom};
+use ringshard::wire::ids::{SessionRef, ShardId};
+use ringshard::wire::units::GRID_PER_M;
 use ringshard::world::cut::CutMap;
 use ringshard::world::land::Land;
 use ringshard::world::{World, WorldConfig};

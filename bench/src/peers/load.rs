@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use renet::{ConnectionConfig, DefaultChannel, RenetClient};
-use ringshard::ids::GRID_PER_M;
 use ringshard::io::never_fragment;
 use ringshard::limits::{BODY_BYTES_MAX, DATAGRAM_BYTES_MAX};
-use ringshard::net::client::{BodySummary, ClientOptions};
-use ringshard::net::netcode_client::{ClientState, NetcodeClient};
-use ringshard::net::token::UserData;
 use ringshard::sim::bots::{Bot, Haunt};
 use ringshard::tools::dev_token;
+use ringshard::wire::client::{BodySummary, ClientOptions};
+use ringshard::wire::transport::netcode_client::{ClientState, NetcodeClient};
+use ringshard::wire::transport::token::UserData;
+use ringshard::wire::units::GRID_PER_M;
 use ringshard::world::land::Land;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use renet::{ClientId, ConnectionConfig, DefaultChannel, RenetServer, ServerEvent};
 use renet_netcode::{NetcodeServerTransport, ServerAuthentication, ServerConfig};
 use ringshard::clock::Clock;
-use ringshard::ids::SessionRef;
 use ringshard::limits::{BODY_BYTES_MAX, LANES};
-use ringshard::net::handshake::Identity;
-use ringshard::net::token::{DEV_KEY, PROTOCOL_ID, UserData};
 use ringshard::tools::TIMEOUT_S;
+use ringshard::wire::ids::SessionRef;
+use ringshard::wire::transport::handshake::Identity;
+use ringshard::wire::transport::token::{DEV_KEY, PROTOCOL_ID, UserData};
 
 use super::game::Game;
 

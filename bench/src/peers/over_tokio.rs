@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringshard::clock::{Clock, unix_s};
-use ringshard::ids::ShardId;
 use ringshard::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_SEND_BYTES_MAX, LANES};
-use ringshard::net::handshake::{Arrival, HandshakeConfig};
-use ringshard::net::packet::CONTROL_BYTES_MAX;
-use ringshard::net::token::{DEV_KEY, random_bytes};
 use ringshard::shard::links::{Links, Outgoing, keep_alive, seal};
+use ringshard::wire::ids::ShardId;
+use ringshard::wire::transport::handshake::{Arrival, HandshakeConfig};
+use ringshard::wire::transport::packet::CONTROL_BYTES_MAX;
+use ringshard::wire::transport::token::{DEV_KEY, random_bytes};
 
 use super::game::Game;
 

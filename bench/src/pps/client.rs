@@ -13,10 +13,10 @@ use ringshard::clock::unix_s;
 use ringshard::exit::{Code, Failure};
 use ringshard::io::never_fragment;
 use ringshard::limits::{COMMANDS_REMEMBERED_MAX, DATAGRAM_BYTES_MAX};
-use ringshard::net::client::{ClientOptions, ClientSession};
-use ringshard::net::netcode_client::{ClientState, NetcodeClient};
-use ringshard::net::token::{ConnectToken, DEV_KEY, TokenGrant, TokenSecrets, UserData};
-use ringshard::net::wire;
+use ringshard::wire::client::{ClientOptions, ClientSession};
+use ringshard::wire::generated::structs;
+use ringshard::wire::transport::netcode_client::{ClientState, NetcodeClient};
+use ringshard::wire::transport::token::{ConnectToken, DEV_KEY, TokenGrant, TokenSecrets, UserData};
 
 use crate::drive::{Counts, Flow};
 
@@ -122,7 +122,7 @@ impl Client {
         let ticks = (due.as_nanos() * 60 / 1_000_000_000) as u64;
         let first = self.ticks.max(ticks.saturating_sub(COMMANDS_REMEMBERED_MAX as u64));
         for _ in first..ticks {
-            self.session.push_command(wire::Command::new(self.yaw, 127, 0, 0, 0, 0), 0);
+            self.session.push_command(structs::Command::new(self.yaw, 127, 0, 0, 0, 0), 0);
         }
         self.ticks = ticks;
     }

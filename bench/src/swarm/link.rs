@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use ringshard::io::never_fragment;
 use ringshard::limits::{BODY_BYTES_MAX, DATAGRAM_BYTES_MAX};
-use ringshard::net::netcode_client::{ClientState, NetcodeClient};
-use ringshard::net::stream::{LENGTH_BYTES, StreamReader, write_frame};
 use ringshard::tools::TIMEOUT_S;
+use ringshard::wire::transport::netcode_client::{ClientState, NetcodeClient};
+use ringshard::wire::transport::stream::{LENGTH_BYTES, StreamReader, write_frame};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Bytes that may wait for the server on a TCP connection. Full: the bot's next bodies wait until there is room.

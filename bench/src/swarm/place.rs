@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use ringshard::ids::{FINE_PER_M, FINE_SHIFT, GRID_PER_M};
-use ringshard::net::message::{Seam, Welcome};
 use ringshard::sim::bots::{Crossing, Haunt, March};
+use ringshard::wire::messages::{Seam, Welcome};
+use ringshard::wire::units::{FINE_PER_M, FINE_SHIFT, GRID_PER_M};
 use ringshard::world::land::{LAND_M, Land};
 
 /// What the bots do.
@@ -196,7 +196,7 @@ mod tests {
         let seam = CutMap::equal(shards).seam(&Land::new(42));
         let seam = seam.map(|seam| Seam { x0: seam.from.0, y0: seam.from.1, x1: seam.to.0, y1: seam.to.1 });
         Welcome {
-            entity: ringshard::ids::EntityId::NONE,
+            entity: ringshard::wire::ids::EntityId::NONE,
             client_id: 1,
             tick: 1,
             tick_hz: 60,
@@ -250,7 +250,8 @@ mod tests {
         let places = Places::find(Scenario::March, &welcome(2)).expect("two shards have a seam");
         let Haunt::March(march) = places.haunt(3, 10) else { panic!("it is no march") };
         let cut = CutMap::equal(2);
-        let owner = |(x, y): (i32, i32)| cut.owner(ringshard::ids::CellKey::of_fine(x << FINE_SHIFT, y << FINE_SHIFT));
+        let owner =
+            |(x, y): (i32, i32)| cut.owner(ringshard::wire::ids::CellKey::of_fine(x << FINE_SHIFT, y << FINE_SHIFT));
         assert_eq!((march.centre(0), march.centre(u32::MAX)), (march.from, march.to));
         assert_ne!(owner(march.from), owner(march.to));
         let step = |tick: u32| {

@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringshard::ids::FINE_PER_M;
-use ringshard::net::client::{BodySummary, ClientOptions};
-use ringshard::net::messages::Close;
-use ringshard::net::token::UserData;
 use ringshard::sim::bots::{Bot, Haunt};
 use ringshard::sim::trader::Trader;
 use ringshard::tools::dev_token;
+use ringshard::wire::client::{BodySummary, ClientOptions};
+use ringshard::wire::generated::tables::Close;
+use ringshard::wire::transport::token::UserData;
+use ringshard::wire::units::FINE_PER_M;
 use ringshard::world::land::Land;
 use serde::{Deserialize, Serialize};
 

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use ringshard::exit::{Code, Failure};
 use ringshard::limits::BODY_BYTES_MAX;
-use ringshard::net::client::{ClientOptions, ClientSession};
-use ringshard::net::message::{ServerMessage, Welcome};
-use ringshard::net::stream::{LENGTH_BYTES, StreamReader, write_frame};
-use ringshard::net::token::UserData;
 use ringshard::tools::dev_token;
+use ringshard::wire::client::{ClientOptions, ClientSession};
+use ringshard::wire::messages::{ServerMessage, Welcome};
+use ringshard::wire::transport::stream::{LENGTH_BYTES, StreamReader, write_frame};
+use ringshard::wire::transport::token::UserData;
 
 /// Longest wait for a connection, and then for a Welcome.
 const PATIENCE: Duration = Duration::from_secs(5);

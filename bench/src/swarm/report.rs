@@ -3,8 +3,8 @@
 //! Owns the names of the fields, on which scripts rely. Promises: a run whose own load was late says that it is void.
 
 use hdrhistogram::Histogram;
-use ringshard::net::message::Welcome;
 use ringshard::sim::trader::DealCounts;
+use ringshard::wire::messages::Welcome;
 use serde::Serialize;
 
 use super::SwarmArgs;
@@ -295,7 +295,7 @@ mod tests {
 
     fn welcome() -> Welcome {
         Welcome {
-            entity: ringshard::ids::EntityId::NONE,
+            entity: ringshard::wire::ids::EntityId::NONE,
             client_id: 1,
             tick: 1,
             tick_hz: 60,

@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use ringshard::exit::Failure;
-use ringshard::goods::Refusal;
+use ringshard::wire::goods::Refusal;
 use serde::Serialize;
 
 use super::player::{Told, ToldOperation};

@@ -7,11 +7,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::goods::{OrderId, Refusal};
-use crate::ids::{EntityId, IdClass};
 use crate::limits::SOURCES_HELD_MAX;
-use crate::net::fast_hash::FastHash;
 use crate::planted::{Bug, planted};
+use crate::wire::fast_hash::FastHash;
+use crate::wire::goods::{OrderId, Refusal};
+use crate::wire::ids::{EntityId, IdClass};
 
 /// What is known of an order before it is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +32,7 @@ pub struct Answer {
     /// Digest of what was ordered.
     pub digest: u64,
     /// What was answered.
-    #[serde(with = "crate::goods::refusal_number")]
+    #[serde(with = "crate::wire::goods::refusal_number")]
     pub refusal: Refusal,
     /// Number of the order in the log.
     pub number: u64,

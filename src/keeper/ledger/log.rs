@@ -7,7 +7,7 @@
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 
-use crate::goods::{Order, OrderKind, Refusal};
+use crate::wire::goods::{Order, OrderKind, Refusal};
 
 /// Content of an order that its partner's confirmation answered.
 pub(super) const PARTNER_DIGEST: u64 = 1;
@@ -22,7 +22,7 @@ pub struct Entry {
     /// What was ordered.
     pub order: Order,
     /// What was answered.
-    #[serde(with = "crate::goods::refusal_number")]
+    #[serde(with = "crate::wire::goods::refusal_number")]
     pub refusal: Refusal,
 }
 

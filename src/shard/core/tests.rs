@@ -1,12 +1,12 @@
 //! Whom a shard serves, in which order, and how its sessions end.
 
 use super::*;
-use crate::goods::Refusal;
 use crate::limits::{LANE_WAITING_MAX, SESSION_BYTES_PER_S_MAX};
-use crate::net::client::{ClientOptions, ClientSession};
-use crate::net::message::Stream;
-use crate::net::token::UserData;
-use crate::net::wire;
+use crate::wire::client::{ClientOptions, ClientSession};
+use crate::wire::generated::structs;
+use crate::wire::goods::Refusal;
+use crate::wire::messages::Stream;
+use crate::wire::transport::token::UserData;
 use crate::world::WorldConfig;
 use crate::world::cut::CutMap;
 use crate::world::effect::Word;
@@ -166,7 +166,7 @@ fn who_was_heard_first_is_served_first() {
         let mut heard = Vec::new();
         for (session, client) in &mut clients {
             if client.own_state().is_some() {
-                client.push_command(wire::Command::new(0, 127, 0, 0, 0, 0), 0);
+                client.push_command(structs::Command::new(0, 127, 0, 0, 0, 0), 0);
                 heard.push(*session);
             }
             let mut body = [0; crate::limits::BODY_BYTES_MAX];

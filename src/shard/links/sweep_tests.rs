@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::ids::GRID_PER_M;
-use crate::net::interest::Radii;
-use crate::net::packet::{Envelope, Side};
-use crate::net::session::Rates;
-use crate::net::token::UserData;
+use crate::realm::sessions::interest::Radii;
+use crate::realm::sessions::session::Rates;
 use crate::shard::core::Rules;
+use crate::wire::transport::packet::{Envelope, Side};
+use crate::wire::transport::token::UserData;
+use crate::wire::units::GRID_PER_M;
 use crate::world::cut::CutMap;
 use crate::world::land::Land;
 use crate::world::{World, WorldConfig};

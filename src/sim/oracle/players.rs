@@ -6,16 +6,17 @@
 use std::collections::HashMap;
 
 use super::Oracle;
-use crate::ids::{EntityId, FINE_SHIFT, GRID_PER_M, SessionRef, ShardId};
 use crate::keeper::KeeperCommand;
 use crate::limits::{CREDIT_TICKS_MAX, ROW_TICKS_MAX};
-use crate::net::fast_hash::FastHash;
 use crate::shard::core::Core;
 use crate::sim::clients::Clients;
 use crate::sim::node::Node;
+use crate::wire::fast_hash::FastHash;
+use crate::wire::ids::{EntityId, SessionRef, ShardId};
+use crate::wire::units::SPEED_MAX;
+use crate::wire::units::{FINE_SHIFT, GRID_PER_M};
 use crate::world::entity::Player;
 use crate::world::frame::distance;
-use crate::world::movement::SPEED_MAX;
 
 /// Ticks between two looks at who sees whom.
 const SIGHT_TICKS: u64 = 30;

@@ -1,10 +1,10 @@
 //! What one session takes in a tick, and what it answers.
 
 use super::*;
-use crate::goods::{Currency, Shelf};
 use crate::limits::BODY_BYTES_MAX;
-use crate::net::acks::SentPacket;
-use crate::net::message::messages_of_a_newer_client;
+use crate::wire::acks::SentPacket;
+use crate::wire::goods::{Currency, Shelf};
+use crate::wire::messages::messages_of_a_newer_client;
 use crate::world::parcel::Input;
 
 /// A client's bodies, and what its session passes on and answers.
@@ -33,7 +33,7 @@ impl Talk {
 
     /// Its entity's owner shows what it took.
     fn show(&mut self) {
-        let state = wire::OwnState::new(5, 0, 0, 0, 0, self.tick as u32, 0, 0, 0, 0, 0, 0, 0);
+        let state = structs::OwnState::new(5, 0, 0, 0, 0, self.tick as u32, 0, 0, 0, 0, 0, 0, 0);
         let told = Told {
             session: SessionRef::default(),
             state,
@@ -48,10 +48,10 @@ impl Talk {
     fn body(&mut self, commands: Option<(u32, usize)>) -> Vec<u8> {
         let mut out = [0; BODY_BYTES_MAX];
         let stamp = self.client.stamp();
-        let header = wire::ClientHeader::new(stamp.ack_bits, stamp.sequence, stamp.ack, stamp.flags, 0);
+        let header = structs::ClientHeader::new(stamp.ack_bits, stamp.sequence, stamp.ack, stamp.flags, 0);
         let mut writer = BodyWriter::client(&mut out, header);
         if let Some((first, count)) = commands {
-            writer.commands(first, std::iter::repeat_n(wire::Command::default(), count));
+            writer.commands(first, std::iter::repeat_n(structs::Command::default(), count));
         }
         let mut packet = SentPacket::new(self.tick as u32);
         self.client.write(self.tick as u32, &mut writer, &mut packet);
@@ -92,7 +92,7 @@ impl Talk {
     /// What the client was answered since.
     fn responses(&mut self) -> Vec<(u8, u64, Refusal)> {
         let mut out = [0; BODY_BYTES_MAX];
-        let mut writer = BodyWriter::server(&mut out, wire::ServerHeader::default());
+        let mut writer = BodyWriter::server(&mut out, structs::ServerHeader::default());
         let mut packet = SentPacket::new(self.tick as u32);
         self.session.reliable.write(self.tick as u32, &mut writer, &mut packet);
         self.session.reliable.record(packet, |_, _| ());

@@ -5,20 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Metres along the side of a cell.
-pub const CELL_M: i32 = 64;
-/// Wire grid steps in a metre.
-pub const GRID_PER_M: i32 = 256;
-/// Steps of an entity's own position in a metre.
-pub const FINE_PER_M: i32 = 65_536;
-/// Fine steps in one wire grid step, as a shift.
-pub const FINE_SHIFT: u32 = 8;
-/// Wire grid steps along the side of a cell.
-pub const CELL_GRID: i32 = CELL_M * GRID_PER_M;
-/// Cells along the side of a plot, as a power of two.
-const PLOT_SHIFT: u32 = 1;
-/// Wire grid steps along the side of a plot: what slices are cut from.
-pub const PLOT_GRID: i32 = CELL_GRID << PLOT_SHIFT;
+use crate::wire::units::{CELL_GRID, FINE_SHIFT, PLOT_SHIFT};
 
 /// A u64 made of a class (top 8 bits), a source and an ordinal that the source keeps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]

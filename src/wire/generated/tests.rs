@@ -6,8 +6,8 @@ use std::process::Command;
 
 const FLATC_VERSION: &str = "flatc version 25.12.19";
 const SCHEMAS: [(&str, &[u8], &str); 2] = [
-    ("wire", include_bytes!("../../schemas/wire.fbs"), include_str!("wire_generated.rs")),
-    ("messages", include_bytes!("../../schemas/messages.fbs"), include_str!("messages_generated.rs")),
+    ("wire", include_bytes!("../../../schemas/wire.fbs"), include_str!("wire_generated.rs")),
+    ("messages", include_bytes!("../../../schemas/messages.fbs"), include_str!("messages_generated.rs")),
 ];
 
 fn fnv1a(bytes: &[u8]) -> u64 {
@@ -24,8 +24,8 @@ fn generated_code_belongs_to_the_schemas_as_they_are() {
     let held = include_str!("generated.lock");
     assert_eq!(
         held, lock,
-        "a schema or its code changed: run `flatc --rust -o src/net schemas/wire.fbs schemas/messages.fbs` with flatc \
-         25.12.19, then write the right-hand text to src/net/generated.lock"
+        "a schema or its code changed: run `flatc --rust -o src/wire/generated schemas/wire.fbs schemas/messages.fbs` with flatc \
+         25.12.19, then write the right-hand text to src/wire/generated/generated.lock"
     );
 }
 
@@ -45,7 +45,10 @@ fn generated_code_is_what_flatc_makes() {
         let status = Command::new("flatc").args(["--rust", "-o"]).args([&folder, &schema]).status();
         assert!(status.expect("flatc runs").success());
         let made = std::fs::read_to_string(folder.join(format!("{name}_generated.rs"))).expect("flatc made it");
-        assert!(made == code, "src/net/{name}_generated.rs differs from what flatc makes of schemas/{name}.fbs");
+        assert!(
+            made == code,
+            "src/wire/generated/{name}_generated.rs differs from what flatc makes of schemas/{name}.fbs"
+        );
     }
     std::fs::remove_dir_all(&folder).expect("our own folder");
 }

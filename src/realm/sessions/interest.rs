@@ -4,12 +4,13 @@
 //! was not shown for longest and lies nearest goes first; no entity is encoded here, only copied; bounded by the slices
 //! in reach. Never looks at a shard, only at frames of one tick.
 
-use crate::ids::{CELL_GRID, CellKey, GRID_PER_M};
 use crate::limits::{KEYFRAME_TICKS, LEAVES_HELD_MAX, LEAVES_PER_BODY_MAX, SLICES_FOLLOWED_MAX};
-use crate::net::body::{BodyWriter, kind};
-use crate::net::wire;
 use crate::planted::{Bug, planted};
 use crate::sys::prefetch;
+use crate::wire::body::{BodyWriter, kind};
+use crate::wire::generated::structs;
+use crate::wire::ids::CellKey;
+use crate::wire::units::{CELL_GRID, GRID_PER_M};
 use crate::world::boxes::square;
 use crate::world::events::{Choice, Spot};
 use crate::world::frame::{Frame, SliceHead, SliceName, distance};
@@ -114,9 +115,9 @@ impl Key {
         Key { owner: (slice.part >> 8) as u8, plot: slice.plot, number: slice.part as u8 }
     }
 
-    fn wire(self) -> wire::SliceKey {
+    fn wire(self) -> structs::SliceKey {
         let part = u16::from(self.owner) << 8 | u16::from(self.number);
-        wire::SliceKey::new(self.plot.space, self.plot.x, self.plot.y, part, 0)
+        structs::SliceKey::new(self.plot.space, self.plot.x, self.plot.y, part, 0)
     }
 }
 
@@ -544,8 +545,8 @@ impl Interest {
 
     fn write_leaves(&mut self, tick: u64, body: &mut BodyWriter<'_>, note: &mut impl FnMut(Carried) -> bool) {
         let due = |left: &Left| left.sent_tick == 0 || tick >= left.sent_tick + RESEND_TICKS;
-        let room = (body.remaining() / size_of::<wire::SliceKey>()).min(LEAVES_PER_BODY_MAX);
-        let mut keys = [wire::SliceKey::default(); LEAVES_PER_BODY_MAX];
+        let room = (body.remaining() / size_of::<structs::SliceKey>()).min(LEAVES_PER_BODY_MAX);
+        let mut keys = [structs::SliceKey::default(); LEAVES_PER_BODY_MAX];
         let mut count = 0;
         for left in self.left.iter_mut().filter(|left| due(left)).take(room) {
             if !note(Carried::Leave { ticket: left.ticket }) {
@@ -556,9 +557,9 @@ impl Interest {
             count += 1;
         }
         if count > 0 {
-            body.section_with(kind::LEAVE, count * size_of::<wire::SliceKey>(), |out| {
+            body.section_with(kind::LEAVE, count * size_of::<structs::SliceKey>(), |out| {
                 out.as_chunks_mut().0.iter_mut().zip(&keys).for_each(|(place, key)| *place = key.0);
-                count * size_of::<wire::SliceKey>()
+                count * size_of::<structs::SliceKey>()
             });
         }
     }
@@ -615,16 +616,16 @@ fn write_packed(
     body.section_parts(kind::DELTA, &[&head(slice, 0, slice.slots).0, packed])
 }
 
-fn head(slice: &SliceHead, first: u8, count: u8) -> wire::SliceHeader {
+fn head(slice: &SliceHead, first: u8, count: u8) -> structs::SliceHeader {
     let CellKey { space, x, y } = slice.plot;
-    wire::SliceHeader::new(space, x, y, slice.part, slice.epoch, first, count, 0, 0)
+    structs::SliceHeader::new(space, x, y, slice.part, slice.epoch, first, count, 0, 0)
 }
 
 fn write_entities(
     body: &mut BodyWriter<'_>,
     kind: u8,
-    head: wire::SliceHeader,
-    entities: &[wire::EntityPlain],
+    head: structs::SliceHeader,
+    entities: &[structs::EntityPlain],
 ) -> bool {
     let bytes = HEAD_BYTES + ENTITY_BYTES * entities.len();
     body.section_with(kind, bytes, |out| {
@@ -657,10 +658,10 @@ pub fn write_events(
             }
         }
     }
-    choice.truncate(body.remaining() / size_of::<wire::Event>());
+    choice.truncate(body.remaining() / size_of::<structs::Event>());
     let events = choice.events();
     if events.len() > 0 {
-        let bytes = events.len() * size_of::<wire::Event>();
+        let bytes = events.len() * size_of::<structs::Event>();
         body.section_with(kind::EVENTS, bytes, |out| {
             out.as_chunks_mut().0.iter_mut().zip(events).for_each(|(place, event)| *place = event.0);
             bytes

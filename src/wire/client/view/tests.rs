@@ -1,13 +1,13 @@
 //! A small server's recorded stream, as it is and altered in each way that the view must notice.
 
 use super::*;
-use crate::ids::FINE_SHIFT;
 use crate::limits::{BODY_BYTES_MAX, KEYFRAME_TICKS};
-use crate::net::body::BodyWriter;
-use crate::net::client::{ClientOptions, ClientSession};
-use crate::net::message::{ServerMessage, Welcome};
-use crate::net::slice::encode_delta;
-use crate::net::wire::{FragmentHeader, OwnState, ServerHeader};
+use crate::wire::body::BodyWriter;
+use crate::wire::client::{ClientOptions, ClientSession};
+use crate::wire::generated::structs::{FragmentHeader, OwnState, ServerHeader};
+use crate::wire::messages::{ServerMessage, Welcome};
+use crate::wire::slice::encode_delta;
+use crate::wire::units::FINE_SHIFT;
 use std::collections::BTreeMap;
 
 const SIDE_CELLS: i32 = 8;

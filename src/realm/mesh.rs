@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 
-use crate::ids::ShardId;
 use crate::limits::{PARCELS_MAX, POSTS_MAX, SILENT_TICKS};
+use crate::wire::ids::ShardId;
 use crate::world::parcel::{InputParcel, Merged, OutcomeParcel};
 
 /// What has a tick and travels.
@@ -341,10 +341,10 @@ impl<T> Carrier<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::goods::Refusal;
-    use crate::ids::{EntityId, SessionRef};
     use crate::limits::{MERGED_EFFECTS_MAX, MERGED_EVENTS_MAX};
-    use crate::net::message::Stream;
+    use crate::wire::goods::Refusal;
+    use crate::wire::ids::{EntityId, SessionRef};
+    use crate::wire::messages::Stream;
     use crate::world::effect::{Effect, EffectKind, PrivateEvent, Target, Word};
     use crate::world::frame::Frame;
     use crate::world::movement::Command;

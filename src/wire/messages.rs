@@ -3,15 +3,15 @@
 //! Promises: decoding verifies all of a message, within limits that fit these tables and no others, before it reads any;
 //! it never panics on any bytes. Never keeps the bytes.
 
-use crate::goods::{Currency, Dropped, GoodsNews, ItemRef, MailNews, Offer, Shelf};
+use crate::wire::goods::{Currency, Dropped, GoodsNews, ItemRef, MailNews, Offer, Shelf};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::EntityId;
 use crate::limits::MESSAGE_BYTES_MAX;
-use crate::net::messages;
+use crate::wire::generated::tables;
+use crate::wire::ids::EntityId;
 use flatbuffers::{FlatBufferBuilder, VerifierOptions};
 
-pub use crate::net::messages::{Close, Refusal, TradeStep};
+pub use crate::wire::generated::tables::{Close, Refusal, TradeStep};
 
 /// Enums of the schema are kept as their numbers.
 macro_rules! kept_as_number {
@@ -69,8 +69,8 @@ impl Stream {
     }
 
     /// Its number on the wire.
-    pub fn wire(self) -> messages::Stream {
-        messages::Stream(self as u8)
+    pub fn wire(self) -> tables::Stream {
+        tables::Stream(self as u8)
     }
 }
 
@@ -125,7 +125,7 @@ pub enum RequestError {
     /// The request with this number on this stream of the wire is refused.
     Refused {
         /// As the client wrote it.
-        stream: messages::Stream,
+        stream: tables::Stream,
         /// As the client wrote it.
         number: u64,
         /// `Unknown`: a kind, or a stream, that this version does not have. `Malformed`: anything else.
@@ -213,34 +213,34 @@ impl Request {
         let b = &mut builder;
         let (body_type, body) = match *self {
             Request::Emote { kind } => {
-                let emote = messages::Emote::create(b, &messages::EmoteArgs { kind });
-                (messages::RequestBody::Emote, emote.as_union_value())
+                let emote = tables::Emote::create(b, &tables::EmoteArgs { kind });
+                (tables::RequestBody::Emote, emote.as_union_value())
             }
             Request::WaveAt { target } => {
-                let wave = messages::WaveAt::create(b, &messages::WaveAtArgs { target: target.0 });
-                (messages::RequestBody::WaveAt, wave.as_union_value())
+                let wave = tables::WaveAt::create(b, &tables::WaveAtArgs { target: target.0 });
+                (tables::RequestBody::WaveAt, wave.as_union_value())
             }
             Request::Goods(request) => request.build(b),
             Request::TradeAsk { target } => {
-                let ask = messages::TradeAsk::create(b, &messages::TradeAskArgs { target: target.0 });
-                (messages::RequestBody::TradeAsk, ask.as_union_value())
+                let ask = tables::TradeAsk::create(b, &tables::TradeAskArgs { target: target.0 });
+                (tables::RequestBody::TradeAsk, ask.as_union_value())
             }
             Request::TradeOffer { offer } => {
                 let items = build_items(offer.items(), b);
-                let args = messages::TradeOfferArgs { coins: offer.coins, items: Some(items) };
-                (messages::RequestBody::TradeOffer, messages::TradeOffer::create(b, &args).as_union_value())
+                let args = tables::TradeOfferArgs { coins: offer.coins, items: Some(items) };
+                (tables::RequestBody::TradeOffer, tables::TradeOffer::create(b, &args).as_union_value())
             }
             Request::TradeConfirm { offer } => {
-                let confirm = messages::TradeConfirm::create(b, &messages::TradeConfirmArgs { offer });
-                (messages::RequestBody::TradeConfirm, confirm.as_union_value())
+                let confirm = tables::TradeConfirm::create(b, &tables::TradeConfirmArgs { offer });
+                (tables::RequestBody::TradeConfirm, confirm.as_union_value())
             }
             Request::TradeCancel => {
-                let cancel = messages::TradeCancel::create(b, &messages::TradeCancelArgs {});
-                (messages::RequestBody::TradeCancel, cancel.as_union_value())
+                let cancel = tables::TradeCancel::create(b, &tables::TradeCancelArgs {});
+                (tables::RequestBody::TradeCancel, cancel.as_union_value())
             }
         };
-        let args = messages::RequestArgs { stream: self.stream().wire(), number, body_type, body: Some(body) };
-        let root = messages::Request::create(&mut builder, &args);
+        let args = tables::RequestArgs { stream: self.stream().wire(), number, body_type, body: Some(body) };
+        let root = tables::Request::create(&mut builder, &args);
         builder.finish(root, None);
         builder.finished_data().to_vec()
     }
@@ -249,7 +249,7 @@ impl Request {
     ///
     /// Errors: what its sender is to be told.
     pub fn decode(bytes: &[u8]) -> Result<NumberedRequest, RequestError> {
-        let Ok(root) = flatbuffers::root_with_opts::<messages::Request>(&VERIFIER, bytes) else {
+        let Ok(root) = flatbuffers::root_with_opts::<tables::Request>(&VERIFIER, bytes) else {
             return Err(head_of(bytes).map_or(RequestError::Nameless, |head| {
                 let (stream, number) = (head.stream(), head.number());
                 RequestError::Refused { stream, number, refusal: Refusal::Malformed }
@@ -257,7 +257,7 @@ impl Request {
         };
         let (stream, number) = (root.stream(), root.number());
         let refused = |refusal| RequestError::Refused { stream, number, refusal };
-        if root.body_type() == messages::RequestBody::NONE || root.body_type().variant_name().is_none() {
+        if root.body_type() == tables::RequestBody::NONE || root.body_type().variant_name().is_none() {
             return Err(refused(Refusal::Unknown));
         }
         let request = Request::read(&root).map_err(|MessageError| refused(Refusal::Malformed))?;
@@ -268,7 +268,7 @@ impl Request {
         Ok(NumberedRequest { number, request })
     }
 
-    fn read(root: &messages::Request) -> Result<Request, MessageError> {
+    fn read(root: &tables::Request) -> Result<Request, MessageError> {
         Ok(if let Some(emote) = root.body_as_emote() {
             Request::Emote { kind: emote.kind() }
         } else if let Some(wave) = root.body_as_wave_at() {
@@ -287,64 +287,64 @@ impl Request {
     }
 }
 
-/// Stream and number of a request whose rest cannot be read: the beginning of its table is that of [`messages::RequestHead`].
-fn head_of(bytes: &[u8]) -> Option<messages::RequestHead<'_>> {
-    flatbuffers::root_with_opts::<messages::RequestHead>(&VERIFIER, bytes).ok()
+/// Stream and number of a request whose rest cannot be read: the beginning of its table is that of [`tables::RequestHead`].
+fn head_of(bytes: &[u8]) -> Option<tables::RequestHead<'_>> {
+    flatbuffers::root_with_opts::<tables::RequestHead>(&VERIFIER, bytes).ok()
 }
 
 type Union = flatbuffers::WIPOffset<flatbuffers::UnionWIPOffset>;
 
 impl GoodsRequest {
-    fn build(self, b: &mut FlatBufferBuilder) -> (messages::RequestBody, Union) {
+    fn build(self, b: &mut FlatBufferBuilder) -> (tables::RequestBody, Union) {
         match self {
             GoodsRequest::Move { item, from, to } => {
                 let (item, from, to) = (wire_item(item), wire_shelf(Some(from)), wire_shelf(Some(to)));
-                let args = messages::MoveItemArgs { item: Some(&item), from, to };
-                (messages::RequestBody::MoveItem, messages::MoveItem::create(b, &args).as_union_value())
+                let args = tables::MoveItemArgs { item: Some(&item), from, to };
+                (tables::RequestBody::MoveItem, tables::MoveItem::create(b, &args).as_union_value())
             }
             GoodsRequest::MoveCoins { currency, amount, from, to } => {
                 let (from, to) = (wire_shelf(Some(from)), wire_shelf(Some(to)));
-                let currency = messages::Currency(currency as u8);
-                let args = messages::MoveCoinsArgs { currency, amount, from, to };
-                (messages::RequestBody::MoveCoins, messages::MoveCoins::create(b, &args).as_union_value())
+                let currency = tables::Currency(currency as u8);
+                let args = tables::MoveCoinsArgs { currency, amount, from, to };
+                (tables::RequestBody::MoveCoins, tables::MoveCoins::create(b, &args).as_union_value())
             }
             GoodsRequest::Drop { what } => {
                 let (item, coins) = match what {
                     Dropped::Item(item) => (Some(wire_item(item)), 0),
                     Dropped::Coins(coins) => (None, coins),
                 };
-                let args = messages::DropArgs { item: item.as_ref(), coins };
-                (messages::RequestBody::Drop, messages::Drop::create(b, &args).as_union_value())
+                let args = tables::DropArgs { item: item.as_ref(), coins };
+                (tables::RequestBody::Drop, tables::Drop::create(b, &args).as_union_value())
             }
             GoodsRequest::PickUp { thing } => {
-                let args = messages::PickUpArgs { thing: thing.0 };
-                (messages::RequestBody::PickUp, messages::PickUp::create(b, &args).as_union_value())
+                let args = tables::PickUpArgs { thing: thing.0 };
+                (tables::RequestBody::PickUp, tables::PickUp::create(b, &args).as_union_value())
             }
             GoodsRequest::Destroy { item } => {
-                let args = messages::DestroyArgs { item: Some(&wire_item(item)) };
-                (messages::RequestBody::Destroy, messages::Destroy::create(b, &args).as_union_value())
+                let args = tables::DestroyArgs { item: Some(&wire_item(item)) };
+                (tables::RequestBody::Destroy, tables::Destroy::create(b, &args).as_union_value())
             }
             GoodsRequest::Send { to, offer, price } => {
                 let items = Some(build_items(offer.items(), b));
-                let args = messages::SendMailArgs { to: to.0, coins: offer.coins, items, price };
-                (messages::RequestBody::SendMail, messages::SendMail::create(b, &args).as_union_value())
+                let args = tables::SendMailArgs { to: to.0, coins: offer.coins, items, price };
+                (tables::RequestBody::SendMail, tables::SendMail::create(b, &args).as_union_value())
             }
             GoodsRequest::TakeMail { mail } => {
-                let args = messages::TakeMailArgs { mail };
-                (messages::RequestBody::TakeMail, messages::TakeMail::create(b, &args).as_union_value())
+                let args = tables::TakeMailArgs { mail };
+                (tables::RequestBody::TakeMail, tables::TakeMail::create(b, &args).as_union_value())
             }
             GoodsRequest::ReturnMail { mail } => {
-                let args = messages::ReturnMailArgs { mail };
-                (messages::RequestBody::ReturnMail, messages::ReturnMail::create(b, &args).as_union_value())
+                let args = tables::ReturnMailArgs { mail };
+                (tables::RequestBody::ReturnMail, tables::ReturnMail::create(b, &args).as_union_value())
             }
             GoodsRequest::Recall => {
-                let recall = messages::Recall::create(b, &messages::RecallArgs {});
-                (messages::RequestBody::Recall, recall.as_union_value())
+                let recall = tables::Recall::create(b, &tables::RecallArgs {});
+                (tables::RequestBody::Recall, recall.as_union_value())
             }
         }
     }
 
-    fn read(root: &messages::Request) -> Result<GoodsRequest, MessageError> {
+    fn read(root: &tables::Request) -> Result<GoodsRequest, MessageError> {
         if let Some(m) = root.body_as_move_item() {
             let (item, from, to) = (read_item(m.item())?, read_shelf(m.from())?, read_shelf(m.to())?);
             return Ok(GoodsRequest::Move { item, from, to });
@@ -382,24 +382,24 @@ impl GoodsRequest {
     }
 }
 
-fn wire_item(item: ItemRef) -> messages::ItemRef {
-    messages::ItemRef::new(item.uid, item.version, 0)
+fn wire_item(item: ItemRef) -> tables::ItemRef {
+    tables::ItemRef::new(item.uid, item.version, 0)
 }
 
-fn read_item(item: Option<&messages::ItemRef>) -> Result<ItemRef, MessageError> {
+fn read_item(item: Option<&tables::ItemRef>) -> Result<ItemRef, MessageError> {
     let item = item.ok_or(MessageError)?;
     Ok(ItemRef { uid: item.uid(), version: item.version() })
 }
 
-fn wire_shelf(shelf: Option<Shelf>) -> messages::Shelf {
-    messages::Shelf(shelf.map_or(0, |shelf| shelf as u8))
+fn wire_shelf(shelf: Option<Shelf>) -> tables::Shelf {
+    tables::Shelf(shelf.map_or(0, |shelf| shelf as u8))
 }
 
-fn read_shelf(shelf: messages::Shelf) -> Result<Shelf, MessageError> {
+fn read_shelf(shelf: tables::Shelf) -> Result<Shelf, MessageError> {
     Shelf::of(shelf.0).ok_or(MessageError)
 }
 
-type WireItems<'a> = flatbuffers::WIPOffset<flatbuffers::Vector<'a, messages::ItemRef>>;
+type WireItems<'a> = flatbuffers::WIPOffset<flatbuffers::Vector<'a, tables::ItemRef>>;
 
 fn build_items<'a>(items: &[ItemRef], b: &mut FlatBufferBuilder<'a>) -> WireItems<'a> {
     let items: Vec<_> = items.iter().map(|&item| wire_item(item)).collect();
@@ -407,7 +407,7 @@ fn build_items<'a>(items: &[ItemRef], b: &mut FlatBufferBuilder<'a>) -> WireItem
 }
 
 /// More items than an offer holds are malformed.
-fn read_offer(coins: i64, items: Option<flatbuffers::Vector<'_, messages::ItemRef>>) -> Result<Offer, MessageError> {
+fn read_offer(coins: i64, items: Option<flatbuffers::Vector<'_, tables::ItemRef>>) -> Result<Offer, MessageError> {
     let items: Vec<ItemRef> = items.iter().flatten().map(|item| read_item(Some(item))).collect::<Result<_, _>>()?;
     Offer::new(coins, &items).ok_or(MessageError)
 }
@@ -478,7 +478,7 @@ pub enum ServerMessage {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Response {
     /// Stream of the request, as its sender wrote it.
-    pub stream: messages::Stream,
+    pub stream: tables::Stream,
     /// Its number.
     pub number: u64,
     /// `Refusal::None`: it was done.
@@ -509,30 +509,29 @@ impl ServerMessage {
     pub fn encode(&self) -> Vec<u8> {
         let mut builder = FlatBufferBuilder::new();
         let (body_type, body) = match self {
-            ServerMessage::Welcome(welcome) => (messages::ServerBody::Welcome, welcome.build(&mut builder)),
+            ServerMessage::Welcome(welcome) => (tables::ServerBody::Welcome, welcome.build(&mut builder)),
             &ServerMessage::Response(Response { stream, number, refusal, durable, thing }) => {
                 let thing = thing.map_or(0, |thing| thing.0);
-                let args = messages::ResponseArgs { stream, number, refusal, durable, thing };
-                let response = messages::Response::create(&mut builder, &args);
-                (messages::ServerBody::Response, response.as_union_value())
+                let args = tables::ResponseArgs { stream, number, refusal, durable, thing };
+                let response = tables::Response::create(&mut builder, &args);
+                (tables::ServerBody::Response, response.as_union_value())
             }
             &ServerMessage::Closing { reason } => {
-                let closing = messages::Closing::create(&mut builder, &messages::ClosingArgs { reason });
-                (messages::ServerBody::Closing, closing.as_union_value())
+                let closing = tables::Closing::create(&mut builder, &tables::ClosingArgs { reason });
+                (tables::ServerBody::Closing, closing.as_union_value())
             }
-            ServerMessage::Goods(news) => (messages::ServerBody::Goods, build_goods(news, &mut builder)),
-            ServerMessage::Trade(news) => (messages::ServerBody::TradeNews, news.build(&mut builder)),
+            ServerMessage::Goods(news) => (tables::ServerBody::Goods, build_goods(news, &mut builder)),
+            ServerMessage::Trade(news) => (tables::ServerBody::TradeNews, news.build(&mut builder)),
         };
-        let args = messages::ServerMessageArgs { body_type, body: Some(body) };
-        let root = messages::ServerMessage::create(&mut builder, &args);
+        let args = tables::ServerMessageArgs { body_type, body: Some(body) };
+        let root = tables::ServerMessage::create(&mut builder, &args);
         builder.finish(root, None);
         builder.finished_data().to_vec()
     }
 
     /// The message in these bytes.
     pub fn decode(bytes: &[u8]) -> Result<ServerMessage, MessageError> {
-        let root =
-            flatbuffers::root_with_opts::<messages::ServerMessage>(&VERIFIER, bytes).map_err(|_| MessageError)?;
+        let root = flatbuffers::root_with_opts::<tables::ServerMessage>(&VERIFIER, bytes).map_err(|_| MessageError)?;
         if let Some(welcome) = root.body_as_welcome() {
             return Welcome::read(welcome).map(ServerMessage::Welcome);
         }
@@ -560,34 +559,34 @@ impl ServerMessage {
 
 fn build_goods(news: &GoodsNews, b: &mut FlatBufferBuilder) -> Union {
     let balances = news.balances.iter().map(|&(shelf, currency, amount)| {
-        messages::Balance::new(amount, wire_shelf(Some(shelf)), messages::Currency(currency as u8), 0, 0)
+        tables::Balance::new(amount, wire_shelf(Some(shelf)), tables::Currency(currency as u8), 0, 0)
     });
     let balances: Vec<_> = balances.collect();
     let items = news
         .items
         .iter()
-        .map(|&(item, kind, shelf)| messages::ItemAt::new(item.uid, item.version, kind, wire_shelf(shelf), 0));
+        .map(|&(item, kind, shelf)| tables::ItemAt::new(item.uid, item.version, kind, wire_shelf(shelf), 0));
     let mails = news.mails.iter().map(|mail| {
         let MailNews { number, from, price, coins, items, end_tick, gone } = *mail;
-        messages::Mail::new(number, EntityId::character(from).0, price, coins, end_tick, items, gone.into(), 0, 0)
+        tables::Mail::new(number, EntityId::character(from).0, price, coins, end_tick, items, gone.into(), 0, 0)
     });
     let (items, mails): (Vec<_>, Vec<_>) = (items.collect(), mails.collect());
     let (balances, items, mails) = (b.create_vector(&balances), b.create_vector(&items), b.create_vector(&mails));
     let args =
-        messages::GoodsArgs { whole: news.whole, balances: Some(balances), items: Some(items), mails: Some(mails) };
-    messages::Goods::create(b, &args).as_union_value()
+        tables::GoodsArgs { whole: news.whole, balances: Some(balances), items: Some(items), mails: Some(mails) };
+    tables::Goods::create(b, &args).as_union_value()
 }
 
-fn read_goods(goods: messages::Goods) -> Result<GoodsNews, MessageError> {
-    let balance = |balance: &messages::Balance| {
+fn read_goods(goods: tables::Goods) -> Result<GoodsNews, MessageError> {
+    let balance = |balance: &tables::Balance| {
         let currency = Currency::of(balance.currency().0).ok_or(MessageError)?;
         Ok((read_shelf(balance.shelf())?, currency, balance.amount()))
     };
-    let item = |item: &messages::ItemAt| {
+    let item = |item: &tables::ItemAt| {
         let shelf = if item.shelf().0 == 0 { None } else { Some(read_shelf(item.shelf())?) };
         Ok((ItemRef { uid: item.uid(), version: item.version() }, item.kind(), shelf))
     };
-    let mail = |mail: &messages::Mail| MailNews {
+    let mail = |mail: &tables::Mail| MailNews {
         number: mail.number(),
         from: EntityId(mail.from()).number(),
         price: mail.price(),
@@ -609,11 +608,11 @@ impl TradeNews {
         let items = Some(build_items(self.offer.items(), b));
         let (step, partner, coins) = (self.step, self.partner.0, self.offer.coins);
         let (offer, refusal) = (self.number, self.refusal);
-        messages::TradeNews::create(b, &messages::TradeNewsArgs { step, partner, coins, items, offer, refusal })
+        tables::TradeNews::create(b, &tables::TradeNewsArgs { step, partner, coins, items, offer, refusal })
             .as_union_value()
     }
 
-    fn read(news: messages::TradeNews) -> Result<TradeNews, MessageError> {
+    fn read(news: tables::TradeNews) -> Result<TradeNews, MessageError> {
         let offer = read_offer(news.coins(), news.items())?;
         let (step, partner, number) = (news.step(), EntityId(news.partner()), news.offer());
         Ok(TradeNews { step, partner, offer, number, refusal: news.refusal() })
@@ -624,8 +623,8 @@ impl Welcome {
     fn build(&self, builder: &mut FlatBufferBuilder) -> flatbuffers::WIPOffset<flatbuffers::UnionWIPOffset> {
         assert!(self.version.len() <= VERSION_BYTES_MAX, "version {:?} is too long", self.version);
         let version = builder.create_string(&self.version);
-        let seam = self.seam.map(|seam| messages::Seam::new(seam.x0, seam.y0, seam.x1, seam.y1));
-        let args = messages::WelcomeArgs {
+        let seam = self.seam.map(|seam| tables::Seam::new(seam.x0, seam.y0, seam.x1, seam.y1));
+        let args = tables::WelcomeArgs {
             entity: self.entity.0,
             client_id: self.client_id,
             tick: self.tick,
@@ -640,15 +639,15 @@ impl Welcome {
             version: Some(version),
             order: self.order,
         };
-        messages::Welcome::create(builder, &args).as_union_value()
+        tables::Welcome::create(builder, &args).as_union_value()
     }
 
-    fn read(welcome: messages::Welcome) -> Result<Welcome, MessageError> {
+    fn read(welcome: tables::Welcome) -> Result<Welcome, MessageError> {
         let version = welcome.version().unwrap_or_default();
         if version.len() > VERSION_BYTES_MAX {
             return Err(MessageError);
         }
-        let seam = |seam: &messages::Seam| Seam { x0: seam.x0(), y0: seam.y0(), x1: seam.x1(), y1: seam.y1() };
+        let seam = |seam: &tables::Seam| Seam { x0: seam.x0(), y0: seam.y0(), x1: seam.x1(), y1: seam.y1() };
         Ok(Welcome {
             entity: EntityId(welcome.entity()),
             client_id: welcome.client_id(),
@@ -672,9 +671,9 @@ impl Welcome {
 fn raw(stream: u8, number: u64, kind: u8, body: impl Fn(&mut FlatBufferBuilder) -> Union) -> Vec<u8> {
     let mut builder = FlatBufferBuilder::new();
     let body = body(&mut builder);
-    let (stream, body_type) = (messages::Stream(stream), messages::RequestBody(kind));
-    let args = messages::RequestArgs { stream, number, body_type, body: Some(body) };
-    let root = messages::Request::create(&mut builder, &args);
+    let (stream, body_type) = (tables::Stream(stream), tables::RequestBody(kind));
+    let args = tables::RequestArgs { stream, number, body_type, body: Some(body) };
+    let root = tables::Request::create(&mut builder, &args);
     builder.finish(root, None);
     builder.finished_data().to_vec()
 }
@@ -683,27 +682,26 @@ fn raw(stream: u8, number: u64, kind: u8, body: impl Fn(&mut FlatBufferBuilder) 
 /// items, and bytes of another kind.
 #[cfg(test)]
 pub fn messages_of_a_newer_client(stream: u8, number: u64) -> Vec<Vec<u8>> {
-    let emote =
-        |b: &mut FlatBufferBuilder| messages::Emote::create(b, &messages::EmoteArgs { kind: 1 }).as_union_value();
+    let emote = |b: &mut FlatBufferBuilder| tables::Emote::create(b, &tables::EmoteArgs { kind: 1 }).as_union_value();
     let move_coins = |currency: u8, from: u8| {
         move |b: &mut FlatBufferBuilder| {
-            let (currency, from, to) = (messages::Currency(currency), messages::Shelf(from), messages::Shelf::Bag);
-            let args = messages::MoveCoinsArgs { currency, amount: 1, from, to };
-            messages::MoveCoins::create(b, &args).as_union_value()
+            let (currency, from, to) = (tables::Currency(currency), tables::Shelf(from), tables::Shelf::Bag);
+            let args = tables::MoveCoinsArgs { currency, amount: 1, from, to };
+            tables::MoveCoins::create(b, &args).as_union_value()
         }
     };
     let seven_items = |b: &mut FlatBufferBuilder| {
-        let items = Some(b.create_vector(&[messages::ItemRef::new(1, 1, 0); 7]));
-        messages::TradeOffer::create(b, &messages::TradeOfferArgs { coins: 0, items }).as_union_value()
+        let items = Some(b.create_vector(&[tables::ItemRef::new(1, 1, 0); 7]));
+        tables::TradeOffer::create(b, &tables::TradeOfferArgs { coins: 0, items }).as_union_value()
     };
-    let kind = |kind: messages::RequestBody| kind.0;
+    let kind = |kind: tables::RequestBody| kind.0;
     vec![
         raw(stream, number, 250, emote),
-        raw(stream, number + 1, kind(messages::RequestBody::MoveCoins), move_coins(0, 9)),
-        raw(stream, number + 2, kind(messages::RequestBody::MoveCoins), move_coins(200, 3)),
-        raw(stream, number + 3, kind(messages::RequestBody::TradeOffer), seven_items),
+        raw(stream, number + 1, kind(tables::RequestBody::MoveCoins), move_coins(0, 9)),
+        raw(stream, number + 2, kind(tables::RequestBody::MoveCoins), move_coins(200, 3)),
+        raw(stream, number + 3, kind(tables::RequestBody::TradeOffer), seven_items),
         // An emote's bytes as a mail: the body does not verify, and the head is read all the same.
-        raw(stream, number + 4, kind(messages::RequestBody::SendMail), emote),
+        raw(stream, number + 4, kind(tables::RequestBody::SendMail), emote),
     ]
 }
 
@@ -751,7 +749,7 @@ mod tests {
         vec![
             welcome(),
             ServerMessage::Response(Response {
-                stream: messages::Stream(9),
+                stream: tables::Stream(9),
                 number: 1 << 60,
                 refusal: Refusal::TooFar,
                 durable: true,
@@ -805,21 +803,21 @@ mod tests {
         for stream in [0, 1, 2, 200] {
             for (at, bytes) in (0..).zip(messages_of_a_newer_client(stream, 7)) {
                 let refusal = if at == 0 { Refusal::Unknown } else { Refusal::Malformed };
-                let refused = RequestError::Refused { stream: messages::Stream(stream), number: 7 + at, refusal };
+                let refused = RequestError::Refused { stream: tables::Stream(stream), number: 7 + at, refusal };
                 assert_eq!(Request::decode(&bytes), Err(refused));
             }
         }
         let emote = Request::Emote { kind: 1 }.encode(7);
-        let elsewhere = raw(Stream::Goods as u8, 7, messages::RequestBody::Emote.0, |b| {
-            messages::Emote::create(b, &messages::EmoteArgs { kind: 1 }).as_union_value()
+        let elsewhere = raw(Stream::Goods as u8, 7, tables::RequestBody::Emote.0, |b| {
+            tables::Emote::create(b, &tables::EmoteArgs { kind: 1 }).as_union_value()
         });
         assert!(Request::decode(&emote).is_ok());
         let (stream, refusal) = (Stream::Goods.wire(), Refusal::Unknown);
         assert_eq!(Request::decode(&elsewhere), Err(RequestError::Refused { stream, number: 7, refusal }));
         let mut builder = FlatBufferBuilder::new();
-        let root = messages::Request::create(&mut builder, &messages::RequestArgs::default());
+        let root = tables::Request::create(&mut builder, &tables::RequestArgs::default());
         builder.finish(root, None);
-        let (stream, refusal) = (messages::Stream::World, Refusal::Unknown);
+        let (stream, refusal) = (tables::Stream::World, Refusal::Unknown);
         let empty = Err(RequestError::Refused { stream, number: 0, refusal });
         assert_eq!(Request::decode(builder.finished_data()), empty);
         assert_eq!(Request::decode(&[1, 2, 3]), Err(RequestError::Nameless));

@@ -5,17 +5,19 @@
 //! handed out once however often it comes; a body that comes after a newer one counts as lost. Never decides what a
 //! client does, and never moves an entity itself.
 
-use crate::ids::EntityId;
+pub mod view;
+
 use crate::limits::{
     CLIENT_BODY_BYTES_MAX, CLIENT_INBOX_MAX, COMMANDS_PER_BODY_MAX, COMMANDS_REMEMBERED_MAX, EVENTS_REMEMBERED_MAX,
 };
-use crate::net::acks::{Arrival, SentPacket};
-use crate::net::body::{BodyError, BodyReader, BodyWriter, FLAG_PACKED, PONG_MARKER, Section, kind};
-use crate::net::channel::{ChannelFull, ChannelKind, Receipt};
-use crate::net::message::{Request, ServerMessage, Stream, Welcome};
-use crate::net::reliable::Reliable;
-use crate::net::view::{Errors, View};
-use crate::net::wire;
+use crate::wire::acks::{Arrival, SentPacket};
+use crate::wire::body::{BodyError, BodyReader, BodyWriter, FLAG_PACKED, PONG_MARKER, Section, kind};
+use crate::wire::channel::{ChannelFull, ChannelKind, Receipt};
+use crate::wire::client::view::{Errors, View};
+use crate::wire::generated::structs;
+use crate::wire::ids::EntityId;
+use crate::wire::messages::{Request, ServerMessage, Stream, Welcome};
+use crate::wire::reliable::Reliable;
 use std::collections::VecDeque;
 
 /// How a client plays.
@@ -35,7 +37,7 @@ pub struct SentCommand {
     /// Client tick.
     pub tick: u32,
     /// What was wanted.
-    pub command: wire::Command,
+    pub command: structs::Command,
     /// When it was to be sent, nanoseconds of the caller's clock.
     pub intended_ns: u64,
 }
@@ -62,13 +64,13 @@ pub struct ClientSession {
     reliable: Reliable,
     view: View,
     welcome: Option<Welcome>,
-    own_state: Option<wire::OwnState>,
+    own_state: Option<structs::OwnState>,
     commands: VecDeque<SentCommand>,
     next_tick: u32,
     /// Number of the next request of the stream `World`.
     next_number: u64,
-    events_known: VecDeque<wire::Event>,
-    events: VecDeque<wire::Event>,
+    events_known: VecDeque<structs::Event>,
+    events: VecDeque<structs::Event>,
     messages: VecDeque<ServerMessage>,
     malformed: u64,
 }
@@ -110,7 +112,7 @@ impl ClientSession {
 
     /// Adds the command of the next client tick, to go with the next bodies. `intended_ns`: when it was to be sent.
     /// Where [`COMMANDS_REMEMBERED_MAX`] are under way the oldest is forgotten.
-    pub fn push_command(&mut self, command: wire::Command, intended_ns: u64) -> u32 {
+    pub fn push_command(&mut self, command: structs::Command, intended_ns: u64) -> u32 {
         if self.commands.len() == COMMANDS_REMEMBERED_MAX {
             self.commands.pop_front();
         }
@@ -155,7 +157,7 @@ impl ClientSession {
         let budget = if self.options.reliable_transport { out.len() } else { out.len().min(CLIENT_BODY_BYTES_MAX) };
         let stamp = self.reliable.stamp();
         let flags = stamp.flags | if self.options.packed { FLAG_PACKED } else { 0 };
-        let header = wire::ClientHeader::new(stamp.ack_bits, stamp.sequence, stamp.ack, flags, 0);
+        let header = structs::ClientHeader::new(stamp.ack_bits, stamp.sequence, stamp.ack, flags, 0);
         let mut writer = BodyWriter::client(&mut out[..budget], header);
         let applied = self.own_state.map_or(0, |own| own.applied());
         let fits = (writer.remaining().saturating_sub(8) / 8).min(COMMANDS_PER_BODY_MAX);
@@ -214,7 +216,7 @@ impl ClientSession {
     }
 
     /// The next event.
-    pub fn poll_event(&mut self) -> Option<wire::Event> {
+    pub fn poll_event(&mut self) -> Option<structs::Event> {
         self.events.pop_front()
     }
 
@@ -224,7 +226,7 @@ impl ClientSession {
     }
 
     /// The newest one.
-    pub fn own_state(&self) -> Option<&wire::OwnState> {
+    pub fn own_state(&self) -> Option<&structs::OwnState> {
         self.own_state.as_ref()
     }
 
@@ -236,7 +238,7 @@ impl ClientSession {
     /// Looks for what never leaves; to be called about once a second, see [`View::check`].
     pub fn check_view(&mut self, now_tick: u32) {
         if let (Some(own), Some(welcome)) = (self.own_state, &self.welcome) {
-            let grid = |fine: i32| fine >> crate::ids::FINE_SHIFT;
+            let grid = |fine: i32| fine >> crate::wire::units::FINE_SHIFT;
             self.view.check(now_tick, grid(own.x()), grid(own.y()), welcome.enter_radius_m, welcome.leave_radius_m);
         }
     }
@@ -260,7 +262,7 @@ impl ClientSession {
             self.malformed += 1;
             return false;
         };
-        let own = wire::OwnState(bytes);
+        let own = structs::OwnState(bytes);
         if self.own_state.is_some_and(|held| own.tick().wrapping_sub(held.tick()) as i32 <= 0) {
             return false;
         }
@@ -277,7 +279,7 @@ impl ClientSession {
     fn handle_events(&mut self, bytes: &[u8]) {
         let (events, spare) = bytes.as_chunks();
         self.malformed += u64::from(!spare.is_empty());
-        for event in events.iter().map(|bytes| wire::Event(*bytes)) {
+        for event in events.iter().map(|bytes| structs::Event(*bytes)) {
             if !self.events_known.contains(&event) {
                 push_bounded(&mut self.events_known, event, EVENTS_REMEMBERED_MAX);
                 push_bounded(&mut self.events, event, CLIENT_INBOX_MAX);
@@ -316,27 +318,27 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, value: T, max: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::goods::{Offer, Refusal};
     use crate::limits::BODY_BYTES_MAX;
-    use crate::net::body::{Commands, FLAG_ACKS};
-    use crate::net::message::{NumberedRequest, TradeNews, TradeStep};
+    use crate::wire::body::{Commands, FLAG_ACKS};
+    use crate::wire::goods::{Offer, Refusal};
+    use crate::wire::messages::{NumberedRequest, TradeNews, TradeStep};
     use proptest::prelude::*;
 
     const OPTIONS: ClientOptions = ClientOptions { packed: true, decode: true, reliable_transport: false };
 
-    fn own(tick: u32, applied: u32) -> wire::OwnState {
-        wire::OwnState::new(7, 1, 2, 3, 0, tick, applied, 0, 0, 0, 0, 0, 0)
+    fn own(tick: u32, applied: u32) -> structs::OwnState {
+        structs::OwnState::new(7, 1, 2, 3, 0, tick, applied, 0, 0, 0, 0, 0, 0)
     }
 
     fn server_body(sequence: u16, tick: u32, sections: &[(u8, &[u8])]) -> Vec<u8> {
         let mut out = [0; BODY_BYTES_MAX];
-        let mut writer = BodyWriter::server(&mut out, wire::ServerHeader::new(tick, 0, sequence, 0, 0, 0));
+        let mut writer = BodyWriter::server(&mut out, structs::ServerHeader::new(tick, 0, sequence, 0, 0, 0));
         assert!(sections.iter().all(|(kind, bytes)| writer.section(*kind, bytes)));
         let length = writer.finish();
         out[..length].to_vec()
     }
 
-    fn polled(session: &mut ClientSession) -> (wire::ClientHeader, Option<(u32, Vec<u16>)>) {
+    fn polled(session: &mut ClientSession) -> (structs::ClientHeader, Option<(u32, Vec<u16>)>) {
         let mut out = [0; BODY_BYTES_MAX];
         let length = session.poll_body(0, 0, &mut out);
         let (header, mut sections) = BodyReader::client(&out[..length]).expect("well formed");
@@ -348,7 +350,7 @@ mod tests {
     fn push(session: &mut ClientSession, count: u16) {
         for _ in 0..count {
             let yaw = session.next_tick as u16;
-            session.push_command(wire::Command::new(yaw, 0, 0, 0, 0, 0), u64::from(yaw) * 1_000);
+            session.push_command(structs::Command::new(yaw, 0, 0, 0, 0, 0), u64::from(yaw) * 1_000);
         }
     }
 
@@ -419,7 +421,7 @@ mod tests {
     #[test]
     fn events_and_messages_are_handed_out_once() {
         let mut session = ClientSession::new(OPTIONS);
-        let wave = |tick| wire::Event::new(1, 2, tick, 2, 0);
+        let wave = |tick| structs::Event::new(1, 2, tick, 2, 0);
         let result = ServerMessage::Trade(TradeNews {
             step: TradeStep::Asked,
             partner: EntityId(5),
@@ -427,7 +429,7 @@ mod tests {
             number: 0,
             refusal: Refusal::Gone,
         });
-        let fragment = [&wire::FragmentHeader::new(0, 0, 1).0[..], &result.encode()].concat();
+        let fragment = [&structs::FragmentHeader::new(0, 0, 1).0[..], &result.encode()].concat();
         let sections = [(kind::EVENTS, &wave(5).0[..]), (kind::RELIABLE_ORDERED, &fragment[..])];
         for sequence in 0..3 {
             let pong = (kind::PONG, &PONG_MARKER[..]);
@@ -453,7 +455,7 @@ mod tests {
         let numbered = |number: u64, request| Ok(NumberedRequest { number, request });
         assert_eq!(got, [numbered(1, requests[0]), numbered(2, requests[1])]);
         let mut body = [0; 16];
-        let header = wire::ServerHeader::new(1, 0, 0, header.sequence(), FLAG_ACKS, 0);
+        let header = structs::ServerHeader::new(1, 0, 0, header.sequence(), FLAG_ACKS, 0);
         let length = BodyWriter::server(&mut body, header).finish();
         assert!(session.handle_body(&body[..length]).is_ok());
         assert!(session.reliable.is_idle());
@@ -462,7 +464,7 @@ mod tests {
     #[test]
     fn a_light_client_passes_over_slices() {
         let mut session = ClientSession::new(ClientOptions { decode: false, ..OPTIONS });
-        let slice = [&wire::SliceHeader::new(0, 0, 0, 0, 0, 0, 1, 0, 0).0[..], &[1; 16]].concat();
+        let slice = [&structs::SliceHeader::new(0, 0, 0, 0, 0, 0, 1, 0, 0).0[..], &[1; 16]].concat();
         let summary = session.handle_body(&server_body(0, 9, &[(kind::PLAIN, &slice)])).expect("well formed");
         assert_eq!((summary.slices, session.view().visible(9, 120)), (0, 0));
     }

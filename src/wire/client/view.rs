@@ -5,13 +5,14 @@
 //! once the buffers grew, allocates nothing. Ticks are the low 32 bits; positions are absolute, in 1/256 m. Never judges
 //! what a slice does not show.
 
-use crate::ids::{CELL_GRID, EntityId, GRID_PER_M, PLOT_GRID};
 use crate::limits::{ORPHAN_TICKS_MAX, SLICE_SLOTS_MAX, VIEW_ENTITIES_MAX, VIEW_SLICES_MAX};
-use crate::net::body::{entities, kind};
-use crate::net::fast_hash::FastHash;
-use crate::net::slice::{HOLE, decode_delta};
-use crate::net::wire::{EntityPlain, SliceHeader, SliceKey};
-use crate::world::movement::farthest;
+use crate::wire::body::{entities, kind};
+use crate::wire::fast_hash::FastHash;
+use crate::wire::generated::structs::{EntityPlain, SliceHeader, SliceKey};
+use crate::wire::ids::EntityId;
+use crate::wire::slice::{HOLE, decode_delta};
+use crate::wire::units::farthest;
+use crate::wire::units::{CELL_GRID, GRID_PER_M, PLOT_GRID};
 use std::collections::HashMap;
 
 #[cfg(test)]

@@ -7,23 +7,24 @@
 use std::collections::VecDeque;
 use std::mem::offset_of;
 
-use crate::goods::GoodsNews;
-use crate::ids::{EntityId, FINE_SHIFT, SessionRef, ShardId};
 use crate::limits::{
     BODIES_PER_TICK_MAX, COMMANDS_PER_TICK_MAX, EARLY_WORDS_MAX, GOODS_MESSAGES_MAX, PINGS_PER_DRAIN_MAX,
     REQUESTS_AHEAD_MAX, REQUESTS_HELD_MAX, REQUESTS_PER_TICK_MAX, RESPONSES_WAITING_MAX, SESSION_BYTES_PER_S_MAX,
     TICK_HZ, TICKS_AT_ONCE_MAX,
 };
-use crate::net::acks::{Arrival, Fate, SentPacket};
-use crate::net::body::{BodyError, BodyReader, BodyWriter, Commands, FLAG_PACKED, PONG_MARKER, Section, kind};
-use crate::net::channel::{ChannelKind, Receipt};
-use crate::net::flow::Flow;
-use crate::net::interest::{Carried, Interest, Pace, Radii, Scratch, write_events};
-use crate::net::message::{GoodsRequest, NumberedRequest, Request, RequestError, Response, ServerMessage, Stream};
-use crate::net::messages::{self, Close, Refusal};
-use crate::net::reliable::Reliable;
-use crate::net::wire;
+use crate::realm::sessions::interest::{Carried, Interest, Pace, Radii, Scratch, write_events};
 use crate::sys::prefetch;
+use crate::wire::acks::{Arrival, Fate, SentPacket};
+use crate::wire::body::{BodyError, BodyReader, BodyWriter, Commands, FLAG_PACKED, PONG_MARKER, Section, kind};
+use crate::wire::channel::{ChannelKind, Receipt};
+use crate::wire::flow::Flow;
+use crate::wire::generated::structs;
+use crate::wire::generated::tables::{self, Close, Refusal};
+use crate::wire::goods::GoodsNews;
+use crate::wire::ids::{EntityId, SessionRef, ShardId};
+use crate::wire::messages::{GoodsRequest, NumberedRequest, Request, RequestError, Response, ServerMessage, Stream};
+use crate::wire::reliable::Reliable;
+use crate::wire::units::FINE_SHIFT;
 use crate::world::effect::Word;
 use crate::world::frame::{Frame, Frames};
 use crate::world::movement::Command;
@@ -481,7 +482,7 @@ impl Session {
     }
 
     /// Tells its client that nothing was done. A client that reads no answers is cut as slow.
-    fn refuse(&mut self, stream: messages::Stream, number: u64, refusal: Refusal) {
+    fn refuse(&mut self, stream: tables::Stream, number: u64, refusal: Refusal) {
         let response = Response { stream, number, refusal, durable: false, thing: None };
         if self.reliable.send(ChannelKind::Unordered, ServerMessage::Response(response).encode()).is_err() {
             self.close(Close::Slow);
@@ -655,7 +656,7 @@ impl Session {
         self.pass_to(now_tick, sight.rates);
         let stamp = self.reliable.stamp();
         let header =
-            wire::ServerHeader::new(sight.tick as u32, stamp.ack_bits, stamp.sequence, stamp.ack, stamp.flags, 0);
+            structs::ServerHeader::new(sight.tick as u32, stamp.ack_bits, stamp.sequence, stamp.ack, stamp.flags, 0);
         let mut body = BodyWriter::server(out, header);
         let mut packet = SentPacket::new(now_tick as u32);
         while self.pings > 0 && body.section(kind::PONG, &PONG_MARKER) {

@@ -4,7 +4,7 @@
 //! that a malformed one changes nothing. Writing never passes the caller's budget. Nothing is allocated.
 
 use crate::limits::{BODY_BYTES_MAX, COMMANDS_PER_BODY_MAX};
-use crate::net::wire;
+use crate::wire::generated::structs;
 
 /// Kinds of sections. Others are skipped.
 pub mod kind {
@@ -20,7 +20,7 @@ pub mod kind {
     pub const OWN_STATE: u8 = 16;
     /// From the server: `SliceHeader` and entities as they were when the keyframe was taken.
     pub const KEYFRAME: u8 = 17;
-    /// From the server: `SliceHeader` and bits against the keyframe, see [`crate::net::slice`].
+    /// From the server: `SliceHeader` and bits against the keyframe, see [`crate::wire::slice`].
     pub const DELTA: u8 = 18;
     /// From the server: `SliceHeader` and all entities of a slice.
     pub const PLAIN: u8 = 19;
@@ -71,15 +71,15 @@ pub struct BodyReader<'a> {
 
 impl<'a> BodyReader<'a> {
     /// Reads a body that a client sent.
-    pub fn client(body: &'a [u8]) -> Result<(wire::ClientHeader, BodyReader<'a>), BodyError> {
+    pub fn client(body: &'a [u8]) -> Result<(structs::ClientHeader, BodyReader<'a>), BodyError> {
         let (header, reader) = BodyReader::open(body)?;
-        Ok((wire::ClientHeader(header), reader))
+        Ok((structs::ClientHeader(header), reader))
     }
 
     /// Reads a body that a server sent.
-    pub fn server(body: &'a [u8]) -> Result<(wire::ServerHeader, BodyReader<'a>), BodyError> {
+    pub fn server(body: &'a [u8]) -> Result<(structs::ServerHeader, BodyReader<'a>), BodyError> {
         let (header, reader) = BodyReader::open(body)?;
-        Ok((wire::ServerHeader(header), reader))
+        Ok((structs::ServerHeader(header), reader))
     }
 
     fn open<const N: usize>(body: &'a [u8]) -> Result<([u8; N], BodyReader<'a>), BodyError> {
@@ -96,7 +96,7 @@ impl<'a> BodyReader<'a> {
 
     fn section(&mut self) -> Option<Section<'a>> {
         let (header, rest) = self.rest.split_first_chunk()?;
-        let header = wire::SectionHeader(*header);
+        let header = structs::SectionHeader(*header);
         let length = usize::from(header.length());
         self.rest = rest.get(length.next_multiple_of(4)..)?;
         Some(Section { kind: header.kind(), flags: header.flags(), bytes: &rest[..length] })
@@ -124,7 +124,7 @@ impl<'a> Commands<'a> {
     /// Reads the bytes of a [`kind::COMMANDS`] section.
     pub fn read(bytes: &'a [u8]) -> Result<Commands<'a>, BodyError> {
         let (header, rest) = bytes.split_first_chunk().ok_or(BodyError::Commands)?;
-        let header = wire::CommandsHeader(*header);
+        let header = structs::CommandsHeader(*header);
         let (commands, spare) = rest.as_chunks();
         if !spare.is_empty() || commands.len() > COMMANDS_PER_BODY_MAX || header.count() as usize != commands.len() {
             return Err(BodyError::Commands);
@@ -143,15 +143,15 @@ impl<'a> Commands<'a> {
     }
 
     /// In order of their client ticks, which rise by one from `first_tick`.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = wire::Command> + use<'a> {
-        self.commands.iter().map(|bytes| wire::Command(*bytes))
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = structs::Command> + use<'a> {
+        self.commands.iter().map(|bytes| structs::Command(*bytes))
     }
 }
 
 /// The entities in the bytes of a slice section after its header; `None` where they are not whole.
-pub fn entities(bytes: &[u8]) -> Option<impl ExactSizeIterator<Item = wire::EntityPlain>> {
+pub fn entities(bytes: &[u8]) -> Option<impl ExactSizeIterator<Item = structs::EntityPlain>> {
     let (entities, spare) = bytes.as_chunks();
-    spare.is_empty().then(|| entities.iter().map(|bytes| wire::EntityPlain(*bytes)))
+    spare.is_empty().then(|| entities.iter().map(|bytes| structs::EntityPlain(*bytes)))
 }
 
 /// Writes a body into a caller's buffer.
@@ -163,12 +163,12 @@ pub struct BodyWriter<'a> {
 
 impl<'a> BodyWriter<'a> {
     /// Begins a client's body. The budget is the buffer's length, at most [`BODY_BYTES_MAX`]; the header must fit.
-    pub fn client(out: &'a mut [u8], header: wire::ClientHeader) -> BodyWriter<'a> {
+    pub fn client(out: &'a mut [u8], header: structs::ClientHeader) -> BodyWriter<'a> {
         BodyWriter::begin(out, &header.0)
     }
 
     /// Begins a server's body. The budget is the buffer's length, at most [`BODY_BYTES_MAX`]; the header must fit.
-    pub fn server(out: &'a mut [u8], header: wire::ServerHeader) -> BodyWriter<'a> {
+    pub fn server(out: &'a mut [u8], header: structs::ServerHeader) -> BodyWriter<'a> {
         BodyWriter::begin(out, &header.0)
     }
 
@@ -218,7 +218,7 @@ impl<'a> BodyWriter<'a> {
         }
         let length = fill(&mut self.out[start..start + bytes_max]);
         assert!(length <= bytes_max, "a section of {length} bytes promised at most {bytes_max}");
-        let header = wire::SectionHeader::new(kind, 0, length as u16);
+        let header = structs::SectionHeader::new(kind, 0, length as u16);
         self.out[self.used..start].copy_from_slice(&header.0);
         self.used = start + length.next_multiple_of(4);
         // The padding is at most three bytes; what comes behind them is not part of the body, and four need no call.
@@ -231,12 +231,12 @@ impl<'a> BodyWriter<'a> {
     }
 
     /// Writes a commands section for consecutive client ticks. False: it does not fit, and nothing was written.
-    pub fn commands(&mut self, first_tick: u32, commands: impl ExactSizeIterator<Item = wire::Command>) -> bool {
+    pub fn commands(&mut self, first_tick: u32, commands: impl ExactSizeIterator<Item = structs::Command>) -> bool {
         assert!(commands.len() <= COMMANDS_PER_BODY_MAX, "{} commands in one body", commands.len());
         let length = 8 + 8 * commands.len();
         self.section_with(kind::COMMANDS, length, |out| {
             let (places, _) = out.as_chunks_mut();
-            places[0] = wire::CommandsHeader::new(first_tick, commands.len() as u32).0;
+            places[0] = structs::CommandsHeader::new(first_tick, commands.len() as u32).0;
             for (place, command) in places[1..].iter_mut().zip(commands) {
                 *place = command.0;
             }
@@ -255,8 +255,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn header() -> wire::ClientHeader {
-        wire::ClientHeader::new(7, 8, 9, FLAG_PACKED, 0)
+    fn header() -> structs::ClientHeader {
+        structs::ClientHeader::new(7, 8, 9, FLAG_PACKED, 0)
     }
 
     #[test]
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn commands_are_read_only_when_count_and_length_agree() {
         let mut out = [0u8; 512];
-        let commands: Vec<_> = (0..5).map(|n| wire::Command::new(n, 1, -1, 0, 0, 0)).collect();
+        let commands: Vec<_> = (0..5).map(|n| structs::Command::new(n, 1, -1, 0, 0, 0)).collect();
         let mut writer = BodyWriter::client(&mut out, header());
         assert!(writer.commands(u32::MAX, commands.iter().copied()));
         let length = writer.finish();
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(read.iter().collect::<Vec<_>>(), commands);
         assert_eq!(Commands::read(&bytes[..40]).err(), Some(BodyError::Commands), "one command short");
         assert_eq!(Commands::read(&bytes[..41]).err(), Some(BodyError::Commands), "half a command");
-        let many = [&wire::CommandsHeader::new(1, 33).0[..], &[0; 33 * 8]].concat();
+        let many = [&structs::CommandsHeader::new(1, 33).0[..], &[0; 33 * 8]].concat();
         assert_eq!(Commands::read(&many).err(), Some(BodyError::Commands), "over the limit");
     }
 

@@ -4,9 +4,9 @@
 //! channels first, `record` the packet; on arrival `arrival`, `handle_acks`, `handle_fragment`, then `accept` unless a
 //! fragment was refused for want of room. Never knows what messages and notes mean.
 
-use crate::net::acks::{Arrival, CarriedFragment, Fate, Fates, PacketAcks, SentPacket, SentPackets};
-use crate::net::body::{BodyWriter, FLAG_ACKS};
-use crate::net::channel::{ChannelFull, ChannelKind, FragmentError, Receipt, ReceiveChannel, SendChannel};
+use crate::wire::acks::{Arrival, CarriedFragment, Fate, Fates, PacketAcks, SentPacket, SentPackets};
+use crate::wire::body::{BodyWriter, FLAG_ACKS};
+use crate::wire::channel::{ChannelFull, ChannelKind, FragmentError, Receipt, ReceiveChannel, SendChannel};
 
 /// The header fields that a body's sender fills in from here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -187,8 +187,8 @@ impl Reliable {
 mod tests {
     use super::*;
     use crate::limits::{BODY_BYTES_MAX, CHANNEL_BYTES_MAX};
-    use crate::net::body::{BodyReader, kind};
-    use crate::net::wire::ClientHeader;
+    use crate::wire::body::{BodyReader, kind};
+    use crate::wire::generated::structs::ClientHeader;
     use std::collections::BTreeMap;
 
     struct Random(u64);

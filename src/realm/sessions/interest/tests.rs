@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::ids::{EntityId, PLOT_GRID, ShardId};
 use crate::limits::BODY_BYTES_MAX;
-use crate::net::body::BodyReader;
+use crate::wire::body::BodyReader;
+use crate::wire::ids::{EntityId, ShardId};
+use crate::wire::units::PLOT_GRID;
 use crate::world::events::{EVENT_EMOTE, EVENT_WAVE, PublicEvent, show};
 use crate::world::frame::{Frames, Seen};
 
@@ -36,7 +37,7 @@ fn frame(tick: u64, plots: &[((i32, i32), u32)]) -> Frame {
 /// What a client holds once it looked around and a body was written.
 fn shown(interest: &mut Interest, frame: &Frame, scratch: &mut Scratch) -> Vec<Carried> {
     let mut out = [0; BODY_BYTES_MAX];
-    let mut body = BodyWriter::server(&mut out, wire::ServerHeader::default());
+    let mut body = BodyWriter::server(&mut out, structs::ServerHeader::default());
     let mut carried = Vec::new();
     interest.look(&[frame], frame.tick, (FROM, 0), RADII, scratch);
     interest.write(&[frame], (frame.tick, Pace::default(), true), scratch, &mut body, &mut |one| {
@@ -72,7 +73,7 @@ fn a_slice_that_is_followed_long_shares_its_ticket_with_none() {
 /// An event of a source, so many metres east of the viewer.
 fn event(source: u64, kind: u16, tick: u64, metres: i32) -> PublicEvent {
     let spot = Spot::of(0, (FROM.0 + metres * GRID_PER_M, FROM.1));
-    PublicEvent::new(7, spot, wire::Event::new(source, 0, tick as u32, kind, 0))
+    PublicEvent::new(7, spot, structs::Event::new(source, 0, tick as u32, kind, 0))
 }
 
 /// The sources of the events that a viewer gets, in order, and how many it does not get.
@@ -87,13 +88,13 @@ fn sources_shown(events: &[PublicEvent]) -> (Vec<u64>, u64) {
         frames.push(Arc::new(frame));
     }
     let mut out = [0; BODY_BYTES_MAX];
-    let mut body = BodyWriter::server(&mut out, wire::ServerHeader::default());
+    let mut body = BodyWriter::server(&mut out, structs::ServerHeader::default());
     left_out += write_events(&frames, (0, 8), (FROM, 0), RADII.enter, &mut body);
     let length = body.finish();
     let (_, mut sections) = BodyReader::server(&out[..length]).expect("it was just written");
     let section = sections.find(|section| section.kind == kind::EVENTS);
     let bytes = section.map_or(&[][..], |section| section.bytes);
-    (bytes.as_chunks().0.iter().map(|bytes| wire::Event(*bytes).source()).collect(), left_out)
+    (bytes.as_chunks().0.iter().map(|bytes| structs::Event(*bytes).source()).collect(), left_out)
 }
 
 #[test]

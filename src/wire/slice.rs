@@ -5,7 +5,7 @@
 //! reused. Never looks at more than one slice. The layout is byte-exact in `schemas/README.md`.
 
 use crate::limits::SLICE_SLOTS_MAX;
-use crate::net::wire::EntityPlain;
+use crate::wire::generated::structs::EntityPlain;
 
 /// A slot that holds nobody.
 pub const HOLE: EntityPlain = EntityPlain([0; 16]);

@@ -7,7 +7,7 @@
 //! starves no slice.
 
 use crate::limits::{BODY_BYTES_MAX, SESSION_BYTES_PER_S_MIN, TICK_HZ};
-use crate::net::acks::Fates;
+use crate::wire::acks::Fates;
 
 /// Ticks of one round.
 const ROUND_TICKS: u64 = 30;
