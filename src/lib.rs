@@ -15,7 +15,7 @@ pub mod clock;
 pub mod executor;
 pub mod flight;
 pub mod io;
-pub mod keeper;
+pub mod rocks;
 pub mod shard;
 pub mod sim;
 

@@ -21,13 +21,14 @@ use crate::flight::folder::{FlightFolder, Reason};
 use crate::flight::record::{FORMAT, Head};
 use crate::folder::DataFolder;
 use crate::io::{BindError, Lane, Lanes, Listeners, PacketConfig, bind_lanes, bind_tcp};
-use crate::keeper::{Desk, DeskRules, KeeperHandle, KeeperQueues, RocksDisk, Store, StoreError, Terms};
 use crate::limits::{DECREE_TICKS_MIN, LANES, NPC_LIFE_TICKS, RECORD_WRITE_MS, SILENT_S_MAX};
 use crate::preflight;
+use crate::realm::keeper::{Desk, DeskRules, Store, StoreError, Terms};
 use crate::realm::ladder::Common;
 use crate::realm::mesh;
 use crate::realm::sessions::interest::Radii;
 use crate::realm::sessions::session::Rates;
+use crate::rocks::{KeeperHandle, KeeperQueues, RocksDisk};
 use crate::shard::beats::{Beats, LOOK_MS};
 use crate::shard::core::Rules;
 use crate::shard::recorder::RecorderSetup;
@@ -231,7 +232,7 @@ fn open_keeper(
         if let Err(error) = sys::keep_off(&cpus) {
             eprintln!("ringshard: the keeper shares its CPU with shards: {error}");
         }
-        let owner = |row: &crate::keeper::CharacterRow| cut.owner(CellKey::of_fine(row.x, row.y));
+        let owner = |row: &crate::realm::keeper::CharacterRow| cut.owner(CellKey::of_fine(row.x, row.y));
         let opened = RocksDisk::open(&path, shards)
             .and_then(|disk| Store::open(disk, shards, wanted.unwrap_or(LAND_SEED), owner))
             .and_then(|store| Desk::open(store, DeskRules { start_goods, terms: Terms::default() }));

@@ -32,10 +32,10 @@ use crate::control::{ControlCommand, CostUs, LadderReport, PHASES, PlayerRow, Sh
 use crate::executor;
 use crate::flight::folder::Progress;
 use crate::io::{Backend, Event, PacketConfig, Packets};
-use crate::keeper::{KeeperAnswer, KeeperCommand};
 use crate::limits::{
     BODY_BYTES_MAX, LANES, MEETING_WAIT_US, RECORD_OVERRUN_TICKS, SILENT_GRACE_TICKS, SILENT_TICKS, TICK_HZ,
 };
+use crate::realm::keeper::{KeeperAnswer, KeeperCommand};
 use crate::realm::mesh::{Carrier, MeshEnd};
 use crate::sys;
 use crate::wire::generated::tables::Close;

@@ -20,8 +20,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreError, StoreErrorKind, Terms};
 use crate::limits::{BODY_BYTES_MAX, LANES, OFFER_ITEMS_MAX, SESSION_BYTES_PER_S_MAX};
+use crate::realm::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreError, StoreErrorKind, Terms};
 use crate::realm::ladder::NAMES;
 use crate::realm::sessions::interest::Radii;
 use crate::realm::sessions::session::Rates;

@@ -25,10 +25,9 @@ use crate::control::client;
 use crate::exit::{Code, Failure, say};
 use crate::flight::folder;
 use crate::flight::replay::{Moment, Request};
-use crate::keeper::{
-    CharacterView, ItemStep, LedgerView, StoreError, check, inspect_item, inspect_ledger, inspect_views,
-};
 use crate::limits::TOKEN_BYTES;
+use crate::realm::keeper::StoreError;
+use crate::rocks::{CharacterView, ItemStep, LedgerView, check, inspect_item, inspect_ledger, inspect_views};
 use crate::sys;
 use crate::wire::body::{BodyWriter, kind};
 use crate::wire::generated::structs;

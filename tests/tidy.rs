@@ -23,10 +23,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire::transport", &["limits"]),
     ("world", &["limits", "planted", "wire"]),
     ("realm", &["limits", "planted", "wire", "world"]),
+    ("realm::keeper", &["limits", "planted", "wire", "world::random"]),
     ("realm::ladder", &["limits", "realm::sessions::interest"]),
     ("realm::sessions", SESSIONS_USE),
     // Hosts' parts.
-    ("keeper", &["limits", "planted", "exit", "clock", "sys", "wire", "world::random"]),
+    ("rocks", &["limits", "planted", "sys", "wire", "world::random", "realm::keeper"]),
     ("io", &["limits", "exit", "clock", "sys", "wire"]),
     ("config", &["wire::ids", "limits", "exit", "realm::ladder", "io::Backend"]),
     ("preflight", &["wire::ids", "limits", "exit", "sys", "io"]),
@@ -40,7 +41,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "clock",
             "sys",
             "flight",
-            "keeper",
+            "realm::keeper",
+            "rocks",
             "realm::ladder",
             "config",
             "realm::sessions::session",
@@ -90,8 +92,8 @@ const CLOCK_FILES: &[&str] = &[
     "src/control/",
     "src/tools.rs",
     "src/tools/",
-    "src/keeper/writer.rs", // group commit
-    "src/keeper/rocks.rs",  // how long a stall lasts
+    "src/rocks/writer.rs", // group commit
+    "src/rocks.rs",        // how long a stall lasts
 ];
 
 /// Where shards run: no lock of the standard library may stand here.
@@ -104,13 +106,6 @@ const PURE: &[&str] = &[
     "src/realm",
     "src/flight/record.rs",
     "src/flight/replay.rs",
-    "src/keeper/book.rs",
-    "src/keeper/claims",
-    "src/keeper/desk.rs",
-    "src/keeper/disk.rs",
-    "src/keeper/ledger",
-    "src/keeper/record.rs",
-    "src/keeper/store.rs",
     "src/shard/coordinator.rs",
     "src/shard/core.rs",
     "src/shard/lanes.rs",
@@ -133,9 +128,7 @@ const OUTSIDE: &[&str] = &[
     "clock",
     "executor",
     "io",
-    "keeper::RocksDisk",
-    "keeper::rocks",
-    "keeper::writer",
+    "rocks",
     "sys",
 ];
 /// What of it changes and asks nothing: a hint for the caches, a number.
@@ -167,7 +160,7 @@ const MAXIMA_ELSEWHERE: &[(&str, &[&str])] = &[
     ("src/executor/plain.rs", &["SLEEP_NS_MAX"]),
     ("src/server.rs", &["PORT_TRIES_MAX"]),
     ("src/flight/folder.rs", &["SEGMENT_BYTES_MAX"]),
-    ("src/keeper/memory.rs", &["LOG_RECORDS_MAX"]),
+    ("src/realm/keeper/memory.rs", &["LOG_RECORDS_MAX"]),
     ("src/io/ring.rs", &["FLUSH_TRIES_MAX"]),
     ("src/io/sockets.rs", &["ADDRESS_BYTES_MAX"]),
     ("src/tools/seeds.rs", &["RUNS_TOLD_MAX"]),
@@ -190,12 +183,12 @@ const FILE_LINES_MAX: usize = 900;
 const FUNCTION_LINES_MAX: usize = 70;
 /// Functions that are longer: where, which, and the lines that each may have.
 const FUNCTIONS_LONGER: &[(&str, &str, usize)] = &[
-    ("src/keeper/ledger.rs", "compile", 89), // one match over all kinds of orders
-    ("src/sim/model.rs", "plan", 87),        // the same a second time
-    ("src/server.rs", "start", 73),          // the order in which a node begins
+    ("src/realm/keeper/ledger.rs", "compile", 89), // one match over all kinds of orders
+    ("src/sim/model.rs", "plan", 87),              // the same a second time
+    ("src/server.rs", "start", 73),                // the order in which a node begins
     ("bench/src/pps/backends.rs", "run", 73),
     ("bench/src/pps/edge.rs", "run", 72),
-    ("src/keeper/tests.rs", "what_is_cut_or_altered_anywhere_is_refused_and_left_as_it_is", 85),
+    ("src/rocks/tests.rs", "what_is_cut_or_altered_anywhere_is_refused_and_left_as_it_is", 85),
 ];
 /// Lines in a row, of those that say something, that may stand in two files.
 const SAME_LINES_MAX: usize = 11;
@@ -272,7 +265,7 @@ fn bounds_are_named_in_limits() {
     }
     none_of("bounds outside src/limits.rs", findings);
     let source = |path: &str| Source { path: path.to_owned(), text: String::new() };
-    let keeper = source("src/keeper/rocks.rs");
+    let keeper = source("src/rocks.rs");
     assert!(bound_elsewhere(&keeper, "pub(super) const ROWS_HELD_MAX: usize = 9;").is_some());
     assert!(bound_elsewhere(&keeper, "    let (a, b) = sync_channel(64);").is_some());
     assert!(bound_elsewhere(&keeper, "    let (a, b) = sync_channel(1);").is_none());
@@ -445,14 +438,14 @@ fn the_layer_rules_know_wrong_from_right() {
         ("world::player", "wire::generated", true),
         ("world::player", "world::frame", true),
         ("world::player", "io::ring", false),
-        ("world", "keeper", false),
+        ("world", "realm::keeper", false),
         ("realm::sessions::session", "world::frame::Frame", true),
         ("realm::sessions::session", "world::World", false),
         ("realm::sessions::session", "world::World::begin", false),
         ("realm::sessions::session", "world::player", false),
         ("realm::sessions::session", "io::ring", false),
-        ("keeper::desk", "world::random", true),
-        ("keeper::desk", "world::World", false),
+        ("realm::keeper::desk", "world::random", true),
+        ("realm::keeper::desk", "world::World", false),
         ("shard", "io::ring", true),
         ("limits", "wire::ids", false),
         ("realm::mesh", "world::frame", true),
@@ -678,7 +671,8 @@ fn outside_uses(source: &Source) -> Vec<String> {
 #[test]
 fn only_hosts_read_a_clock_and_pure_code_does_no_io() {
     let sample = |path: &str, text: &str| outside_uses(&Source { path: path.into(), text: text.into() }).len();
-    for path in ["src/shard/core.rs", "src/keeper/ledger/log.rs", "src/world/npc.rs", "src/keeper/desk.rs"] {
+    for path in ["src/shard/core.rs", "src/realm/keeper/ledger/log.rs", "src/world/npc.rs", "src/realm/keeper/desk.rs"]
+    {
         for text in [
             "use std::fs::File;",
             "use std::{collections::BTreeMap, time::{Duration, Instant}};",
@@ -693,9 +687,9 @@ fn only_hosts_read_a_clock_and_pure_code_does_no_io() {
             assert_eq!(sample(path, text), 0, "{path}: {text}");
         }
     }
-    assert_eq!(sample("src/keeper/desk.rs", "use super::writer::Handle;"), 1);
+    assert_eq!(sample("src/realm/keeper/desk.rs", "use super::super::super::rocks::KeeperHandle;"), 1);
     assert_eq!(sample("src/sim.rs", "let now = Instant::now();"), 1);
-    assert_eq!(sample("src/keeper/writer.rs", "let now = Instant::now();"), 0);
+    assert_eq!(sample("src/rocks/writer.rs", "let now = Instant::now();"), 0);
     let all = sources(&["src"]);
     let code = all.iter().filter(|source| !source.generated() && !source.is_test());
     none_of("clocks or I/O where none may be", code.flat_map(outside_uses).collect());

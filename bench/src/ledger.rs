@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use hdrhistogram::Histogram;
 use ringshard::exit::{Code, Failure, say};
-use ringshard::keeper::{
-    Desk, DeskRules, KeeperAnswer, KeeperCommand, KeeperHandle, KeeperQueues, RocksDisk, Store, StoreError, check,
-};
+use ringshard::realm::keeper::{Desk, DeskRules, KeeperAnswer, KeeperCommand, Store, StoreError};
+use ringshard::rocks::{KeeperHandle, KeeperQueues, RocksDisk, check};
 use ringshard::wire::goods::{Asked, Offer, Order, OrderId, OrderKind, Refusal};
 use ringshard::wire::ids::{EntityId, ShardId};
 use serde::Serialize;

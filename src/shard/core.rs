@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use crate::control::BudgetReport;
 use crate::flight::record::{Outside, Taken};
-use crate::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
 use crate::limits::{
     DECREE_TICKS_MIN, EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES,
     SHARDS_MAX, TCP_CONNECTIONS_MAX, TICK_HZ,
 };
 use crate::planted::{Bug, planted};
+use crate::realm::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
 use crate::realm::ladder::Ladder;
 use crate::realm::sessions::interest::{Radii, Scratch};
 use crate::realm::sessions::session::{BodyDrop, Outdated, Rates, Session, Sight};

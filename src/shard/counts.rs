@@ -9,7 +9,7 @@ use crossbeam_queue::ArrayQueue;
 use super::core::Core;
 use super::links::Links;
 use crate::io::PacketCounters;
-use crate::keeper::{CharacterRow, KeeperCommand};
+use crate::realm::keeper::{CharacterRow, KeeperCommand};
 use crate::realm::sessions::session::BodyDrop;
 use crate::wire::transport::packet::DropReason;
 use crate::world::{Counters, Save};

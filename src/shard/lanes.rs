@@ -8,9 +8,9 @@
 use super::Shard;
 use super::core::{Core, Lane, Stage};
 use super::links::LaneLinks;
-use crate::keeper::{KeeperAnswer, KeeperCommand};
 use crate::limits::{LANE_WAITING_MAX, LANES};
 use crate::planted::{Bug, planted};
+use crate::realm::keeper::{KeeperAnswer, KeeperCommand};
 use crate::realm::mesh::Carrier;
 use crate::wire::generated::tables::Close;
 use crate::wire::ids::{SessionRef, ShardId};

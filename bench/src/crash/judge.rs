@@ -8,7 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use ringshard::exit::{Code, Failure};
-use ringshard::keeper::{CharacterRow, Entry, StoreError, check, inspect_characters, inspect_orders};
+use ringshard::realm::keeper::{CharacterRow, Entry, StoreError};
+use ringshard::rocks::{check, inspect_characters, inspect_orders};
 use ringshard::wire::goods::{OrderId, OrderKind, Refusal};
 use ringshard::wire::ids::{EntityId, IdClass};
 use serde::de::DeserializeOwned;

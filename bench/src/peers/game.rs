@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use ringshard::keeper::{KeeperAnswer, KeeperCommand};
 use ringshard::limits::{NPC_LIFE_TICKS, SESSION_BYTES_PER_S_MAX};
+use ringshard::realm::keeper::{KeeperAnswer, KeeperCommand};
 use ringshard::realm::mesh::{self, MeshEnd};
 use ringshard::realm::sessions::interest::Radii;
 use ringshard::realm::sessions::session::Rates;

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hdrhistogram::Histogram;
-use ringshard::keeper::{CharacterRow, KeeperAnswer, KeeperCommand};
 use ringshard::limits::{BODY_BYTES_MAX, LANES, SESSION_BYTES_PER_S_MAX};
+use ringshard::realm::keeper::{CharacterRow, KeeperAnswer, KeeperCommand};
 use ringshard::realm::mesh::{self, MeshEnd};
 use ringshard::realm::sessions::interest::Radii;
 use ringshard::realm::sessions::session::Rates;

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
-use crate::keeper::{Desk, DeskRules, KeeperCommand, MemoryDisk, Store};
 use crate::limits::{SESSION_BYTES_PER_S_MAX, TOKEN_BYTES};
+use crate::realm::keeper::{Desk, DeskRules, KeeperCommand, MemoryDisk, Store};
 use crate::realm::sessions::interest::Radii;
 use crate::realm::sessions::session::Rates;
 use crate::shard::core::{Rules, Whom};

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use super::Oracle;
-use crate::keeper::KeeperCommand;
 use crate::limits::{CREDIT_TICKS_MAX, ROW_TICKS_MAX};
+use crate::realm::keeper::KeeperCommand;
 use crate::shard::core::Core;
 use crate::sim::clients::Clients;
 use crate::sim::node::Node;

@@ -9,9 +9,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::disk::{Batch, Disk, Family};
+use super::disk::{Batch, Disk, Family, altered, refused};
 use super::record::{digest, open_block, open_value, seal_block, seal_value};
-use super::store::{altered, refused};
 use crate::limits::{KEEPER_TOKEN_GRACE_S, KEEPER_TOKENS_FORGOTTEN_MAX, KEEPER_TOKENS_MAX};
 use crate::planted::{Bug, planted};
 

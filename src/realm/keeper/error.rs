@@ -3,7 +3,6 @@
 //! Owns [`StoreError`]. Promises: each error names the folder, what was tried, and what the operator can do.
 
 use std::fmt;
-use std::path::Path;
 
 /// Kind of a [`StoreError`], as far as the exit code depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +33,8 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    pub(super) fn new(kind: StoreErrorKind, text: String) -> StoreError {
+    /// With these words, which contain the mend.
+    pub fn new(kind: StoreErrorKind, text: String) -> StoreError {
         StoreError { kind, text }
     }
 
@@ -46,30 +46,6 @@ impl StoreError {
             StoreErrorKind::Newer => 78,
             StoreErrorKind::Bug => 1,
         }
-    }
-
-    /// From RocksDB's words, which are all that it gives.
-    pub(super) fn from_rocksdb(doing: &str, path: &Path, error: &rocksdb::Error) -> StoreError {
-        let (path, words) = (path.display(), error.as_ref());
-        if words.contains("While lock file") || words.contains("lock hold by current process") {
-            let text = format!(
-                "data folder {path} is in use by a running server; stop that server, or use another folder; to look at a \
-                 running realm make a checkpoint: `ringshard admin checkpoint`"
-            );
-            return StoreError::new(StoreErrorKind::InUse, text);
-        }
-        if error.kind() == rocksdb::ErrorKind::Corruption {
-            let text = format!(
-                "{doing} {path}: the data is damaged ({words}); put a backup of the folder in its place, or move the \
-                 folder away to start a new realm"
-            );
-            return StoreError::new(StoreErrorKind::Altered, text);
-        }
-        let text = format!(
-            "{doing} {path}: {words}; look at the disk (`df -h {path}`, `findmnt -T {path}`, `dmesg`), make room or \
-             mount it writable, then start again: all that was acknowledged is kept"
-        );
-        StoreError::new(StoreErrorKind::Io, text)
     }
 }
 

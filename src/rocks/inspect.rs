@@ -8,14 +8,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::desk::{read_ledger, visit_answers};
-use super::disk::{Disk, Family};
-use super::ledger::{Entry, Ledger, Terms, is_remembered};
-use super::record::open_block;
-use super::store::{altered, prove, read_realm, read_row, refused, visit_rows};
-use super::tokens::Tokens;
-use super::{CharacterRow, RocksDisk, StoreError};
+use super::RocksDisk;
 use crate::limits::SHARDS_MAX;
+use crate::realm::keeper::disk::{Disk, Family, altered, refused};
+use crate::realm::keeper::proof::{prove, read_realm, read_row, visit_rows};
+use crate::realm::keeper::record::open_block;
+use crate::realm::keeper::tables::{read_ledger, visit_answers};
+use crate::realm::keeper::{CharacterRow, Entry, Ledger, StoreError, Terms, Tokens, is_remembered};
 use crate::wire::goods::{Account, Currency, OrderId, OrderKind, Refusal};
 use crate::wire::units::FINE_PER_M;
 

@@ -62,7 +62,8 @@ fn first_damage(bytes: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keeper::{Batch, Disk, Family, RocksDisk};
+    use crate::realm::keeper::{Batch, Disk, Family};
+    use crate::rocks::RocksDisk;
     use crate::wire::ids::ShardId;
 
     #[test]

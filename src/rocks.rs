@@ -7,6 +7,21 @@
 //! each lost data in RocksDB's own crash tests: WAL recycling, `wal_bytes_per_sync`, `manual_wal_flush`,
 //! `unordered_write`, unsynced or WAL-less writes beside synced ones.
 
+#[cfg(test)]
+mod conformance_tests;
+mod inspect;
+mod logs;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub(crate) use inspect::check_disk;
+pub use inspect::{
+    CharacterView, CheckReport, ItemStep, ItemView, LedgerView, check, inspect_characters, inspect_item,
+    inspect_ledger, inspect_orders, inspect_views,
+};
+pub use writer::{KeeperCounters, KeeperHandle, KeeperMemory, KeeperQueues, KeeperView};
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -22,14 +37,15 @@ use rocksdb::{
     LogLevel, Options, WriteBatch, WriteOptions,
 };
 
-use super::disk::{Batch, Disk, Family, Pair, Visitor};
-use super::store::{self, Proven};
-use super::{StoreError, StoreErrorKind, logs};
 use crate::limits::{
     KEEPER_BATCHES_MAX, SHARDS_MAX, STORE_CACHE_BYTES_MAX, STORE_FILES_MAX, STORE_LOG_BYTES_MAX,
     STORE_MEMTABLE_BYTES_MAX, STORE_MEMTABLES_BYTES_MAX,
 };
 use crate::planted::{Bug, planted};
+use crate::realm::keeper::disk::{Batch, Disk, Family, Pair, Visitor};
+use crate::realm::keeper::proof::{prove, read_realm};
+use crate::realm::keeper::record::Proven;
+use crate::realm::keeper::{StoreError, StoreErrorKind};
 use crate::wire::ids::ShardId;
 
 /// Name of the second witness in the data folder.
@@ -61,7 +77,7 @@ fn families_of(shards: usize) -> impl Iterator<Item = Family> {
 }
 
 /// The store's folder in a data folder.
-pub(super) fn path_in(data: &Path) -> PathBuf {
+fn path_in(data: &Path) -> PathBuf {
     data.join("realm")
 }
 
@@ -188,25 +204,25 @@ impl RocksDisk {
         if holds_database(&path) {
             // Nothing is changed before all was looked at: a database opened to be written throws away what it does not
             // understand, which somebody may want to save, and a newer program's data stays as it is.
-            proven = Some(store::prove(&RocksDisk::open_to_read(data)?, shards)?);
+            proven = Some(prove(&RocksDisk::open_to_read(data)?, shards)?);
         } else {
             refuse_headless(&path, data)?;
         }
         let realm = proven.as_ref().and_then(|proven| proven.realm);
         let mut disk = RocksDisk::open_proven(data, shards, realm.map_or(0, |realm| realm.groups))?;
         // Another process may have written it between the two openings: then the store reads it again.
-        if store::read_realm(&disk)? == realm {
+        if read_realm(&disk)? == realm {
             disk.proven = proven;
         }
         Ok(disk)
     }
 
     /// [`RocksDisk::open`] of what was looked at and holds this number of groups.
-    pub(super) fn open_proven(data: &Path, shards: usize, groups: u64) -> Result<RocksDisk, StoreError> {
+    fn open_proven(data: &Path, shards: usize, groups: u64) -> Result<RocksDisk, StoreError> {
         let path = path_in(data);
         let cache = Cache::new_lru_cache(STORE_CACHE_BYTES_MAX);
         let mut options = options(&cache);
-        let failed = |error: rocksdb::Error| StoreError::from_rocksdb("opening", &path, &error);
+        let failed = |error: rocksdb::Error| store_error("opening", &path, &error);
         let mut names = vec!["default".to_owned()];
         match holds_database(&path) {
             true => names = families(&path)?,
@@ -266,8 +282,8 @@ impl RocksDisk {
         let handles: Vec<&ColumnFamily> =
             families_of(SHARDS_MAX).filter_map(|family| self.db.cf_handle(&name_of(family))).collect();
         let flushed = handles.into_iter().try_for_each(|family| self.db.flush_cf(family));
-        flushed.map_err(|error| StoreError::from_rocksdb("flushing", self.db.path(), &error))?;
-        let groups = store::read_realm(self)?.map_or(0, |realm| realm.groups);
+        flushed.map_err(|error| store_error("flushing", self.db.path(), &error))?;
+        let groups = read_realm(self)?.map_or(0, |realm| realm.groups);
         self.write(Batch::default(), groups)
     }
 
@@ -279,9 +295,9 @@ impl RocksDisk {
     pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
         fs::create_dir_all(to).map_err(|error| not_writable(to, &error))?;
         // Before the copy: what is under way may land in the meantime.
-        let groups = store::read_realm(self)?.map_or(0, |realm| realm.groups);
+        let groups = read_realm(self)?.map_or(0, |realm| realm.groups);
         let made = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(path_in(to)));
-        made.map_err(|error| StoreError::from_rocksdb("writing a checkpoint to", to, &error))?;
+        made.map_err(|error| store_error("writing a checkpoint to", to, &error))?;
         let path = to.join(WITNESS);
         let written = File::create(&path).and_then(|file| {
             file.write_all_at(&[witness_entry(groups); 2].concat(), 0)?;
@@ -303,7 +319,7 @@ impl RocksDisk {
     }
 
     fn failed(&self, doing: &str, error: &rocksdb::Error) -> StoreError {
-        StoreError::from_rocksdb(doing, self.db.path(), error)
+        store_error(doing, self.db.path(), error)
     }
 }
 
@@ -360,7 +376,7 @@ impl Writing {
         let mut options = WriteOptions::default();
         options.set_sync(!planted(Bug::NoSync));
         let written = self.db.write_opt(writes, &options);
-        written.map_err(|error| StoreError::from_rocksdb("writing", self.db.path(), &error))
+        written.map_err(|error| store_error("writing", self.db.path(), &error))
     }
 
     fn attest(&mut self, groups: u64) -> Result<(), StoreError> {
@@ -518,7 +534,7 @@ fn open_to_read(path: &Path) -> Result<DB, StoreError> {
     refuse_in_use(path, &options)?;
     let names = families(path)?;
     DB::open_cf_with_opts_for_read_only(&options, path, names.into_iter().map(|name| (name, Options::default())), false)
-        .map_err(|error| StoreError::from_rocksdb("reading", path, &error))
+        .map_err(|error| store_error("reading", path, &error))
 }
 
 /// A read-only database takes no lock, so the lock is asked for by an open that fails right after it.
@@ -528,7 +544,7 @@ fn refuse_in_use(path: &Path, quiet: &Options) -> Result<(), StoreError> {
     let Err(error) = DB::open(&options, path) else {
         panic!("RocksDB opened {}, which exists, although told not to", path.display());
     };
-    let error = StoreError::from_rocksdb("reading", path, &error);
+    let error = store_error("reading", path, &error);
     if error.kind == StoreErrorKind::InUse { Err(error) } else { Ok(()) }
 }
 
@@ -543,7 +559,7 @@ fn families(path: &Path) -> Result<Vec<String>, StoreError> {
         return Err(StoreError::new(StoreErrorKind::Altered, text));
     }
     let names = DB::list_cf(&Options::default(), path)
-        .map_err(|error| StoreError::from_rocksdb("reading the column families of", path, &error))?;
+        .map_err(|error| store_error("reading the column families of", path, &error))?;
     let is_known = |name: &str| families_of(SHARDS_MAX).any(|family| name_of(family) == name);
     match names.iter().find(|name| !is_known(name)) {
         None => Ok(names),
@@ -553,4 +569,28 @@ fn families(path: &Path) -> Result<Vec<String>, StoreError> {
             Err(StoreError::new(StoreErrorKind::Newer, text))
         }
     }
+}
+
+/// From RocksDB's words, which are all that it gives.
+pub(crate) fn store_error(doing: &str, path: &Path, error: &rocksdb::Error) -> StoreError {
+    let (path, words) = (path.display(), error.as_ref());
+    if words.contains("While lock file") || words.contains("lock hold by current process") {
+        let text = format!(
+            "data folder {path} is in use by a running server; stop that server, or use another folder; to look at a \
+             running realm make a checkpoint: `ringshard admin checkpoint`"
+        );
+        return StoreError::new(StoreErrorKind::InUse, text);
+    }
+    if error.kind() == rocksdb::ErrorKind::Corruption {
+        let text = format!(
+            "{doing} {path}: the data is damaged ({words}); put a backup of the folder in its place, or move the \
+             folder away to start a new realm"
+        );
+        return StoreError::new(StoreErrorKind::Altered, text);
+    }
+    let text = format!(
+        "{doing} {path}: {words}; look at the disk (`df -h {path}`, `findmnt -T {path}`, `dmesg`), make room or \
+         mount it writable, then start again: all that was acknowledged is kept"
+    );
+    StoreError::new(StoreErrorKind::Io, text)
 }

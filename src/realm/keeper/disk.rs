@@ -7,8 +7,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::StoreError;
-use super::store::Proven;
+use super::record::{Proven, RECORD_VERSION, RecordError};
+use super::{StoreError, StoreErrorKind};
 use crate::wire::ids::ShardId;
 
 /// A column family.
@@ -138,4 +138,28 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
+}
+
+/// A record that cannot be read.
+pub fn refused(disk: &impl Disk, place: &str, error: RecordError) -> StoreError {
+    match error {
+        RecordError::Altered => altered(disk, place, "is altered or cut short: its checksum does not match"),
+        RecordError::Newer { version } => {
+            let path = disk.place();
+            let text = format!(
+                "{place} of {path} was written by version {version} of the record format; this program reads up to \
+                 {RECORD_VERSION}; use a newer ringshard"
+            );
+            StoreError::new(StoreErrorKind::Newer, text)
+        }
+    }
+}
+
+/// A record that is not as it was written.
+pub fn altered(disk: &impl Disk, place: &str, what: &str) -> StoreError {
+    let path = disk.place();
+    let text = format!(
+        "{place} of {path} {what}; put a backup of the folder in its place, or move the folder away to start a new realm"
+    );
+    StoreError::new(StoreErrorKind::Altered, text)
 }

@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 
-use super::{Desk, KeeperAnswer, KeeperCommand, LedgerHoldings, RocksDisk, StoreError, StoreErrorKind, StoreMemory};
+use super::{RocksDisk, StoreMemory};
 use crate::limits::{
     KEEPER_ANSWERS_MAX, KEEPER_CHECKPOINTS_MAX, KEEPER_COMMANDS_MAX, KEEPER_FREE_BYTES_MIN, KEEPER_HELD_MAX,
     KEEPER_POLL_US,
 };
+use crate::realm::keeper::{Desk, KeeperAnswer, KeeperCommand, LedgerHoldings, StoreError, StoreErrorKind};
 use crate::sys;
 
 /// Answers held for a shard that its list keeps room for.

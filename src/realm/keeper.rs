@@ -1,6 +1,6 @@
 //! What is durable: characters, who plays them, and everything that is owned.
 //!
-//! Owns the store of the realm (RocksDB, written by one thread named `keeper`), the claims (which session of which
+//! Owns the store of the realm on a [`Disk`], the claims (which session of which
 //! client is the live one) and the ledger of all coins and items. Promises: an answer leaves only when all it says is on
 //! disk; what belongs together is one batch; a client has at most one live session; each [`KeeperCommand::Claim`] gets exactly one of `Claimed` and `Refused`; of two rows of a character the
 //! one with the higher (epoch, tick) stays. Never blocks a shard, never drops an answer, never goes on after a failed
@@ -9,36 +9,26 @@
 mod book;
 mod claims;
 mod desk;
-mod disk;
+pub mod disk;
 mod error;
-mod inspect;
 mod ledger;
-mod logs;
 mod memory;
-mod record;
-mod rocks;
+pub mod proof;
+pub mod record;
 mod store;
-#[cfg(test)]
-mod tests;
+pub mod tables;
 mod tokens;
-mod writer;
 
 pub use book::{Book, Flow, Holding, Item, Leg, Totals};
 pub use claims::{ClaimCounts, Claims};
 pub use desk::{Desk, DeskRules, LedgerHoldings};
 pub use disk::{Batch, Disk, Family};
 pub use error::{StoreError, StoreErrorKind};
-pub(crate) use inspect::check_disk;
-pub use inspect::{
-    CharacterView, CheckReport, ItemStep, ItemView, LedgerView, check, inspect_characters, inspect_item,
-    inspect_ledger, inspect_orders, inspect_views,
-};
-pub use ledger::{Context, Done, Entry, Ledger, Mail, Terms};
+pub use ledger::{Answer, Context, Done, Entry, Ledger, Mail, Terms, is_remembered};
 pub use memory::{DiskFault, MemoryDisk};
 pub use record::{RECORD_VERSION, RealmRecord, RecordError};
-pub use rocks::{RocksDisk, StoreMemory};
-pub use store::{Proven, Store};
-pub use writer::{KeeperCounters, KeeperHandle, KeeperMemory, KeeperQueues, KeeperView};
+pub use store::Store;
+pub use tokens::Tokens;
 
 use crate::wire::goods::{Asked, GoodsNews, Refusal, Settled};
 use crate::wire::ids::{EntityId, SessionRef, ShardId};

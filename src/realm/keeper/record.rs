@@ -29,7 +29,7 @@ const REALM_2_PAYLOAD_BYTES: usize = 32;
 const REALM_1_PAYLOAD_BYTES: usize = 24;
 
 /// Bytes of an encoded row.
-pub(super) const ROW_BYTES: usize = VERSION_BYTES + ROW_PAYLOAD_BYTES + CHECKSUM_BYTES;
+pub const ROW_BYTES: usize = VERSION_BYTES + ROW_PAYLOAD_BYTES + CHECKSUM_BYTES;
 
 /// Why bytes are not a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,7 +71,7 @@ pub struct Proof {
 
 /// Where a client's character is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct ClientRecord {
+pub struct ClientRecord {
     /// Number of the character.
     pub character: u64,
     /// Column family of its row.
@@ -79,7 +79,8 @@ pub(super) struct ClientRecord {
 }
 
 impl CharacterRow {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// As a record of [`RECORD_VERSION`].
+    pub fn encode(&self) -> Vec<u8> {
         seal(&[
             &self.client_id.to_le_bytes(),
             &self.character.to_le_bytes(),
@@ -95,11 +96,15 @@ impl CharacterRow {
     }
 
     /// Digest of what it says, whichever shard has it.
-    pub(super) fn digest(&self) -> u64 {
+    pub fn digest(&self) -> u64 {
         digest(&CharacterRow { owner: ShardId(0), ..*self }.encode())
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<CharacterRow, RecordError> {
+    /// From a record of this or an earlier version.
+    ///
+    /// # Errors
+    /// It is altered, or of a newer program.
+    pub fn decode(bytes: &[u8]) -> Result<CharacterRow, RecordError> {
         let mut payload = open(bytes, &[ROW_1_PAYLOAD_BYTES, ROW_PAYLOAD_BYTES])?;
         let p = &mut payload;
         let (client_id, character) = (u64::from_le_bytes(take(p)), u64::from_le_bytes(take(p)));
@@ -117,11 +122,16 @@ impl CharacterRow {
 }
 
 impl ClientRecord {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// As a record of [`RECORD_VERSION`].
+    pub fn encode(&self) -> Vec<u8> {
         seal(&[&self.character.to_le_bytes(), &[self.owner.0]])
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<ClientRecord, RecordError> {
+    /// From a record of this or an earlier version.
+    ///
+    /// # Errors
+    /// It is altered, or of a newer program.
+    pub fn decode(bytes: &[u8]) -> Result<ClientRecord, RecordError> {
         let mut payload = open(bytes, &[CLIENT_PAYLOAD_BYTES])?;
         let character = u64::from_le_bytes(take(&mut payload));
         let [owner] = take(&mut payload);
@@ -134,11 +144,12 @@ impl ClientRecord {
 
 impl RealmRecord {
     /// A realm that begins now; its first character is number 1.
-    pub(super) fn first(seed: u64) -> RealmRecord {
+    pub fn first(seed: u64) -> RealmRecord {
         RealmRecord { seed, tick: 0, next_character: 1, groups: 0, proof: Some(Proof::default()) }
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// As a record of [`RECORD_VERSION`].
+    pub fn encode(&self) -> Vec<u8> {
         let proof = self.proof.expect("a store that writes has counted");
         seal(&[
             &self.seed.to_le_bytes(),
@@ -151,7 +162,11 @@ impl RealmRecord {
         ])
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<RealmRecord, RecordError> {
+    /// From a record of this or an earlier version.
+    ///
+    /// # Errors
+    /// It is altered, or of a newer program.
+    pub fn decode(bytes: &[u8]) -> Result<RealmRecord, RecordError> {
         let mut payload = open(bytes, &[REALM_1_PAYLOAD_BYTES, REALM_2_PAYLOAD_BYTES, REALM_PAYLOAD_BYTES])?;
         let [seed, tick, next_character] = [(); 3].map(|()| u64::from_le_bytes(take(&mut payload)));
         let groups = if payload.is_empty() { 0 } else { u64::from_le_bytes(take(&mut payload)) };
@@ -206,13 +221,13 @@ fn open_any(bytes: &[u8]) -> Result<&[u8], RecordError> {
 }
 
 /// A record of any value that serde knows, of any length.
-pub(super) fn seal_value(value: &impl Serialize) -> Vec<u8> {
+pub fn seal_value(value: &impl Serialize) -> Vec<u8> {
     let bytes = RECORD_VERSION.to_le_bytes().to_vec();
     close(postcard::to_extend(value, bytes).expect("a value has no part without a length"))
 }
 
 /// The value in a record.
-pub(super) fn open_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+pub fn open_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
     match postcard::take_from_bytes(open_any(bytes)?) {
         Ok((value, [])) => Ok(value),
         _ => Err(RecordError::Altered),
@@ -220,12 +235,12 @@ pub(super) fn open_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordE
 }
 
 /// A record of bytes that are a block of their own kind.
-pub(super) fn seal_block(block: &[u8]) -> Vec<u8> {
+pub fn seal_block(block: &[u8]) -> Vec<u8> {
     seal(&[block])
 }
 
 /// The block in a record.
-pub(super) fn open_block(bytes: &[u8]) -> Result<&[u8], RecordError> {
+pub fn open_block(bytes: &[u8]) -> Result<&[u8], RecordError> {
     open_any(bytes)
 }
 
@@ -236,7 +251,7 @@ fn take<const N: usize>(payload: &mut &[u8]) -> [u8; N] {
 }
 
 /// What stands for some bytes in a sum over many of them.
-pub(super) fn digest(bytes: &[u8]) -> u64 {
+pub fn digest(bytes: &[u8]) -> u64 {
     mix(checksum(bytes))
 }
 
@@ -244,8 +259,21 @@ fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
+/// What a look at everything that a start depends on found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proven {
+    /// The realm's record; none before the first start was through.
+    pub realm: Option<RealmRecord>,
+    /// What is there beside it.
+    pub proof: Proof,
+    /// Shards of the node that it was for.
+    pub shards: usize,
+    /// Rows of other shards.
+    pub strays: Vec<CharacterRow>,
+}
+
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 

@@ -9,10 +9,16 @@ use std::{env, fs, thread};
 
 use rocksdb::{DB, Options};
 
-use super::record::tests::resealed;
 use super::*;
 use crate::limits;
-use crate::wire::goods::{Account, Currency, Dropped, ItemRef, Offer, Order, OrderId, OrderKind, Shelf};
+use crate::realm::keeper::proof::REALM_KEY;
+use crate::realm::keeper::record::seal_value;
+use crate::realm::keeper::record::tests::resealed;
+use crate::realm::keeper::*;
+use crate::wire::goods::{
+    Account, Asked, Currency, Dropped, ItemRef, Offer, Order, OrderId, OrderKind, Refusal, Shelf,
+};
+use crate::wire::ids::{EntityId, SessionRef, ShardId};
 
 /// Tells a test that it runs as a process of its own, on this data folder.
 const CHILD: &str = "RINGSHARD_TEST_KEEPER_CHILD";
@@ -117,7 +123,7 @@ fn row_of(character: u64, owner: ShardId) -> CharacterRow {
 
 /// Opens what a stopped server left, behind the store's back.
 fn raw(data: &Path) -> DB {
-    let path = rocks::path_in(data);
+    let path = path_in(data);
     let names = DB::list_cf(&Options::default(), &path).unwrap();
     DB::open_cf(&Options::default(), &path, names).unwrap()
 }
@@ -320,7 +326,7 @@ fn inspection_leaves_the_folder_as_it_was() {
     let data = Folder::new();
     let rows = fill(&data.0, 2, 3);
     let list = || {
-        let entries = fs::read_dir(rocks::path_in(&data.0)).unwrap().map(|entry| entry.unwrap());
+        let entries = fs::read_dir(path_in(&data.0)).unwrap().map(|entry| entry.unwrap());
         let mut list: Vec<_> = entries.map(|entry| (entry.file_name(), entry.metadata().unwrap().len())).collect();
         list.sort();
         list
@@ -340,8 +346,8 @@ fn data_of_a_newer_version_is_refused_in_words() {
     let data = Folder::new();
     fill(&data.0, 1, 1);
     let db = raw(&data.0);
-    let record = db.get(store::REALM_KEY).unwrap().unwrap();
-    db.put(store::REALM_KEY, resealed(&record, RECORD_VERSION + 1)).unwrap();
+    let record = db.get(REALM_KEY).unwrap().unwrap();
+    db.put(REALM_KEY, resealed(&record, RECORD_VERSION + 1)).unwrap();
     drop(db);
     for error in [open(&data.0, 1).err().unwrap(), inspect_characters(&data.0).unwrap_err()] {
         assert_eq!(error.kind, StoreErrorKind::Newer, "{error}");
@@ -349,7 +355,7 @@ fn data_of_a_newer_version_is_refused_in_words() {
         assert!(error.text.contains(words), "{error}");
     }
     let mut db = raw(&data.0);
-    db.put(store::REALM_KEY, record).unwrap();
+    db.put(REALM_KEY, record).unwrap();
     db.create_cf("dungeons", &Options::default()).unwrap();
     drop(db);
     let error = open(&data.0, 1).err().unwrap();
@@ -386,12 +392,12 @@ fn altered_data_is_named() {
         refused("character 2 in column family shard-0");
     }
     change("shard-0", &key, Some(&row));
-    let realm = change("default", store::REALM_KEY, Some(&row));
+    let realm = change("default", REALM_KEY, Some(&row));
     refused("the realm's record");
-    change("default", store::REALM_KEY, None);
+    change("default", REALM_KEY, None);
     let error = open(&data.0, 1).err().unwrap();
     assert!(error.kind == StoreErrorKind::Altered && error.text.contains("only 0 can be read"), "{error}");
-    raw(&data.0).put(store::REALM_KEY, realm).unwrap();
+    raw(&data.0).put(REALM_KEY, realm).unwrap();
     let client = change("clients", &101u64.to_be_bytes(), Some(&row));
     let error = open(&data.0, 1).unwrap().row(101).unwrap_err();
     assert!(error.text.contains("client 101 in column family clients"), "{error}");
@@ -785,11 +791,11 @@ fn a_thing_that_is_no_more_leaves_no_row_and_cannot_be_swept_again() {
 fn answers_to_things_of_an_older_program_are_passed_over_and_removed() {
     let data = Folder::new();
     drop(market(&data.0));
-    let answer = ledger::Answer { sequence: 700, digest: 1, refusal: Refusal::None, number: 1 };
+    let answer = Answer { sequence: 700, digest: 1, refusal: Refusal::None, number: 1 };
     let db = raw(&data.0);
     for thing in 1..=5_000 {
         let key = [&b"w"[..], &EntityId::thing(thing).0.to_be_bytes()[..], &[0]].concat();
-        db.put_cf(db.cf_handle("ledger").unwrap(), key, record::seal_value(&answer)).unwrap();
+        db.put_cf(db.cf_handle("ledger").unwrap(), key, seal_value(&answer)).unwrap();
     }
     drop(db);
     let answers = check(&data.0).unwrap();
