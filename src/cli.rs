@@ -407,7 +407,7 @@ pub struct SimArgs {
     pub shards: Vec<u8>,
     /// How the bots behave [default: seam, with faults trade].
     #[arg(long, value_name = "NAME")]
-    pub scenario: Option<crate::sim::SimScenario>,
+    pub scenario: Option<crate::realm::sim::SimScenario>,
     /// Number of bots [default: 120, with faults 32].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5_000))]
     pub bots: Option<u32>,
@@ -416,7 +416,7 @@ pub struct SimArgs {
     pub npcs: Option<u32>,
     /// What may go wrong. Each seed draws some of it, so that many seeds meet all of it.
     #[arg(long, value_name = "KIND", default_value = "none")]
-    pub faults: crate::sim::faults::Faults,
+    pub faults: crate::realm::sim::faults::Faults,
     /// Bytes a second of each player's link from the server [default: any number].
     #[arg(long, value_name = "BYTES_PER_S", value_parser = clap::value_parser!(u32).range(8_000..=10_000_000))]
     pub link: Option<u32>,

@@ -1,11 +1,9 @@
 //! The flight recorder: what each shard saw and did lately, so that it can be done again.
 //!
-//! Owns the format, the replay and the folder. Promises: recorded is what enters a shard from outside, which parcels it
+//! Owns the folder; the format and the replay are in `realm`. Promises: recorded is what enters a shard from outside, which parcels it
 //! took when, and its hashes; frames and effects are made again by the replay. `shard/recorder.rs` writes it.
 
 pub mod folder;
-pub mod record;
-pub mod replay;
 
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,8 @@ mod probe;
 mod ring;
 mod sockets;
 
-pub use connections::{ConnectionId, TcpSendError};
+use crate::wire::ids::ConnectionId;
+pub use connections::TcpSendError;
 pub use counters::PacketCounters;
 pub use packets::{Backend, Lane, PacketConfig, PacketError, Packets};
 pub use probe::{RingError, RingProbe, probe};

@@ -17,7 +17,6 @@ pub mod flight;
 pub mod io;
 pub mod rocks;
 pub mod shard;
-pub mod sim;
 
 pub mod control;
 pub mod server;

@@ -9,17 +9,11 @@
 
 #[cfg(test)]
 mod conformance_tests;
-mod inspect;
 mod logs;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-pub(crate) use inspect::check_disk;
-pub use inspect::{
-    CharacterView, CheckReport, ItemStep, ItemView, LedgerView, check, inspect_characters, inspect_item,
-    inspect_ledger, inspect_orders, inspect_views,
-};
 pub use writer::{KeeperCounters, KeeperHandle, KeeperMemory, KeeperQueues, KeeperView};
 
 use std::fs::{self, File, OpenOptions};

@@ -5,13 +5,10 @@
 //! wakes another thread.
 
 pub mod beats;
-mod coordinator;
-pub mod core;
-mod costs;
 mod counts;
-pub mod lanes;
-pub mod links;
+mod lanes;
 pub mod recorder;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,23 +17,24 @@ use crossbeam_queue::ArrayQueue;
 use hdrhistogram::Histogram;
 
 use self::beats::Beat;
-use self::coordinator::Coordinator;
-use self::core::{Core, Rules, Whom};
-use self::costs::{Costs, Part, Waits};
 use self::counts::HostCounts;
-use self::lanes::Post;
-use self::links::{LaneLinks, Links, Outgoing, frame, keep_alive, seal};
 use self::recorder::{Recorder, RecorderSetup};
+use self::waits::Waits;
 use crate::clock::{Clock, unix_s};
-use crate::control::{ControlCommand, CostUs, LadderReport, PHASES, PlayerRow, ShardReport};
 use crate::executor;
 use crate::flight::folder::Progress;
 use crate::io::{Backend, Event, PacketConfig, Packets};
 use crate::limits::{
     BODY_BYTES_MAX, LANES, MEETING_WAIT_US, RECORD_OVERRUN_TICKS, SILENT_GRACE_TICKS, SILENT_TICKS, TICK_HZ,
 };
+use crate::realm::coordinator::Coordinator;
+use crate::realm::core::{Core, Rules, Whom};
+use crate::realm::costs::{Costs, Part};
 use crate::realm::keeper::{KeeperAnswer, KeeperCommand};
+use crate::realm::lanes::Post;
+use crate::realm::links::{LaneLinks, Links, Outgoing, frame, keep_alive, seal};
 use crate::realm::mesh::{Carrier, MeshEnd};
+use crate::realm::report::{ControlCommand, CostUs, LadderReport, PHASES, PlayerRow, ShardReport};
 use crate::sys;
 use crate::wire::generated::tables::Close;
 use crate::wire::ids::ShardId;
@@ -141,7 +139,7 @@ struct Shard {
     gauge: Gauge,
 }
 
-/// A phase of the tick, as [`crate::control::PHASE_NAMES`] has them.
+/// A phase of the tick, as [`crate::realm::report::PHASE_NAMES`] has them.
 #[derive(Clone, Copy)]
 enum Phase {
     Receive,
@@ -214,7 +212,7 @@ impl Shard {
             recorder,
             beat: setup.beat,
             sweeps_from: 0,
-            costs: Costs::new(setup.clock),
+            costs: Costs::new(),
             coordinator,
             overran,
             stop_tick: None,
@@ -316,19 +314,19 @@ impl Shard {
         self.recorder.iter_mut().for_each(|recorder| recorder.given(&self.core));
         self.mesh.give_inputs(tick, &mut self.core.inputs);
         self.host.inputs_merged = self.mesh.inputs_merged;
-        self.costs.begin();
+        self.costs.begin(self.clock.now_ns());
         self.core.begin(tick);
-        self.costs.end(Part::Act);
+        self.costs.end(Part::Act, self.clock.now_ns());
         self.lap(Phase::Step);
         self.meet_inputs(tick);
         self.lap(Phase::Meet);
-        self.costs.begin();
+        self.costs.begin(self.clock.now_ns());
         self.core.play();
-        self.costs.end(Part::Play);
+        self.costs.end(Part::Play, self.clock.now_ns());
         self.lap(Phase::Step);
         self.core.give_posts(tick, &self.carrier);
         self.publish(tick);
-        self.costs.end(Part::Show);
+        self.costs.end(Part::Show, self.clock.now_ns());
         self.lap(Phase::Show);
         self.send(tick, Whom::Here);
         self.lap(Phase::Fill);
@@ -352,7 +350,7 @@ impl Shard {
 
     /// Everything that arrived since the last tick.
     fn receive(&mut self, tick: u64) {
-        self.costs.begin();
+        self.costs.begin(self.clock.now_ns());
         let Shard { packets, links, core, .. } = self;
         let now = (tick, unix_s());
         core.receive_for(tick);
@@ -373,7 +371,7 @@ impl Shard {
             Event::TcpClosed { connection, .. } => links.handle_closed(core, connection),
         });
         links.readings.drain(..).for_each(|(connection, reads)| packets.tcp_read(connection, reads));
-        self.costs.end(Part::Serve);
+        self.costs.end(Part::Serve, self.clock.now_ns());
     }
 
     fn hear_keeper_and_control(&mut self, tick: u64) {
@@ -412,17 +410,17 @@ impl Shard {
     fn meet_inputs(&mut self, tick: u64) {
         let own = self.core.world.shard;
         let mut mine = std::mem::take(&mut self.core.inputs[own.index()]);
-        self.costs.begin();
+        self.costs.begin(self.clock.now_ns());
         self.core.take_inputs(own, &mine);
-        self.costs.end(Part::Play);
+        self.costs.end(Part::Play, self.clock.now_ns());
         mine.reset(tick);
         self.core.inputs[own.index()] = mine;
         let Shard { core, mesh, costs, clock, waits, .. } = self;
         let may_wait = Shard::may_wait(*clock, waits);
         self.host.late_meetings += mesh.take_inputs(tick, may_wait, |from, parcel: &mut InputParcel| {
-            costs.begin();
+            costs.begin(clock.now_ns());
             core.take_inputs(from, parcel);
-            costs.end(Part::Play);
+            costs.end(Part::Play, clock.now_ns());
         });
     }
 
@@ -465,7 +463,7 @@ impl Shard {
 
     /// Bodies of the sessions that are due.
     fn send(&mut self, tick: u64, whom: Whom) {
-        self.costs.begin();
+        self.costs.begin(self.clock.now_ns());
         let Shard { core, links, packets, frames_out, .. } = self;
         core.send_due(whom, |session, write| match links.outgoing(session) {
             Some(Outgoing::Udp { connection, address }) => {
@@ -488,7 +486,7 @@ impl Shard {
             // A stream that is behind gets the next snapshot instead; one that is gone ends with this drain.
             Some(Outgoing::Tcp { .. }) | None => (),
         });
-        self.costs.end(Part::Serve);
+        self.costs.end(Part::Serve, self.clock.now_ns());
     }
 
     /// What is left of a tick: ends, answers, rows, the report.
@@ -513,9 +511,9 @@ impl Shard {
             self.packets.tcp_close(connection);
         }
         self.lap(Phase::Rest);
-        self.costs.begin();
+        self.costs.begin(self.clock.now_ns());
         self.packets.submit();
-        self.costs.end(Part::Serve);
+        self.costs.end(Part::Serve, self.clock.now_ns());
         self.lap(Phase::Submit);
         self.costs.tick(self.core.bodies);
         self.give_keeper();

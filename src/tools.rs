@@ -24,10 +24,14 @@ use crate::config;
 use crate::control::client;
 use crate::exit::{Code, Failure, say};
 use crate::flight::folder;
-use crate::flight::replay::{Moment, Request};
 use crate::limits::TOKEN_BYTES;
+use crate::realm::flight::replay::{Moment, Request};
 use crate::realm::keeper::StoreError;
-use crate::rocks::{CharacterView, ItemStep, LedgerView, check, inspect_item, inspect_ledger, inspect_views};
+use crate::realm::keeper::Terms;
+use crate::realm::keeper::inspect::{
+    CharacterView, ItemStep, LedgerView, check, inspect_item, inspect_ledger, inspect_views,
+};
+use crate::rocks::RocksDisk;
 use crate::sys;
 use crate::wire::body::{BodyWriter, kind};
 use crate::wire::generated::structs;
@@ -156,14 +160,15 @@ fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
 pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
     let (what, data) = args.asked()?;
     let failed = |error: StoreError| crate::server::store_failure(&error);
+    let disk = RocksDisk::open_to_read(&data).map_err(failed)?;
     match what {
-        InspectWhat::Characters => characters(&inspect_views(&data).map_err(failed)?, json),
+        InspectWhat::Characters => characters(&inspect_views(&disk).map_err(failed)?, json),
         InspectWhat::Ledger => {
-            let view = inspect_ledger(&data).map_err(failed)?;
+            let view = inspect_ledger(&disk).map_err(failed)?;
             say(json, &ledger_text(&view), || serde_json::to_value(&view).expect("plain numbers"))
         }
         InspectWhat::Item(uid) => {
-            let steps = inspect_item(&data, uid).map_err(failed)?;
+            let steps = inspect_item(&disk, uid).map_err(failed)?;
             if steps.is_empty() {
                 return Err(Failure::new(Code::Failed, format!("there never was an item {uid} in this realm")));
             }
@@ -178,7 +183,7 @@ pub fn inspect(args: &InspectArgs, json: bool) -> Result<(), Failure> {
             say(json, &text, || json!({ "uid": uid, "steps": steps }))
         }
         InspectWhat::Check => {
-            let report = check(&data).map_err(failed)?;
+            let report = check(&disk, Terms::default()).map_err(failed)?;
             let mut text = ledger_text(&report.ledger);
             text.push_str(&format!(
                 "{} characters, {} answers and {} used tokens read; {} orders done again from the log: {}\n",

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use hdrhistogram::Histogram;
 use ringshard::exit::{Code, Failure, say};
+use ringshard::realm::keeper::Terms;
+use ringshard::realm::keeper::inspect::check;
 use ringshard::realm::keeper::{Desk, DeskRules, KeeperAnswer, KeeperCommand, Store, StoreError};
-use ringshard::rocks::{KeeperHandle, KeeperQueues, RocksDisk, check};
+use ringshard::rocks::{KeeperHandle, KeeperQueues, RocksDisk};
 use ringshard::wire::goods::{Asked, Offer, Order, OrderId, OrderKind, Refusal};
 use ringshard::wire::ids::{EntityId, ShardId};
 use serde::Serialize;
@@ -144,7 +146,8 @@ fn measure(folder: &Path, accounts: u64, round: Duration) -> Result<Row, Failure
             single[number]
         );
     }
-    let report = check(folder).map_err(|error| failed(&error))?;
+    let disk = RocksDisk::open_to_read(folder).map_err(|error| failed(&error))?;
+    let report = check(&disk, Terms::default()).map_err(|error| failed(&error))?;
     let ms = |quantile: f64| latency_us.value_at_quantile(quantile) as f64 / 1_000.0;
     let median = |values: &[f64]| Spread::of(values.iter().copied()).expect("there are rounds").median;
     let (transfers_per_s, single_sync_per_s) = (median(&grouped), median(&single));

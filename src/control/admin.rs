@@ -16,12 +16,12 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::status::{Asker, Board, Change};
-use super::{CutsReport, CutsView, PlayerRow};
 use crate::config::Tunable;
 use crate::exit::{Code, Failure};
 use crate::limits::{
     ADMIN_ANSWER_MS_MAX, ADMIN_CLIENTS_MAX, ADMIN_LINE_BYTES_MAX, ADMIN_SILENT_MS_MAX, CONTROL_POLL_MS,
 };
+use crate::realm::report::{CutsReport, CutsView, PlayerRow};
 
 /// Name of the socket in the data folder.
 pub const SOCKET_NAME: &str = "admin.sock";

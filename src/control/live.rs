@@ -119,9 +119,9 @@ fn table(page: &StatusPage, rates: &[[u64; 3]]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ShardReport;
     use super::super::status::ShardStatus;
     use super::*;
+    use crate::realm::report::ShardReport;
 
     fn page(packets_in: u64) -> StatusPage {
         let report = |id| ShardReport {

@@ -10,11 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crossbeam_queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
 
+use super::ControlConfig;
 use super::admin::{CellMove, LaneMove};
-use super::{
-    BudgetReport, ControlCommand, ControlConfig, CostUs, CutsReport, CutsView, LadderReport, PHASE_NAMES, PlayerRow,
-    RecordReport, ShardReport,
-};
 use crate::clock::unix_s;
 use crate::config::{Config, Tunable};
 use crate::exit::{Code, Failure};
@@ -22,6 +19,10 @@ use crate::flight::folder::{FlightFolder, Reason};
 use crate::io::Backend;
 use crate::limits::{LANES, TUNED_KEPT_MAX};
 use crate::realm::ladder::{self, Common, Step};
+use crate::realm::report::{
+    BudgetReport, ControlCommand, CostUs, CutsReport, CutsView, LadderReport, PHASE_NAMES, PlayerRow, RecordReport,
+    ShardReport,
+};
 use crate::realm::sessions::session::Rates;
 use crate::rocks::{KeeperCounters, KeeperMemory, KeeperView};
 use crate::sys;

@@ -2,6 +2,8 @@
 
 use super::status::EdgeLateUs;
 use super::*;
+use crate::realm::report::PlayerRow;
+use crate::realm::sessions::session::Rates;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;

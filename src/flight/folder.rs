@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Damage, FORMAT, Fault};
-use super::replay::{self, EndedEarly, Report, Request, Segment};
 use crate::clock::unix_s;
 use crate::exit::{Code, Failure};
 use crate::limits::{RECORD_OVERRUN_S_MIN, RECORD_PRUNE_S, RECORDS_KEPT_MAX, SHARDS_MAX};
+use crate::realm::flight::record::{Damage, FORMAT, Fault};
+use crate::realm::flight::replay::{self, EndedEarly, Report, Request, Segment};
 
 /// Bytes of any segment: half of [`Progress`] holds them.
 const SEGMENT_BYTES_MAX: u64 = 1 << 31;
@@ -455,7 +455,7 @@ fn one_run(folder: &Path, examined: Examined) -> Result<Examined, Failure> {
         return Err(Failure::new(Code::Unavailable, text));
     };
     let (run, shards) = (first.head.run, usize::from(first.head.shards));
-    let fits = |shard: u8, head: &super::record::Head| {
+    let fits = |shard: u8, head: &crate::realm::flight::record::Head| {
         head.run == run && usize::from(head.shards) == shards && head.shard.0 == shard
     };
     if let Some((_, (path, _))) = heads.find(|(shard, (_, segment))| !fits(*shard, &segment.head)) {

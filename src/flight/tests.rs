@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::folder::{self, FlightFolder, Reason, segment_name};
-use super::record::{Damage, Done, Encoder, Entries, FORMAT, Fault, Head, Kind};
-use super::replay::{self, Report, Request, Segment};
 use crate::exit::Code;
 use crate::limits::{PARCELS_MAX, SESSION_BYTES_PER_S_MAX};
+use crate::realm::core::{Core, Rules};
+use crate::realm::flight::record::{Damage, Done, Encoder, Entries, FORMAT, Fault, Head, Kind};
+use crate::realm::flight::replay::{self, Report, Request, Segment};
 use crate::realm::sessions::interest::Radii;
 use crate::realm::sessions::session::Rates;
-use crate::shard::core::{Core, Rules};
 use crate::wire::ids::{EntityId, ShardId};
 use crate::wire::messages;
 use crate::wire::transport::handshake::Identity;

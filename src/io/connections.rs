@@ -8,15 +8,7 @@ use std::mem;
 use std::os::fd::OwnedFd;
 
 use crate::limits::{TCP_BACKLOG_BYTES_MAX, TCP_CONNECTIONS_MAX};
-
-/// A connection of one packet path: a slot, and which tenant of the slot it is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ConnectionId {
-    /// Place in the table, below [`TCP_CONNECTIONS_MAX`].
-    pub slot: u16,
-    /// Rises each time the place gets a new tenant.
-    pub generation: u32,
-}
+use crate::wire::ids::ConnectionId;
 
 /// Why bytes were not taken for a connection. Nothing of them was taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -17,10 +17,11 @@ use socket2::SockRef;
 use super::batches::{RECEIVE_BATCH, ReceiveBatch, Received, SendBatch};
 use super::connections::{Connections, Step};
 use super::sockets::decode_address;
-use super::{CloseReason, ConnectionId, Event, Lane, PacketConfig, PacketCounters, TcpSendError};
+use super::{CloseReason, Event, Lane, PacketConfig, PacketCounters, TcpSendError};
 use crate::limits::{
     DRAIN_PASSES_MAX, LANES, RING_BUFFERS_MAX, TCP_ACCEPTS_PER_DRAIN_MAX, TCP_BYTES_PER_DRAIN_MAX, TCP_CONNECTIONS_MAX,
 };
+use crate::wire::ids::ConnectionId;
 
 /// What may have something, packed into the 64 bits that epoll hands back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::mmsg::MmsgSockets;
-use super::{ConnectionId, Event, PacketCounters, PacketRing, RingError, TcpSendError};
+use super::{Event, PacketCounters, PacketRing, RingError, TcpSendError};
 use crate::limits::{RING_BUFFERS_MAX, RING_COMPLETIONS_MAX, RING_SUBMISSIONS_MAX};
+use crate::wire::ids::ConnectionId;
 
 /// How packets pass between the kernel and a shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

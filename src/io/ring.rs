@@ -16,8 +16,9 @@ use socket2::SockRef;
 use super::buffers::{RECEIVE_HEADER_BYTES, ReceiveBuffers, SendSlots};
 use super::connections::{Connections, Step};
 use super::sockets::{ADDRESS_BYTES_MAX, decode_address};
-use super::{CloseReason, ConnectionId, Event, Lane, PacketConfig, PacketCounters, RingError, TcpSendError};
+use super::{CloseReason, Event, Lane, PacketConfig, PacketCounters, RingError, TcpSendError};
 use crate::limits::{DRAIN_PASSES_MAX, LANES};
+use crate::wire::ids::ConnectionId;
 
 /// The one group of buffers that datagrams and TCP bytes are received into.
 const BUFFER_GROUP: u16 = 0;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_SEND_BYTES_MAX, RING_BUFFERS_MAX, TCP_BACKLOG_BYTES_MAX};
+use crate::wire::ids::ConnectionId;
 
 /// Makes a test for each backend of every function named.
 macro_rules! for_each_backend {

@@ -11,6 +11,7 @@ mod claims;
 mod desk;
 pub mod disk;
 mod error;
+pub mod inspect;
 mod ledger;
 mod memory;
 pub mod proof;

@@ -11,6 +11,7 @@ use rocksdb::{DB, Options};
 
 use super::*;
 use crate::limits;
+use crate::realm::keeper::inspect::{self, CheckReport};
 use crate::realm::keeper::proof::REALM_KEY;
 use crate::realm::keeper::record::seal_value;
 use crate::realm::keeper::record::tests::resealed;
@@ -51,6 +52,14 @@ fn no_move(row: &CharacterRow) -> ShardId {
 
 fn open(data: &Path, shards: usize) -> Result<Store<RocksDisk>, StoreError> {
     Store::open(RocksDisk::open(data, shards)?, shards, 77, no_move)
+}
+
+fn check(data: &Path) -> Result<CheckReport, StoreError> {
+    inspect::check(&RocksDisk::open_to_read(data)?, Terms::default())
+}
+
+fn inspect_characters(data: &Path) -> Result<Vec<CharacterRow>, StoreError> {
+    inspect::inspect_characters(&RocksDisk::open_to_read(data)?)
 }
 
 fn desk(data: &Path, shards: usize) -> Desk<RocksDisk> {
@@ -334,7 +343,7 @@ fn inspection_leaves_the_folder_as_it_was() {
     let before = list();
     assert_eq!(inspect_characters(&data.0), Ok(rows));
     assert_eq!(list(), before);
-    let view = inspect_views(&data.0).unwrap().swap_remove(1);
+    let view = inspect::inspect_views(&RocksDisk::open_to_read(&data.0).unwrap()).unwrap().swap_remove(1);
     assert_eq!((view.id, view.x_m, view.y_m), (EntityId::character(2).0, 2.0, -2.0));
     let error = inspect_characters(&data.0.join("nowhere")).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Missing);
@@ -565,10 +574,10 @@ fn both_sides_of_a_trade_hear_of_it_and_an_item_has_a_history() {
     // The partner's number is used as well.
     assert_eq!(refusal_of(&settle(&mut desk, asked(EntityId::character(2), 9, OrderKind::Recall))), Refusal::None);
     drop(desk);
-    let steps = inspect_item(&data.0, 3).unwrap();
+    let steps = inspect::inspect_item(&RocksDisk::open_to_read(&data.0).unwrap(), 3).unwrap();
     let places: Vec<_> = steps.iter().map(|step| step.place.as_str()).collect();
     assert_eq!(places, ["bag 1", "bag 2"]);
-    assert_eq!(inspect_ledger(&data.0).unwrap().items, 16);
+    assert_eq!(inspect::inspect_ledger(&RocksDisk::open_to_read(&data.0).unwrap()).unwrap().items, 16);
 }
 
 #[test]

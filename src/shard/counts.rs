@@ -6,13 +6,13 @@
 
 use crossbeam_queue::ArrayQueue;
 
-use super::core::Core;
-use super::links::Links;
 use crate::io::PacketCounters;
-use crate::realm::keeper::{CharacterRow, KeeperCommand};
+use crate::realm::core::Core;
+use crate::realm::keeper::KeeperCommand;
+use crate::realm::links::Links;
 use crate::realm::sessions::session::BodyDrop;
 use crate::wire::transport::packet::DropReason;
-use crate::world::{Counters, Save};
+use crate::world::Counters;
 
 /// A name in the status, and how often since the start.
 pub type Count = (&'static str, u64);
@@ -28,28 +28,6 @@ pub struct HostCounts {
     pub keeper_full: u64,
     /// Inputs that newer ones took the place of, because their owner's shard stood still.
     pub inputs_merged: u64,
-}
-
-/// What the keeper hears of a save.
-pub fn keeper_command(save: &Save) -> Option<KeeperCommand> {
-    let row = CharacterRow {
-        client_id: save.client_id,
-        character: save.id.0 & ((1 << 56) - 1),
-        owner: save.owner,
-        epoch: save.epoch,
-        tick: save.tick,
-        x: save.position.0,
-        y: save.position.1,
-        z: save.position.2,
-        yaw: save.yaw,
-        saved: true,
-        deeds: 0,
-    };
-    match (save.guest, save.released) {
-        (true, _) => None,
-        (false, None) => Some(KeeperCommand::Row(row)),
-        (false, Some(session)) => Some(KeeperCommand::Release { client_id: save.client_id, session, row: Some(row) }),
-    }
 }
 
 /// Hands the keeper what waits for it, as far as its queue has room; says whether all went.
@@ -136,12 +114,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::control::ShardReport;
     use crate::control::status::{KeeperStatus, ShardStatus};
     use crate::limits::{DATAGRAM_BYTES_MAX, LANE_PENDING_MAX};
+    use crate::realm::core::Rules;
+    use crate::realm::report::ShardReport;
     use crate::realm::sessions::interest::Radii;
     use crate::realm::sessions::session::Rates;
-    use crate::shard::core::Rules;
     use crate::wire::ids::ShardId;
     use crate::wire::transport::handshake::{Arrival, HandshakeConfig};
     use crate::wire::transport::netcode_client::NetcodeClient;

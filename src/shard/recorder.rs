@@ -11,13 +11,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::Core;
 use crate::clock::Clock;
-use crate::control::RecordReport;
 use crate::executor::{self, NewFile};
 use crate::flight::folder::{Progress, segment_name};
-use crate::flight::record::{Done, Encoder, Head};
 use crate::limits::{RECORD_SNAPSHOT_TICKS, RECORD_WAITING_BYTES_MAX, RECORD_WRITE_MS};
+use crate::realm::core::Core;
+use crate::realm::flight::record::{Done, Encoder, Head};
+use crate::realm::report::RecordReport;
 use crate::world::parcel::{Merged, OutcomeParcel};
 
 /// What a recorder is made from.

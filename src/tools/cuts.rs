@@ -10,9 +10,10 @@ use serde_json::json;
 
 use crate::cli::CutsArgs;
 use crate::control::admin::Request;
-use crate::control::{CellRow, CutsReport, CutsView, client};
+use crate::control::client;
 use crate::exit::{Code, Failure, say};
 use crate::limits::LANES;
+use crate::realm::report::{CellRow, CutsReport, CutsView};
 use crate::world::land::LAND_CELLS;
 
 /// Looks for cuts that were asked for, and the pause between two.

@@ -15,8 +15,8 @@ use serde_json::json;
 use crate::cli::SimArgs;
 use crate::exit::{Code, Failure, say};
 use crate::limits::SHARDS_MAX;
-use crate::sim::faults::{Fault, Faults, Feature, Meeting};
-use crate::sim::{Sim, SimConfig, SimReport, SimScenario};
+use crate::realm::sim::faults::{Fault, Faults, Feature, Meeting};
+use crate::realm::sim::{Sim, SimConfig, SimReport, SimScenario};
 
 /// Runs whose reports are told one by one; of more the sums and the bad ones are.
 const RUNS_TOLD_MAX: usize = 100;

@@ -133,6 +133,15 @@ impl CellKey {
     }
 }
 
+/// A connection of one packet path: a slot, and which tenant of the slot it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnectionId {
+    /// Place in the table, below [`crate::limits::TCP_CONNECTIONS_MAX`].
+    pub slot: u16,
+    /// Rises each time the place gets a new tenant.
+    pub generation: u32,
+}
+
 /// A session: its lane, its place there, and which tenant of the place it is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct SessionRef {

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use ringshard::limits::{BODY_BYTES_MAX, CLIENT_BODY_BYTES_MAX};
-use ringshard::sim::bots::{Bot, Haunt};
+use ringshard::realm::bots::{Bot, Haunt};
 use ringshard::wire::body::{BodyWriter, PONG_MARKER, kind};
 use ringshard::wire::client::ClientOptions;
 use ringshard::wire::generated::structs;

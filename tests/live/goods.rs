@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ringshard::sim::trader::Trader;
+use ringshard::realm::bots::trader::Trader;
 
 use crate::client::Player;
 use crate::play;

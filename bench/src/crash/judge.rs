@@ -8,8 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use ringshard::exit::{Code, Failure};
+use ringshard::realm::keeper::Terms;
+use ringshard::realm::keeper::inspect::{check, inspect_characters, inspect_orders};
 use ringshard::realm::keeper::{CharacterRow, Entry, StoreError};
-use ringshard::rocks::{check, inspect_characters, inspect_orders};
+use ringshard::rocks::RocksDisk;
 use ringshard::wire::goods::{OrderId, OrderKind, Refusal};
 use ringshard::wire::ids::{EntityId, IdClass};
 use serde::de::DeserializeOwned;
@@ -98,24 +100,19 @@ impl Judge {
     /// Looks at the data folder of a server that ended.
     pub fn compare(&mut self, data: &Path) -> Verdict {
         let mut verdict = Verdict::default();
-        match check(data) {
-            Ok(report) => {
-                verdict.conserved = report.ledger.conserved;
-                (verdict.orders, verdict.characters) = (report.orders_replayed, report.characters);
-                verdict.breaks = report.breaks;
-            }
-            Err(error) => verdict.refuse(Some(error)),
-        }
         // What cannot be read is lost.
-        let mut log = Log::default();
-        let read = inspect_orders(data, |entry| log.add(entry, &mut verdict));
+        let (mut log, mut rows) = (Log::default(), Vec::new());
+        let read = RocksDisk::open_to_read(data).and_then(|disk| {
+            let report = check(&disk, Terms::default())?;
+            verdict.conserved = report.ledger.conserved;
+            (verdict.orders, verdict.characters) = (report.orders_replayed, report.characters);
+            verdict.breaks = report.breaks;
+            inspect_orders(&disk, |entry| log.add(entry, &mut verdict))?;
+            rows = inspect_characters(&disk)?;
+            Ok(())
+        });
         verdict.refuse(read.err());
         self.compare_operations(&log, &mut verdict);
-        let (rows, refused) = match inspect_characters(data) {
-            Ok(rows) => (rows, None),
-            Err(error) => (Vec::new(), Some(error)),
-        };
-        verdict.refuse(refused);
         self.compare_characters(&rows, &mut verdict);
         verdict
     }

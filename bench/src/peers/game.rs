@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use ringshard::limits::{NPC_LIFE_TICKS, SESSION_BYTES_PER_S_MAX};
+use ringshard::realm::core::{Core, Rules, Whom};
 use ringshard::realm::keeper::{KeeperAnswer, KeeperCommand};
 use ringshard::realm::mesh::{self, MeshEnd};
 use ringshard::realm::sessions::interest::Radii;
 use ringshard::realm::sessions::session::Rates;
-use ringshard::shard::core::{Core, Rules, Whom};
 use ringshard::wire::ids::{SessionRef, ShardId};
 use ringshard::wire::units::GRID_PER_M;
 use ringshard::world::cut::CutMap;

@@ -16,7 +16,7 @@ use hdrhistogram::Histogram;
 use renet::{ConnectionConfig, DefaultChannel, RenetClient};
 use ringshard::io::never_fragment;
 use ringshard::limits::{BODY_BYTES_MAX, DATAGRAM_BYTES_MAX};
-use ringshard::sim::bots::{Bot, Haunt};
+use ringshard::realm::bots::{Bot, Haunt};
 use ringshard::tools::dev_token;
 use ringshard::wire::client::{BodySummary, ClientOptions};
 use ringshard::wire::transport::netcode_client::{ClientState, NetcodeClient};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ringshard::clock::{Clock, unix_s};
 use ringshard::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_SEND_BYTES_MAX, LANES};
-use ringshard::shard::links::{Links, Outgoing, keep_alive, seal};
+use ringshard::realm::links::{Links, Outgoing, keep_alive, seal};
 use ringshard::wire::ids::ShardId;
 use ringshard::wire::transport::handshake::{Arrival, HandshakeConfig};
 use ringshard::wire::transport::packet::CONTROL_BYTES_MAX;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ringshard::sim::bots::{Crossing, Haunt, March};
+use ringshard::realm::bots::{Crossing, Haunt, March};
 use ringshard::wire::messages::{Seam, Welcome};
 use ringshard::wire::units::{FINE_PER_M, FINE_SHIFT, GRID_PER_M};
 use ringshard::world::land::{LAND_M, Land};

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringshard::sim::bots::{Bot, Haunt};
-use ringshard::sim::trader::Trader;
+use ringshard::realm::bots::trader::Trader;
+use ringshard::realm::bots::{Bot, Haunt};
 use ringshard::tools::dev_token;
 use ringshard::wire::client::{BodySummary, ClientOptions};
 use ringshard::wire::generated::tables::Close;

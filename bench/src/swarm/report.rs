@@ -3,7 +3,7 @@
 //! Owns the names of the fields, on which scripts rely. Promises: a run whose own load was late says that it is void.
 
 use hdrhistogram::Histogram;
-use ringshard::sim::trader::DealCounts;
+use ringshard::realm::bots::trader::DealCounts;
 use ringshard::wire::messages::Welcome;
 use serde::Serialize;
 

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use ringshard::limits::{BODY_BYTES_MAX, LANES, SESSION_BYTES_PER_S_MAX};
+use ringshard::realm::bots::{Bot, Crossing, Haunt};
+use ringshard::realm::core::{Core, Rules, Whom};
 use ringshard::realm::keeper::{CharacterRow, KeeperAnswer, KeeperCommand};
 use ringshard::realm::mesh::{self, MeshEnd};
 use ringshard::realm::sessions::interest::Radii;
 use ringshard::realm::sessions::session::Rates;
-use ringshard::shard::core::{Core, Rules, Whom};
-use ringshard::sim::bots::{Bot, Crossing, Haunt};
 use ringshard::wire::client::ClientOptions;
 use ringshard::wire::ids::{EntityId, SessionRef, ShardId};
 use ringshard::wire::messages::Seam;

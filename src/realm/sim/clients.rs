@@ -7,13 +7,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::bots::{Bot, Crossing, Haunt};
 use super::faults::{Fault, Faults, Feature, Meeting, Plan};
 use super::node::Node;
 use super::quirks::Quirk;
-use super::trader::Trader;
 use super::{BOTS_AT_A_BORDER, QUIET_TICKS, SimConfig, SimScenario};
 use crate::limits::{BODY_BYTES_MAX, LANES, TICK_HZ};
+use crate::realm::bots::trader::Trader;
+use crate::realm::bots::{Bot, Crossing, Haunt};
 use crate::wire::body::{BodyReader, kind};
 use crate::wire::client::ClientOptions;
 use crate::wire::generated::structs;

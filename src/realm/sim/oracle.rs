@@ -13,9 +13,9 @@ use super::faults::{Feature, Plan};
 use super::model::Model;
 use super::node::Node;
 use crate::limits::{COMMANDS_HELD_MAX, KEEPER_WAITING_MAX};
+use crate::realm::core::Core;
+use crate::realm::keeper::inspect::check;
 use crate::realm::keeper::{KeeperAnswer, KeeperCommand, MemoryDisk, Terms};
-use crate::rocks::check_disk;
-use crate::shard::core::Core;
 use crate::wire::fast_hash::FastHash;
 use crate::wire::goods::{OrderKind, Refusal};
 use crate::wire::ids::{EntityId, IdClass, ShardId};
@@ -202,7 +202,7 @@ impl Oracle {
 
     /// A rotten disk must be refused, or be as it was for all that anybody can read.
     pub fn check_rot(&mut self, rotten: &MemoryDisk, whole: &MemoryDisk, started: Option<&Node>, tick: u64) {
-        let found = match check_disk(rotten, self.terms) {
+        let found = match check(rotten, self.terms) {
             Ok(report) => !report.breaks.is_empty(),
             Err(_) => true,
         };
@@ -364,7 +364,7 @@ impl Oracle {
 
     /// What the files prove by themselves.
     pub fn check_files(&mut self, disk: &MemoryDisk) {
-        match check_disk(disk, self.terms) {
+        match check(disk, self.terms) {
             Ok(report) => {
                 let breaks = report.breaks;
                 self.demand_at(0, breaks.is_empty(), || format!("in the files: {breaks:?}"));

@@ -11,7 +11,6 @@ use serde::Serialize;
 use super::record::{
     Damage, Done, Entries, FORMAT, Fault, Given, Head, Kind, Outside, Parcel, Snapshot, Taken, TickEntry,
 };
-use crate::exit::Failure;
 use crate::wire::ids::{EntityId, ShardId};
 use crate::wire::units::FINE_PER_M;
 use crate::world::cut::CutMap;
@@ -208,27 +207,27 @@ fn unbroken(segments: &[Segment]) -> usize {
     segments.windows(2).rposition(|pair| !joined(pair)).map_or(0, |broken| broken + 1)
 }
 
-/// How the replay gets a segment: shard, place of the segment. None after the last one.
-pub type Load<'a> = &'a mut dyn FnMut(usize, usize) -> Result<Option<Vec<u8>>, Failure>;
+/// How the replay gets a segment: shard, place of the segment. None after the last one; an error is the host's own.
+pub type Load<'a, E> = &'a mut dyn FnMut(usize, usize) -> Result<Option<Vec<u8>>, E>;
 
 /// A replay under way.
-struct Replay<'a> {
+struct Replay<'a, E> {
     tracks: Vec<Track>,
-    load: Load<'a>,
+    load: Load<'a, E>,
     /// What a damaged entry is told as: shard, segment, damage.
-    name: &'a dyn Fn(usize, usize, Damage) -> Failure,
+    name: &'a dyn Fn(usize, usize, Damage) -> E,
     request: Request,
     report: Report,
 }
 
 /// Replays all shards from the segments that [`start`] found. `name` words the damage of a segment.
-pub fn run(
+pub fn run<E>(
     head: &Head,
     places: &[usize],
-    load: Load<'_>,
-    name: &dyn Fn(usize, usize, Damage) -> Failure,
+    load: Load<'_, E>,
+    name: &dyn Fn(usize, usize, Damage) -> E,
     request: Request,
-) -> Result<Report, Failure> {
+) -> Result<Report, E> {
     let shards = places.len();
     let land = Arc::new(Land::new(head.land_seed));
     let mut begins = Vec::with_capacity(shards);
@@ -355,9 +354,9 @@ fn held(begins: &mut [Begin], shard: ShardId, shown: &[Arc<Frame>]) -> Held {
     Held { frames, inputs, outcomes }
 }
 
-impl Replay<'_> {
+impl<E> Replay<'_, E> {
     /// Lets each shard go on as far as what it waits for is there, until none can.
-    fn run(&mut self) -> Result<(), Failure> {
+    fn run(&mut self) -> Result<(), E> {
         loop {
             let mut moved = false;
             for shard in 0..self.tracks.len() {
@@ -373,7 +372,7 @@ impl Replay<'_> {
     }
 
     /// One phase of one shard; says whether there was anything to do.
-    fn advance(&mut self, shard: usize) -> Result<bool, Failure> {
+    fn advance(&mut self, shard: usize) -> Result<bool, E> {
         match std::mem::replace(&mut self.tracks[shard].phase, Phase::Over) {
             Phase::Read => self.read(shard),
             Phase::Inputs(entry) => {
@@ -400,7 +399,7 @@ impl Replay<'_> {
     }
 
     /// Reads the next tick and gives its inputs to their owners.
-    fn read(&mut self, shard: usize) -> Result<bool, Failure> {
+    fn read(&mut self, shard: usize) -> Result<bool, E> {
         let until = self.request.until.unwrap_or(u64::MAX);
         loop {
             let track = &mut self.tracks[shard];

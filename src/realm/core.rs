@@ -8,20 +8,20 @@ use std::borrow::BorrowMut;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::control::BudgetReport;
-use crate::flight::record::{Outside, Taken};
 use crate::limits::{
     DECREE_TICKS_MIN, EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES,
     SHARDS_MAX, TCP_CONNECTIONS_MAX, TICK_HZ,
 };
 use crate::planted::{Bug, planted};
+use crate::realm::costs::CostTable;
+use crate::realm::flight::record::{Outside, Taken};
 use crate::realm::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
 use crate::realm::ladder::Ladder;
+use crate::realm::lanes::{LaneWord, Waiting};
+use crate::realm::report::BudgetReport;
+use crate::realm::saves::keeper_command;
 use crate::realm::sessions::interest::{Radii, Scratch};
 use crate::realm::sessions::session::{BodyDrop, Outdated, Rates, Session, Sight};
-use crate::shard::costs::CostTable;
-use crate::shard::counts::keeper_command;
-use crate::shard::lanes::{LaneWord, Waiting};
 use crate::wire::generated::tables::Close;
 use crate::wire::goods::{Asked, GoodsNews, Settled};
 use crate::wire::ids::{EntityId, SessionRef, ShardId};

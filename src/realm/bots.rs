@@ -4,9 +4,11 @@
 //! in the swarm over real sockets; what a bot wants is a function of its seed, its client tick and its own state alone,
 //! never of what else it sees, so that a run repeats. Never does I/O.
 
+pub mod trader;
+
 use std::sync::Arc;
 
-use crate::sim::trader::{Deal, Trader};
+use crate::realm::bots::trader::{Deal, Trader};
 use crate::wire::body::BodyError;
 use crate::wire::client::view::Errors;
 use crate::wire::client::{BodySummary, ClientOptions, ClientSession};

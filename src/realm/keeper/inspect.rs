@@ -1,20 +1,18 @@
-//! Reading a stopped server's realm: characters, goods, and the proof that they add up.
+//! Reading a realm from its disk: characters, goods, and the proof that they add up.
 //!
-//! Owns nothing. Promises: the data folder is left as it was; a running server's folder is refused in words; the check
-//! trusts nothing but the log of orders: it does them all again and compares.
+//! Owns nothing. Promises: the disk is left as it was; the check trusts nothing but the log of orders: it does them all
+//! again and compares.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde::Serialize;
 
-use super::RocksDisk;
+use super::disk::{Disk, Family, altered, refused};
+use super::proof::{prove, read_realm, read_row, visit_rows};
+use super::record::open_block;
+use super::tables::{read_ledger, visit_answers};
+use super::{CharacterRow, Entry, Ledger, StoreError, Terms, Tokens, is_remembered};
 use crate::limits::SHARDS_MAX;
-use crate::realm::keeper::disk::{Disk, Family, altered, refused};
-use crate::realm::keeper::proof::{prove, read_realm, read_row, visit_rows};
-use crate::realm::keeper::record::open_block;
-use crate::realm::keeper::tables::{read_ledger, visit_answers};
-use crate::realm::keeper::{CharacterRow, Entry, Ledger, StoreError, Terms, Tokens, is_remembered};
 use crate::wire::goods::{Account, Currency, OrderId, OrderKind, Refusal};
 use crate::wire::units::FINE_PER_M;
 
@@ -93,23 +91,22 @@ impl CharacterView {
 ///
 /// # Errors
 /// As [`inspect_characters`].
-pub fn inspect_views(data: &Path) -> Result<Vec<CharacterView>, StoreError> {
-    let disk = RocksDisk::open_to_read(data)?;
+pub fn inspect_views(disk: &impl Disk) -> Result<Vec<CharacterView>, StoreError> {
     let mut ledger = Ledger::new(Terms::default());
-    let rows = read_rows(&disk)?;
-    read_ledger(&disk, &mut ledger)?;
+    let rows = read_rows(disk)?;
+    read_ledger(disk, &mut ledger)?;
     Ok(rows.iter().map(|row| CharacterView::new(row, &ledger)).collect())
 }
 
-/// All characters of the realm in a stopped server's data folder, by number.
+/// All characters of the realm on a disk, by number.
 ///
 /// # Errors
-/// A server runs there, there is no realm, or the data is of a newer version, altered or unreadable.
-pub fn inspect_characters(data: &Path) -> Result<Vec<CharacterRow>, StoreError> {
-    read_rows(&RocksDisk::open_to_read(data)?)
+/// There is no realm, or the data is of a newer version, altered or unreadable.
+pub fn inspect_characters(disk: &impl Disk) -> Result<Vec<CharacterRow>, StoreError> {
+    read_rows(disk)
 }
 
-fn read_rows(disk: &RocksDisk) -> Result<Vec<CharacterRow>, StoreError> {
+fn read_rows(disk: &impl Disk) -> Result<Vec<CharacterRow>, StoreError> {
     read_realm(disk)?;
     let mut rows = Vec::new();
     visit_rows(disk, &mut |row| {
@@ -141,15 +138,14 @@ pub struct LedgerView {
     pub conserved: bool,
 }
 
-/// The ledger in a stopped server's data folder, counted anew.
+/// The ledger on a disk, counted anew.
 ///
 /// # Errors
 /// As [`inspect_characters`].
-pub fn inspect_ledger(data: &Path) -> Result<LedgerView, StoreError> {
-    let disk = RocksDisk::open_to_read(data)?;
-    read_realm(&disk)?;
+pub fn inspect_ledger(disk: &impl Disk) -> Result<LedgerView, StoreError> {
+    read_realm(disk)?;
     let mut ledger = Ledger::new(Terms::default());
-    read_ledger(&disk, &mut ledger)?;
+    read_ledger(disk, &mut ledger)?;
     Ok(view(&ledger))
 }
 
@@ -193,12 +189,11 @@ pub struct ItemStep {
 ///
 /// # Errors
 /// As [`inspect_characters`].
-pub fn inspect_item(data: &Path, uid: u64) -> Result<Vec<ItemStep>, StoreError> {
-    let disk = RocksDisk::open_to_read(data)?;
-    read_realm(&disk)?;
+pub fn inspect_item(disk: &impl Disk, uid: u64) -> Result<Vec<ItemStep>, StoreError> {
+    read_realm(disk)?;
     let mut steps: Vec<ItemStep> = Vec::new();
     let mut before = None;
-    replay(&disk, Terms::default(), &mut |entry, ledger| {
+    replay(disk, Terms::default(), &mut |entry, ledger| {
         let item = ledger.book.item(uid);
         if item != before {
             let place = item.map_or(Account::BURN, |item| item.place);
@@ -221,10 +216,9 @@ pub fn inspect_item(data: &Path, uid: u64) -> Result<Vec<ItemStep>, StoreError> 
 ///
 /// # Errors
 /// As [`inspect_characters`].
-pub fn inspect_orders(data: &Path, mut each: impl FnMut(&Entry)) -> Result<(), StoreError> {
-    let disk = RocksDisk::open_to_read(data)?;
-    read_realm(&disk)?;
-    visit_orders(&disk, &mut |entry| {
+pub fn inspect_orders(disk: &impl Disk, mut each: impl FnMut(&Entry)) -> Result<(), StoreError> {
+    read_realm(disk)?;
+    visit_orders(disk, &mut |entry| {
         each(entry);
         Ok(())
     })
@@ -252,12 +246,7 @@ pub struct CheckReport {
 ///
 /// # Errors
 /// As [`inspect_characters`], or something that was acknowledged is missing.
-pub fn check(data: &Path) -> Result<CheckReport, StoreError> {
-    check_disk(&RocksDisk::open_to_read(data)?, Terms::default())
-}
-
-/// [`check`] of any disk.
-pub(crate) fn check_disk(disk: &impl Disk, terms: Terms) -> Result<CheckReport, StoreError> {
+pub fn check(disk: &impl Disk, terms: Terms) -> Result<CheckReport, StoreError> {
     let realm = prove(disk, SHARDS_MAX)?.realm;
     let (mut characters, mut answers, mut astray) = (0, 0, 0);
     let mut breaks = disk.flaws();

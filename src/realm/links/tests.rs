@@ -3,10 +3,10 @@ use std::sync::Arc;
 
 use super::*;
 use crate::limits::{SESSION_BYTES_PER_S_MAX, TOKEN_BYTES};
+use crate::realm::core::{Rules, Whom};
 use crate::realm::keeper::{Desk, DeskRules, KeeperCommand, MemoryDisk, Store};
 use crate::realm::sessions::interest::Radii;
 use crate::realm::sessions::session::Rates;
-use crate::shard::core::{Rules, Whom};
 use crate::wire::generated::tables::Close;
 use crate::wire::transport::packet::{CHALLENGE_TEXT_BYTES, Envelope, OVERHEAD_BYTES_MAX, PacketKind, Side};
 use crate::wire::transport::stream::LENGTH_BYTES;

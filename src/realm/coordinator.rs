@@ -10,8 +10,8 @@
 use std::sync::Arc;
 
 use super::core::Core;
-use crate::control::{CellRow, CutsReport, CutsView, LaneRow};
 use crate::limits::{COST_TICKS, COSTS_OLD_TICKS, CUT_WISHES_MAX, LANES};
+use crate::realm::report::{CellRow, CutsReport, CutsView, LaneRow};
 use crate::wire::ids::{CellKey, ShardId};
 use crate::world::DecreeKind;
 use crate::world::balance::{self, CellCost, Costs, LaneCost, Moves};
@@ -162,9 +162,9 @@ impl Coordinator {
 mod tests {
     use super::*;
     use crate::limits::{DECREE_TICKS_MIN, SESSION_BYTES_PER_S_MAX};
+    use crate::realm::core::Rules;
     use crate::realm::sessions::interest::Radii;
     use crate::realm::sessions::session::Rates;
-    use crate::shard::core::Rules;
     use crate::world::cut::{CutMap, place};
     use crate::world::land::Land;
     use crate::world::parcel::OutcomeParcel;

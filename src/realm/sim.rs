@@ -5,14 +5,12 @@
 //! OS time, no threads; without faults the same seed gives the same hash on any number of shards, with them a seed run
 //! twice does. Every tick checks what must always hold.
 
-pub mod bots;
 mod clients;
 pub mod faults;
 pub mod model;
 mod node;
 mod oracle;
 mod quirks;
-pub mod trader;
 
 #[cfg(test)]
 mod tests;
@@ -21,11 +19,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::limits::{BODY_BYTES_MAX, LANES, OFFER_ITEMS_MAX, SESSION_BYTES_PER_S_MAX};
+use crate::realm::bots::trader;
+use crate::realm::bots::{Crossing, SEQUENCE_NEAR_WRAP};
+use crate::realm::core::{Core, Rules};
 use crate::realm::keeper::{DeskRules, DiskFault, KeeperCommand, MemoryDisk, StoreError, StoreErrorKind, Terms};
 use crate::realm::ladder::NAMES;
 use crate::realm::sessions::interest::Radii;
 use crate::realm::sessions::session::Rates;
-use crate::shard::core::{Core, Rules};
 use crate::wire::goods::{Asked, Offer, Order, OrderId, OrderKind, Thing};
 use crate::wire::ids::{CellKey, EntityId, ShardId};
 use crate::wire::units::{CELL_GRID, FINE_SHIFT, GRID_PER_M};
@@ -33,7 +33,7 @@ use crate::world::cut::{CELLS, CutMap};
 use crate::world::land::{LAND_CELLS, Land};
 use crate::world::random::{below, random};
 use crate::world::{DecreeKind, WorldConfig, roll_hash};
-use bots::{Crossing, SEQUENCE_NEAR_WRAP};
+
 use clients::Clients;
 use faults::{Fault, Faults, Feature, Meeting, Plan};
 use node::{Node, Setup};

@@ -1,19 +1,14 @@
 //! What a shard's cells and lanes cost it, from measured nanoseconds.
 //!
 //! Owns the times of the present window of [`COST_TICKS`] ticks. Promises: the parts of a tick are timed by the
-//! monotonic clock, about twenty readings of it, far below a hundredth of a busy tick; a window's time is its median
+//! host's monotonic clock, about twenty readings of it, far below a hundredth of a busy tick; a window's time is its median
 //! tick's, so that one tick in which another thread had the core says nothing. A cell's part is what its bodies are
 //! worth: for each part of the tick, its time over the bodies that it is spent on, times the cell's bodies. A lane's part
 //! is what its packets are worth: the time that ticks serve, but for the longest ones, over their packets, times the lane's
-//! packets, which it carries along when it moves. What the waiting for other shards takes is nobody's cost: [`Waits`] keeps
-//! it apart. Never asks the world but once a window.
+//! packets, which it carries along when it moves. What the waiting for other shards takes is nobody's cost. Never asks the world but once a window.
 
-use std::cell::Cell;
-
-use crate::clock::{Clock, thread_cpu_ns};
 use crate::limits::COST_TICKS;
-use crate::realm::ladder::Spent;
-use crate::shard::core::Core;
+use crate::realm::core::Core;
 use crate::world::balance::{CellCost, LaneCost};
 use crate::world::cut::{CELLS, place};
 
@@ -43,50 +38,9 @@ pub enum Part {
 
 const PARTS: usize = 4;
 
-/// Longest time between two looks of a wait that was spun away, nanoseconds. In a longer one the thread worked, or another
-/// one had the core.
-const SPIN_NS_MAX: u64 = 20_000;
-
-/// What a tick waited, and what it worked: the thread's CPU clock is read once a tick, and what was spun away is no work.
-pub struct Waits {
-    /// The thread's CPU clock at the end of the last tick.
-    cpu_ns: u64,
-    /// Wall time of this tick that went by in its meetings.
-    waited_ns: Cell<u64>,
-    spun_ns: Cell<u64>,
-}
-
-impl Waits {
-    /// Of the calling thread, from now on.
-    pub fn begin() -> Waits {
-        Waits { cpu_ns: thread_cpu_ns(), waited_ns: Cell::new(0), spun_ns: Cell::new(0) }
-    }
-
-    /// A wait looked once more, so long after the look before.
-    pub fn spin(&self, since_ns: u64) {
-        if since_ns <= SPIN_NS_MAX {
-            self.spun_ns.set(self.spun_ns.get() + since_ns);
-        }
-    }
-
-    /// Likewise a meeting's, which is part of the tick.
-    pub fn meet(&self, since_ns: u64) {
-        self.spin(since_ns);
-        self.waited_ns.set(self.waited_ns.get() + since_ns);
-    }
-
-    /// The tick is over: what it spent of its `wall_ns`, and what the thread worked since the tick before.
-    pub fn end_tick(&mut self, wall_ns: u64) -> Spent {
-        let now_ns = thread_cpu_ns();
-        let used_ns = now_ns - std::mem::replace(&mut self.cpu_ns, now_ns);
-        let (waited_ns, spun_ns) = (self.waited_ns.take(), self.spun_ns.take());
-        Spent { wall_ns: wall_ns.saturating_sub(waited_ns), cpu_ns: used_ns.saturating_sub(spun_ns) }
-    }
-}
-
 /// See the module.
+#[derive(Debug)]
 pub struct Costs {
-    clock: Clock,
     began_ns: u64,
     /// Nanoseconds of each part in this tick.
     tick_ns: [u64; PARTS],
@@ -109,9 +63,8 @@ pub struct Costs {
 
 impl Costs {
     /// Nothing measured yet.
-    pub fn new(clock: Clock) -> Costs {
+    pub fn new() -> Costs {
         Costs {
-            clock,
             began_ns: 0,
             tick_ns: [0; PARTS],
             window: std::array::from_fn(|_| Vec::with_capacity(COST_TICKS as usize)),
@@ -125,14 +78,13 @@ impl Costs {
         }
     }
 
-    /// A part begins, or goes on.
-    pub fn begin(&mut self) {
-        self.began_ns = self.clock.now_ns();
+    /// A part begins, or goes on, at a time of the host's clock.
+    pub fn begin(&mut self, now_ns: u64) {
+        self.began_ns = now_ns;
     }
 
     /// It is over, or interrupted; another one may begin here.
-    pub fn end(&mut self, part: Part) {
-        let now_ns = self.clock.now_ns();
+    pub fn end(&mut self, part: Part, now_ns: u64) {
         self.tick_ns[part as usize] += now_ns - self.began_ns;
         self.began_ns = now_ns;
     }
@@ -242,29 +194,6 @@ mod tests {
         assert_eq!(median(&mut ticks), Some(100));
         assert_eq!((ticks.len(), median(&mut ticks)), (0, None));
         assert_eq!((smooth(0, 40), smooth(100, 40)), (40, 70));
-    }
-
-    #[test]
-    fn what_a_wait_spins_away_is_no_work_and_what_it_works_meanwhile_is() {
-        let clock = Clock::starting(0);
-        let (mut waits, begin_ns) = (Waits::begin(), clock.now_ns());
-        let mut looked_ns = begin_ns;
-        while looked_ns < begin_ns + 30_000_000 {
-            let now_ns = clock.now_ns();
-            waits.meet(now_ns - looked_ns);
-            looked_ns = now_ns;
-        }
-        let spent = waits.end_tick(looked_ns - begin_ns);
-        assert_eq!(spent.wall_ns, 0, "all of it was a meeting");
-        assert!(spent.cpu_ns < 10_000_000, "{spent:?}");
-        let until_ns = thread_cpu_ns() + 20_000_000;
-        while thread_cpu_ns() < until_ns {
-            std::hint::spin_loop();
-        }
-        waits.meet(25_000_000);
-        let spent = waits.end_tick(30_000_000);
-        assert_eq!(spent.wall_ns, 5_000_000);
-        assert!(spent.cpu_ns >= 20_000_000, "a parcel was worked on between two looks: {spent:?}");
     }
 
     #[test]

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::LANES;
+use crate::realm::core::{Core, Rules, Whom};
 use crate::realm::keeper::{Desk, DeskRules, DiskFault, KeeperAnswer, KeeperCommand, MemoryDisk, Store, StoreError};
 use crate::realm::ladder::{Common, Spent};
+use crate::realm::lanes::Post;
 use crate::realm::mesh::{self, Carrier, MeshEnd};
-use crate::shard::core::{Core, Rules, Whom};
-use crate::shard::lanes::Post;
 use crate::wire::goods::OrderId;
 use crate::wire::ids::{EntityId, IdClass, SessionRef, ShardId};
 use crate::world::cut::CutMap;
