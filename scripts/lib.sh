@@ -153,7 +153,7 @@ find_rocksdb() {
     local library
     library="$(find "$CARGO_TARGET_DIR/release/build" -name librocksdb.a 2>/dev/null | head -n 1)"
     if [[ -z "$library" ]]; then
-        with_progress cargo build --release --lib
+        with_progress cargo build --release -p ringshard --lib
         library="$(find "$CARGO_TARGET_DIR/release/build" -name librocksdb.a | head -n 1)"
     fi
     ROCKSDB_LIB_DIR="$(dirname "$library")"

@@ -2,14 +2,11 @@
 //!
 //! The modules in reading order; `src/ARCHITECTURE.md` is the map.
 
-pub mod limits;
-pub mod planted;
-
-pub mod wire;
-
-pub mod world;
-
-pub mod realm;
+pub use ringshard_realm as realm;
+pub use ringshard_wire as wire;
+pub use ringshard_world as world;
+pub use wire::limits;
+pub use wire::planted;
 
 pub mod clock;
 pub mod executor;

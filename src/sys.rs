@@ -1,8 +1,8 @@
-//! What the standard library lacks: the few kernel calls of start-up (limits, priority, CPU sets, forced buffer sizes), what
-//! the heaps say of themselves, and a hint for the caches.
+//! What the standard library lacks: the few kernel calls of start-up (limits, priority, CPU sets, forced buffer sizes), and what
+//! the heaps say of themselves.
 //!
 //! Promises: safe functions over plain integers. Never touches packets; the rings are in `io`.
-#![expect(unsafe_code, reason = "system calls and one hint; each block says why it is sound")]
+#![expect(unsafe_code, reason = "system calls; each block says why it is sound")]
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -127,24 +127,6 @@ pub fn buffer_bytes(socket: &impl AsRawFd, receive: bool, bytes: i32) -> io::Res
     // SAFETY: `got` and `got_size` are live and writable, and `got_size` holds the size of `got`.
     let result = unsafe { libc::getsockopt(descriptor, libc::SOL_SOCKET, plain, (&raw mut got).cast(), &mut got_size) };
     if result == 0 { Ok(got.unsigned_abs().into()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Bytes that come from memory at once.
-const CACHE_LINE_BYTES: usize = 64;
-
-/// Asks for the first bytes of a value that is needed soon, and does not wait for them. Whoever goes through many that are
-/// scattered over more memory than the caches hold mostly waits otherwise.
-#[inline]
-pub fn prefetch<T: ?Sized>(value: &T, bytes_max: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for offset in (0..size_of_val(value).min(bytes_max)).step_by(CACHE_LINE_BYTES) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let line = (&raw const *value).cast::<i8>().wrapping_add(offset);
-        // SAFETY: a hint; nothing is read, and no address is a wrong one.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (value, bytes_max, CACHE_LINE_BYTES);
 }
 
 /// Bytes that this user may still write on the file system of a path.

@@ -8,7 +8,7 @@ pub mod trader;
 
 use std::sync::Arc;
 
-use crate::realm::bots::trader::{Deal, Trader};
+use crate::bots::trader::{Deal, Trader};
 use crate::wire::body::BodyError;
 use crate::wire::client::view::Errors;
 use crate::wire::client::{BodySummary, ClientOptions, ClientSession};

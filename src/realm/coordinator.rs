@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::core::Core;
 use crate::limits::{COST_TICKS, COSTS_OLD_TICKS, CUT_WISHES_MAX, LANES};
-use crate::realm::report::{CellRow, CutsReport, CutsView, LaneRow};
+use crate::report::{CellRow, CutsReport, CutsView, LaneRow};
 use crate::wire::ids::{CellKey, ShardId};
 use crate::world::DecreeKind;
 use crate::world::balance::{self, CellCost, Costs, LaneCost, Moves};
@@ -161,10 +161,10 @@ impl Coordinator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Rules;
     use crate::limits::{DECREE_TICKS_MIN, SESSION_BYTES_PER_S_MAX};
-    use crate::realm::core::Rules;
-    use crate::realm::sessions::interest::Radii;
-    use crate::realm::sessions::session::Rates;
+    use crate::sessions::interest::Radii;
+    use crate::sessions::session::Rates;
     use crate::world::cut::{CutMap, place};
     use crate::world::land::Land;
     use crate::world::parcel::OutcomeParcel;

@@ -8,20 +8,20 @@ use std::borrow::BorrowMut;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::costs::CostTable;
+use crate::flight::record::{Outside, Taken};
+use crate::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
+use crate::ladder::Ladder;
+use crate::lanes::{LaneWord, Waiting};
 use crate::limits::{
     DECREE_TICKS_MIN, EARLY_MESSAGES_MAX, FAREWELL_TICKS, KEEPER_WAITING_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES,
     SHARDS_MAX, TCP_CONNECTIONS_MAX, TICK_HZ,
 };
 use crate::planted::{Bug, planted};
-use crate::realm::costs::CostTable;
-use crate::realm::flight::record::{Outside, Taken};
-use crate::realm::keeper::{CharacterRow, ClaimRefusal, KeeperAnswer, KeeperCommand};
-use crate::realm::ladder::Ladder;
-use crate::realm::lanes::{LaneWord, Waiting};
-use crate::realm::report::BudgetReport;
-use crate::realm::saves::keeper_command;
-use crate::realm::sessions::interest::{Radii, Scratch};
-use crate::realm::sessions::session::{BodyDrop, Outdated, Rates, Session, Sight};
+use crate::report::BudgetReport;
+use crate::saves::keeper_command;
+use crate::sessions::interest::{Radii, Scratch};
+use crate::sessions::session::{BodyDrop, Outdated, Rates, Session, Sight};
 use crate::wire::generated::tables::Close;
 use crate::wire::goods::{Asked, GoodsNews, Settled};
 use crate::wire::ids::{EntityId, SessionRef, ShardId};

@@ -7,8 +7,8 @@
 //! is what its packets are worth: the time that ticks serve, but for the longest ones, over their packets, times the lane's
 //! packets, which it carries along when it moves. What the waiting for other shards takes is nobody's cost. Never asks the world but once a window.
 
+use crate::core::Core;
 use crate::limits::COST_TICKS;
-use crate::realm::core::Core;
 use crate::world::balance::{CellCost, LaneCost};
 use crate::world::cut::{CELLS, place};
 

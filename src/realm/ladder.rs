@@ -8,7 +8,7 @@
 //! out, because that would not help. No step disconnects anybody. Never reads a clock: time is an argument.
 
 use crate::limits::TICK_NS;
-use crate::realm::sessions::interest::Pace;
+use crate::sessions::interest::Pace;
 
 /// Number of steps, the one where nothing is left out included.
 pub const STEPS: usize = 9;

@@ -6,10 +6,10 @@
 //! waits for it, within a bound beyond which its sessions end. Never copies a session, and never waits.
 
 use super::core::{Core, Lane, Stage};
+use crate::keeper::{KeeperAnswer, KeeperCommand};
 use crate::limits::{LANE_WAITING_MAX, LANES};
+use crate::mesh::Carrier;
 use crate::planted::{Bug, planted};
-use crate::realm::keeper::{KeeperAnswer, KeeperCommand};
-use crate::realm::mesh::Carrier;
 use crate::wire::generated::tables::Close;
 use crate::wire::ids::{SessionRef, ShardId};
 use crate::world::effect::{Joining, PrivateEvent};

@@ -7,12 +7,12 @@
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
 
+use crate::core::{Core, Ended, NoAdmission};
 use crate::limits::{
     BODY_BYTES_MAX, ENDS_PER_SWEEP_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES, REPLIES_PER_DRAIN_MAX,
     STREAM_UNREAD_BYTES_MAX, TCP_PER_PREFIX_MAX, TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX,
     TCP_TOKENLESS_PER_PREFIX_MAX,
 };
-use crate::realm::core::{Core, Ended, NoAdmission};
 use crate::wire::fast_hash::FastHash;
 use crate::wire::ids::ConnectionId;
 use crate::wire::ids::{SessionRef, ShardId};

@@ -3,8 +3,8 @@
 //! Owns plain values alone. Promises: totals count from the start of the process; what is asked is done at the shard's next
 //! tick.
 
-use crate::realm::ladder::{STEPS, Step};
-use crate::realm::sessions::session::Rates;
+use crate::ladder::{STEPS, Step};
+use crate::sessions::session::Rates;
 use crate::wire::ids::{CellKey, ShardId};
 
 /// What a shard tells of itself, several times a second. Totals count from the start of the process.

@@ -1,6 +1,6 @@
 //! From what the world says of a character to what the keeper is told.
 
-use crate::realm::keeper::{CharacterRow, KeeperCommand};
+use crate::keeper::{CharacterRow, KeeperCommand};
 use crate::world::Save;
 
 /// What the keeper hears of a save.

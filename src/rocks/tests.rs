@@ -14,12 +14,21 @@ use crate::limits;
 use crate::realm::keeper::inspect::{self, CheckReport};
 use crate::realm::keeper::proof::REALM_KEY;
 use crate::realm::keeper::record::seal_value;
-use crate::realm::keeper::record::tests::resealed;
 use crate::realm::keeper::*;
 use crate::wire::goods::{
     Account, Asked, Currency, Dropped, ItemRef, Offer, Order, OrderId, OrderKind, Refusal, Shelf,
 };
 use crate::wire::ids::{EntityId, SessionRef, ShardId};
+
+/// The record as a program of `version` would have sealed it: the checksum is FNV-1a 64.
+fn resealed(record: &[u8], version: u16) -> Vec<u8> {
+    let mut bytes = record[..record.len() - 8].to_vec();
+    bytes[..2].copy_from_slice(&version.to_le_bytes());
+    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325, step);
+    bytes.extend_from_slice(&sum.to_le_bytes());
+    bytes
+}
 
 /// Tells a test that it runs as a process of its own, on this data folder.
 const CHILD: &str = "RINGSHARD_TEST_KEEPER_CHILD";

@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn every_count_that_a_limit_names_is_shown_under_that_name() {
-        let limits = include_str!("../limits.rs").lines().map(|line| line.trim_start_matches("/// "));
+        let limits = include_str!("../wire/limits.rs").lines().map(|line| line.trim_start_matches("/// "));
         let text = limits.collect::<Vec<_>>().join(" ");
         let named: Vec<&str> = ["counted `", "shown as `"]
             .iter()

@@ -6,7 +6,7 @@
 
 use crate::limits::{FRAGMENTS_PER_PACKET_MAX, NOTES_PER_PACKET_MAX, SENT_PACKETS_KEPT};
 use crate::planted::{Bug, planted};
-use crate::sys::prefetch;
+use crate::prefetch::prefetch;
 use std::collections::VecDeque;
 
 /// How many sequences before the newest one an acknowledgement names.
@@ -294,6 +294,7 @@ impl SentPackets {
         }
     }
 
+    #[inline]
     fn at(&mut self, sequence: u16) -> &mut SentPacket {
         &mut self.packets[usize::from(sequence.wrapping_sub(self.open))]
     }

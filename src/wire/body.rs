@@ -3,8 +3,8 @@
 //! Promises: reading never panics on any bytes, and a body is wholly walked before its first section is handed out, so
 //! that a malformed one changes nothing. Writing never passes the caller's budget. Nothing is allocated.
 
+use crate::generated::structs;
 use crate::limits::{BODY_BYTES_MAX, COMMANDS_PER_BODY_MAX};
-use crate::wire::generated::structs;
 
 /// Kinds of sections. Others are skipped.
 pub mod kind {
@@ -20,7 +20,7 @@ pub mod kind {
     pub const OWN_STATE: u8 = 16;
     /// From the server: `SliceHeader` and entities as they were when the keyframe was taken.
     pub const KEYFRAME: u8 = 17;
-    /// From the server: `SliceHeader` and bits against the keyframe, see [`crate::wire::slice`].
+    /// From the server: `SliceHeader` and bits against the keyframe, see [`crate::slice`].
     pub const DELTA: u8 = 18;
     /// From the server: `SliceHeader` and all entities of a slice.
     pub const PLAIN: u8 = 19;
@@ -71,6 +71,7 @@ pub struct BodyReader<'a> {
 
 impl<'a> BodyReader<'a> {
     /// Reads a body that a client sent.
+    #[inline]
     pub fn client(body: &'a [u8]) -> Result<(structs::ClientHeader, BodyReader<'a>), BodyError> {
         let (header, reader) = BodyReader::open(body)?;
         Ok((structs::ClientHeader(header), reader))
@@ -94,6 +95,7 @@ impl<'a> BodyReader<'a> {
         Ok((*header, BodyReader { rest }))
     }
 
+    #[inline]
     fn section(&mut self) -> Option<Section<'a>> {
         let (header, rest) = self.rest.split_first_chunk()?;
         let header = structs::SectionHeader(*header);
@@ -122,6 +124,7 @@ pub struct Commands<'a> {
 
 impl<'a> Commands<'a> {
     /// Reads the bytes of a [`kind::COMMANDS`] section.
+    #[inline]
     pub fn read(bytes: &'a [u8]) -> Result<Commands<'a>, BodyError> {
         let (header, rest) = bytes.split_first_chunk().ok_or(BodyError::Commands)?;
         let header = structs::CommandsHeader(*header);
@@ -168,6 +171,7 @@ impl<'a> BodyWriter<'a> {
     }
 
     /// Begins a server's body. The budget is the buffer's length, at most [`BODY_BYTES_MAX`]; the header must fit.
+    #[inline]
     pub fn server(out: &'a mut [u8], header: structs::ServerHeader) -> BodyWriter<'a> {
         BodyWriter::begin(out, &header.0)
     }

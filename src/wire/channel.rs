@@ -3,16 +3,16 @@
 //! Owns the messages that the peer did not acknowledge and those that are not yet whole. Promises: each message is
 //! handed out once, on the ordered channel in the order of sending; what one channel holds stays within
 //! [`CHANNEL_BYTES_MAX`], [`CHANNEL_COST_BYTES_MAX`] and [`CHANNEL_MESSAGES_MAX`] whatever the peer sends.
-//! Acknowledgements come from [`crate::wire::acks`]; a channel never makes packets of its own.
+//! Acknowledgements come from [`crate::acks`]; a channel never makes packets of its own.
 
+use crate::acks::{CarriedFragment, SentPacket};
+use crate::body::{BodyWriter, kind};
+use crate::generated::structs::FragmentHeader;
 use crate::limits::{
     BODY_BYTES_MAX, CHANNEL_BYTES_MAX, CHANNEL_COST_BYTES_MAX, CHANNEL_MESSAGES_MAX, FRAGMENT_BYTES_MAX,
     FRAGMENT_OVERHEAD_BYTES, FRAGMENTS_MAX, MESSAGE_BYTES_MAX, RESEND_TICKS,
 };
 use crate::planted::{Bug, planted};
-use crate::wire::acks::{CarriedFragment, SentPacket};
-use crate::wire::body::{BodyWriter, kind};
-use crate::wire::generated::structs::FragmentHeader;
 use std::collections::VecDeque;
 
 /// Which of the two channels.
@@ -487,7 +487,7 @@ mod tests {
                     all.push(fragment(message, number as u8, count as u8, &vec![1; piece]));
                 }
             }
-            all.sort_by_key(|bytes| crate::world::random::mix(order ^ u64::from(bytes[0]) << 8 ^ u64::from(bytes[2])));
+            all.sort_by_key(|bytes| (order ^ u64::from(bytes[0]) << 8 ^ u64::from(bytes[2])).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31));
             for bytes in all {
                 prop_assert_eq!(channel.receive(&bytes), Ok(Receipt::Accepted));
             }
@@ -502,7 +502,7 @@ mod tests {
         channel.push(vec![1; 1_500]).expect("room");
         let sent_in = |channel: &mut SendChannel, tick| {
             let mut out = [0; 1_200];
-            let mut writer = BodyWriter::client(&mut out, crate::wire::generated::structs::ClientHeader::default());
+            let mut writer = BodyWriter::client(&mut out, crate::generated::structs::ClientHeader::default());
             let mut packet = SentPacket::new(tick);
             channel.write(tick, &mut writer, &mut packet);
             packet.fragments().iter().map(|carried| carried.fragment).collect::<Vec<_>>()
@@ -524,7 +524,7 @@ mod tests {
             channel.push(vec![1; 20]).expect("room");
         }
         let mut out = [0; 1_200];
-        let mut writer = BodyWriter::client(&mut out, crate::wire::generated::structs::ClientHeader::default());
+        let mut writer = BodyWriter::client(&mut out, crate::generated::structs::ClientHeader::default());
         channel.write(1, &mut writer, &mut SentPacket::new(1));
         assert!(channel.is_empty());
         assert_eq!(writer.finish(), 12 + 8 * (4 + 4 + 20));

@@ -7,17 +7,17 @@
 
 pub mod view;
 
+use crate::acks::{Arrival, SentPacket};
+use crate::body::{BodyError, BodyReader, BodyWriter, FLAG_PACKED, PONG_MARKER, Section, kind};
+use crate::channel::{ChannelFull, ChannelKind, Receipt};
+use crate::client::view::{Errors, View};
+use crate::generated::structs;
+use crate::ids::EntityId;
 use crate::limits::{
     CLIENT_BODY_BYTES_MAX, CLIENT_INBOX_MAX, COMMANDS_PER_BODY_MAX, COMMANDS_REMEMBERED_MAX, EVENTS_REMEMBERED_MAX,
 };
-use crate::wire::acks::{Arrival, SentPacket};
-use crate::wire::body::{BodyError, BodyReader, BodyWriter, FLAG_PACKED, PONG_MARKER, Section, kind};
-use crate::wire::channel::{ChannelFull, ChannelKind, Receipt};
-use crate::wire::client::view::{Errors, View};
-use crate::wire::generated::structs;
-use crate::wire::ids::EntityId;
-use crate::wire::messages::{Request, ServerMessage, Stream, Welcome};
-use crate::wire::reliable::Reliable;
+use crate::messages::{Request, ServerMessage, Stream, Welcome};
+use crate::reliable::Reliable;
 use std::collections::VecDeque;
 
 /// How a client plays.
@@ -238,7 +238,7 @@ impl ClientSession {
     /// Looks for what never leaves; to be called about once a second, see [`View::check`].
     pub fn check_view(&mut self, now_tick: u32) {
         if let (Some(own), Some(welcome)) = (self.own_state, &self.welcome) {
-            let grid = |fine: i32| fine >> crate::wire::units::FINE_SHIFT;
+            let grid = |fine: i32| fine >> crate::units::FINE_SHIFT;
             self.view.check(now_tick, grid(own.x()), grid(own.y()), welcome.enter_radius_m, welcome.leave_radius_m);
         }
     }
@@ -318,10 +318,10 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, value: T, max: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::body::{Commands, FLAG_ACKS};
+    use crate::goods::{Offer, Refusal};
     use crate::limits::BODY_BYTES_MAX;
-    use crate::wire::body::{Commands, FLAG_ACKS};
-    use crate::wire::goods::{Offer, Refusal};
-    use crate::wire::messages::{NumberedRequest, TradeNews, TradeStep};
+    use crate::messages::{NumberedRequest, TradeNews, TradeStep};
     use proptest::prelude::*;
 
     const OPTIONS: ClientOptions = ClientOptions { packed: true, decode: true, reliable_transport: false };

@@ -79,7 +79,7 @@ impl Hasher for FastHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::ids::EntityId;
+    use crate::ids::EntityId;
 
     #[test]
     fn ids_that_follow_each_other_spread_over_the_low_bits() {

@@ -6,8 +6,8 @@
 //! sent: a body carries slices when the budget holds a whole one, so that a small budget makes fuller bodies rarer and
 //! starves no slice.
 
+use crate::acks::Fates;
 use crate::limits::{BODY_BYTES_MAX, SESSION_BYTES_PER_S_MIN, TICK_HZ};
-use crate::wire::acks::Fates;
 
 /// Ticks of one round.
 const ROUND_TICKS: u64 = 30;
@@ -81,6 +81,7 @@ impl Flow {
     }
 
     /// Hears what became of packets.
+    #[inline]
     pub fn hear(&mut self, fates: Fates) {
         self.fates.arrived += fates.arrived;
         self.fates.lost += fates.lost;

@@ -3,11 +3,11 @@
 //! Owns nothing. Promises: every bound of an order is part of its type, so that an order is a plain value of fixed size.
 //! What an order may do is decided by the ledger alone (`keeper/ledger.rs`).
 
+use crate::ids::{CellKey, EntityId, ShardId};
 use crate::limits::{GOODS_PART_ENTRIES, OFFER_ITEMS_MAX};
-use crate::wire::ids::{CellKey, EntityId, ShardId};
 use serde::{Deserialize, Serialize};
 
-pub use crate::wire::generated::tables::Refusal;
+pub use crate::generated::tables::Refusal;
 
 /// A kind of coin.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::units::{CELL_GRID, FINE_SHIFT, PLOT_SHIFT};
+use crate::units::{CELL_GRID, FINE_SHIFT, PLOT_SHIFT};
 
 /// A u64 made of a class (top 8 bits), a source and an ordinal that the source keeps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
@@ -48,6 +48,7 @@ impl EntityId {
     }
 
     /// The NPC that spawner `number` made with its `ordinal`; spawner numbers stay below 2^24.
+    #[inline]
     pub fn npc(number: u32, ordinal: u32) -> EntityId {
         assert!(number < 1 << 24);
         EntityId(2 << 56 | u64::from(number) << 32 | u64::from(ordinal))
@@ -121,12 +122,14 @@ pub struct CellKey {
 
 impl CellKey {
     /// The cell of the land that holds a position in fine steps.
+    #[inline]
     pub fn of_fine(x: i32, y: i32) -> CellKey {
         let cell = |v: i32| (v >> FINE_SHIFT).div_euclid(CELL_GRID) as i16;
         CellKey { space: 0, y: cell(y), x: cell(x) }
     }
 
     /// The first cell, in the south-west, of this cell's plot: 2 x 2 cells, which share slices. It names the plot.
+    #[inline]
     pub fn plot(self) -> CellKey {
         let first = |v: i16| v >> PLOT_SHIFT << PLOT_SHIFT;
         CellKey { space: self.space, y: first(self.y), x: first(self.x) }

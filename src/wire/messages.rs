@@ -3,15 +3,15 @@
 //! Promises: decoding verifies all of a message, within limits that fit these tables and no others, before it reads any;
 //! it never panics on any bytes. Never keeps the bytes.
 
-use crate::wire::goods::{Currency, Dropped, GoodsNews, ItemRef, MailNews, Offer, Shelf};
+use crate::goods::{Currency, Dropped, GoodsNews, ItemRef, MailNews, Offer, Shelf};
 use serde::{Deserialize, Serialize};
 
+use crate::generated::tables;
+use crate::ids::EntityId;
 use crate::limits::MESSAGE_BYTES_MAX;
-use crate::wire::generated::tables;
-use crate::wire::ids::EntityId;
 use flatbuffers::{FlatBufferBuilder, VerifierOptions};
 
-pub use crate::wire::generated::tables::{Close, Refusal, TradeStep};
+pub use crate::generated::tables::{Close, Refusal, TradeStep};
 
 /// Enums of the schema are kept as their numbers.
 macro_rules! kept_as_number {
@@ -667,7 +667,7 @@ impl Welcome {
 }
 
 /// A request on a stream with this number, whose body says that it is of a kind, whatever it really is.
-#[cfg(test)]
+#[cfg(any(test, feature = "test-support"))]
 fn raw(stream: u8, number: u64, kind: u8, body: impl Fn(&mut FlatBufferBuilder) -> Union) -> Vec<u8> {
     let mut builder = FlatBufferBuilder::new();
     let body = body(&mut builder);
@@ -680,7 +680,7 @@ fn raw(stream: u8, number: u64, kind: u8, body: impl Fn(&mut FlatBufferBuilder) 
 
 /// Requests that are not understood, with numbers from one on: a kind and values that this version does not have, too many
 /// items, and bytes of another kind.
-#[cfg(test)]
+#[cfg(any(test, feature = "test-support"))]
 pub fn messages_of_a_newer_client(stream: u8, number: u64) -> Vec<Vec<u8>> {
     let emote = |b: &mut FlatBufferBuilder| tables::Emote::create(b, &tables::EmoteArgs { kind: 1 }).as_union_value();
     let move_coins = |currency: u8, from: u8| {

@@ -4,9 +4,9 @@
 //! channels first, `record` the packet; on arrival `arrival`, `handle_acks`, `handle_fragment`, then `accept` unless a
 //! fragment was refused for want of room. Never knows what messages and notes mean.
 
-use crate::wire::acks::{Arrival, CarriedFragment, Fate, Fates, PacketAcks, SentPacket, SentPackets};
-use crate::wire::body::{BodyWriter, FLAG_ACKS};
-use crate::wire::channel::{ChannelFull, ChannelKind, FragmentError, Receipt, ReceiveChannel, SendChannel};
+use crate::acks::{Arrival, CarriedFragment, Fate, Fates, PacketAcks, SentPacket, SentPackets};
+use crate::body::{BodyWriter, FLAG_ACKS};
+use crate::channel::{ChannelFull, ChannelKind, FragmentError, Receipt, ReceiveChannel, SendChannel};
 
 /// The header fields that a body's sender fills in from here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +62,7 @@ impl Reliable {
     }
 
     /// Asks for the memory that the next body needs of it.
+    #[inline]
     pub fn prefetch(&self) {
         self.sent.prefetch();
     }
@@ -82,12 +83,14 @@ impl Reliable {
     }
 
     /// For the header of the next body.
+    #[inline]
     pub fn stamp(&self) -> Stamp {
         let (flags, (ack, ack_bits)) = self.acks.fields().map_or((0, (0, 0)), |fields| (FLAG_ACKS, fields));
         Stamp { sequence: self.sent.next_sequence(), ack, ack_bits, flags }
     }
 
     /// Writes the fragments that are due at `now_tick` (low 32 bits).
+    #[inline]
     pub fn write(&mut self, now_tick: u32, writer: &mut BodyWriter, packet: &mut SentPacket) {
         self.ordered_out.write(now_tick, writer, packet);
         self.unordered_out.write(now_tick, writer, packet);
@@ -105,6 +108,7 @@ impl Reliable {
 
     /// Takes the ack fields of a received header. `on_note` hears what became of the notes of earlier packets.
     /// False: the fields are valid but name a packet that was never sent.
+    #[inline]
     pub fn handle_acks(&mut self, flags: u16, ack: u16, ack_bits: u32, mut on_note: impl FnMut(Fate, u32)) -> bool {
         if flags & FLAG_ACKS == 0 {
             return true;
@@ -137,11 +141,13 @@ impl Reliable {
     }
 
     /// How a received body stands to those accepted.
+    #[inline]
     pub fn arrival(&self, sequence: u16) -> Arrival {
         self.acks.arrival(sequence)
     }
 
     /// Acknowledges a received body from now on.
+    #[inline]
     pub fn accept(&mut self, sequence: u16) {
         self.acks.accept(sequence);
     }
@@ -186,9 +192,9 @@ impl Reliable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::body::{BodyReader, kind};
+    use crate::generated::structs::ClientHeader;
     use crate::limits::{BODY_BYTES_MAX, CHANNEL_BYTES_MAX};
-    use crate::wire::body::{BodyReader, kind};
-    use crate::wire::generated::structs::ClientHeader;
     use std::collections::BTreeMap;
 
     struct Random(u64);

@@ -4,8 +4,8 @@
 //! costs about 6 bytes, a resting one 2 bits. Fields go through one u64, never bit by bit; the caller's buffers are
 //! reused. Never looks at more than one slice. The layout is byte-exact in `schemas/README.md`.
 
+use crate::generated::structs::EntityPlain;
 use crate::limits::SLICE_SLOTS_MAX;
-use crate::wire::generated::structs::EntityPlain;
 
 /// A slot that holds nobody.
 pub const HOLE: EntityPlain = EntityPlain([0; 16]);

@@ -8,9 +8,9 @@
 
 use std::cmp::Reverse;
 
+use crate::cut::{CELLS, CutMap, LaneMap, cells, place};
 use crate::limits::{CUT_CELLS_MAX, CUT_ENTITIES_MAX, LANES, LANES_MOVED_MAX};
 use crate::wire::ids::{CellKey, ShardId};
-use crate::world::cut::{CELLS, CutMap, LaneMap, cells, place};
 
 /// Difference of hottest and coolest shard, in percent of the hottest, up to which they are left alone.
 pub const START_PERCENT: u64 = 15;
@@ -207,10 +207,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::cut::tcp_lane;
     use crate::limits::SHARDS_MAX;
+    use crate::random::{below, random};
     use crate::wire::ids::EntityId;
-    use crate::world::cut::tcp_lane;
-    use crate::world::random::{below, random};
 
     fn cell(x: i16, y: i16) -> CellKey {
         CellKey { space: 0, y, x }

@@ -100,8 +100,8 @@ fn squares_of([low_x, low_y, high_x, high_y]: [&[i32]; 4], (x, y): Grid, out: &m
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::distance_to_box;
     use crate::wire::units::GRID_PER_M;
-    use crate::world::frame::distance_to_box;
     use proptest::prelude::*;
 
     fn corner() -> impl Strategy<Value = i32> {

@@ -6,10 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::land::{LAND_CELLS, Land};
 use crate::limits::{LANES, SHARDS_MAX};
 use crate::wire::ids::{CellKey, ShardId};
 use crate::wire::units::{CELL_GRID, CELL_M, FINE_PER_M};
-use crate::world::land::{LAND_CELLS, Land};
 
 /// Cells along the side of the curve.
 const SIDE: u32 = LAND_CELLS as u32;

@@ -5,11 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::goods::{Confirmation, digest_offer, digest_thing};
+use crate::random::{Digest, mix};
 use crate::wire::goods::{Offer, Refusal, Thing};
 use crate::wire::ids::{CellKey, EntityId, SessionRef};
 use crate::wire::messages::{Stream, TradeNews};
-use crate::world::goods::{Confirmation, digest_offer, digest_thing};
-use crate::world::random::{Digest, mix};
 
 /// Whom an effect is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

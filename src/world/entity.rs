@@ -6,19 +6,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::events::Spot;
+use crate::goods::{Dealings, digest_thing};
+use crate::land::{LAND_CELLS, Land, Tile};
 use crate::limits::{COMMANDS_HELD_MAX, CREDIT_TICKS_START};
+use crate::movement::{Command, Motion};
+use crate::random::{Digest, mix};
+use crate::table::Named;
 use crate::wire::generated::structs;
 use crate::wire::goods;
 use crate::wire::goods::OrderId;
 use crate::wire::ids::{CellKey, EntityId, SessionRef, ShardId};
 use crate::wire::messages::Stream;
 use crate::wire::units::{CELL_GRID, FINE_SHIFT, GRID_PER_M};
-use crate::world::events::Spot;
-use crate::world::goods::{Dealings, digest_thing};
-use crate::world::land::{LAND_CELLS, Tile};
-use crate::world::movement::{Command, Motion};
-use crate::world::random::{Digest, mix};
-use crate::world::table::Named;
 
 /// Wire grid steps that an entity may stand inside another cell before that becomes its home cell.
 pub const HOME_MARGIN: i32 = 4 * GRID_PER_M;
@@ -322,6 +322,13 @@ pub struct Thing {
 }
 
 impl Thing {
+    /// A thing as it lies on the ground.
+    pub fn lying(thing: &goods::Thing, land: &Land) -> Thing {
+        let motion = Motion::standing(land, thing.x, thing.y, 0);
+        let body = Body::new(EntityId::thing(thing.number), Archetype::Thing, motion);
+        Thing { body, thing: *thing, taken: None, sequence: 0 }
+    }
+
     /// Digest over everything that decides what it does.
     pub fn digest(&self) -> u64 {
         let mut digest = Digest::new(5);

@@ -4,11 +4,12 @@
 //! shards, because a frame leaves out only what no body would choose; one source cannot take all places. Never allocates
 //! for a viewer.
 
+use crate::frame::{Frames, distance};
 use crate::limits::{EVENTS_PER_BODY_MAX, EVENTS_PER_SOURCE_MAX, EVENTS_PER_SPOT_MAX};
+use crate::random::{Digest, mix};
+use crate::wire::body::{BodyWriter, kind};
 use crate::wire::generated::structs;
-use crate::wire::units::GRID_PER_M;
-use crate::world::frame::distance;
-use crate::world::random::{Digest, mix};
+use crate::wire::units::{CELL_GRID, GRID_PER_M};
 
 /// Event kinds on the wire.
 pub const EVENT_EMOTE: u16 = 1;
@@ -152,6 +153,40 @@ impl Choice {
     pub fn events(&self) -> impl ExactSizeIterator<Item = &structs::Event> {
         self.chosen[..self.count].iter().map(|(_, event)| event)
     }
+}
+
+/// Writes the public events of the ticks after `after` up to `tick` that happened within a radius (wire grid steps, by spot)
+/// of a position of a space, as many as [`Choice`] and the body take; gives back how many it left out.
+pub fn write_events(
+    frames: &Frames,
+    (after, tick): (u64, u64),
+    (from, space): ((i32, i32), u32),
+    radius: i32,
+    body: &mut BodyWriter<'_>,
+) -> u64 {
+    // What happens in a slice that is still shown is near enough: it is as long as its plot.
+    let reach = radius + CELL_GRID;
+    let (low, high) = (Spot::row(from.1 - reach), Spot::row(from.1 + reach));
+    let squared_max = i64::from(reach).pow(2);
+    let mut choice = Choice::default();
+    for frame in frames.between(after, tick) {
+        for public in frame.events_in_rows(space, low, high) {
+            let squared = public.spot.distance(from);
+            if squared <= squared_max {
+                choice.offer(public, squared, tick - frame.tick);
+            }
+        }
+    }
+    choice.truncate(body.remaining() / size_of::<structs::Event>());
+    let events = choice.events();
+    if events.len() > 0 {
+        let bytes = events.len() * size_of::<structs::Event>();
+        body.section_with(kind::EVENTS, bytes, |out| {
+            out.as_chunks_mut().0.iter_mut().zip(events).for_each(|(place, event)| *place = event.0);
+            bytes
+        });
+    }
+    choice.left_out
 }
 
 #[cfg(test)]

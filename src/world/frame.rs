@@ -9,15 +9,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::boxes::Boxes;
+use crate::entity::WIRE_MARGIN;
+use crate::events::PublicEvent;
 use crate::limits::{FRAMES_KEPT, SILENT_TICKS, SLICE_SLOTS_MAX};
+use crate::random::mix;
 use crate::wire::generated::structs;
 use crate::wire::ids::{CellKey, EntityId, ShardId};
 use crate::wire::slice::{HOLE, encode_delta};
 use crate::wire::units::{CELL_GRID, FINE_SHIFT};
-use crate::world::boxes::Boxes;
-use crate::world::entity::WIRE_MARGIN;
-use crate::world::events::PublicEvent;
-use crate::world::random::mix;
 
 /// One slice in a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,6 +170,7 @@ impl Frame {
 
     /// Places in `slices` of the plots of a space that a square reaches, row by row: all that stands within `reach` wire
     /// grid steps of a position is in them.
+    #[inline]
     pub fn rows(&self, space: u32, from: (i32, i32), reach: i32) -> impl Iterator<Item = Range<usize>> {
         let cell = |v: i32| v.div_euclid(CELL_GRID) as i16;
         // Who stands outside its plot stands in its margin.
@@ -195,6 +196,7 @@ impl Frame {
     }
 
     /// A slice by its name, if it is shown.
+    #[inline]
     pub fn head(&self, name: SliceName) -> Option<&SliceHead> {
         let place = *self.places.get(name.place())?;
         self.slices.get(place as usize).filter(|slice| slice.name == name)

@@ -7,18 +7,18 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::effect::{Effect, EffectKind, Target, TradeEffect, Word};
+use crate::entity::{Player, Thing};
+use crate::frame::{Frames, distance};
+use crate::land::LAND_CELLS;
 use crate::limits::{PLOT_DROP_ENTITIES_MAX, TICK_HZ};
 use crate::planted::{Bug, planted};
+use crate::random::{Digest, mix};
 use crate::wire::goods;
 use crate::wire::goods::{Offer, Order, OrderId, OrderKind, Refusal};
 use crate::wire::ids::{CellKey, EntityId, IdClass};
 use crate::wire::messages::{GoodsRequest, Stream, TradeNews, TradeStep};
 use crate::wire::units::GRID_PER_M;
-use crate::world::effect::{Effect, EffectKind, Target, TradeEffect, Word};
-use crate::world::entity::{Player, Thing};
-use crate::world::frame::{Frames, distance};
-use crate::world::land::LAND_CELLS;
-use crate::world::random::{Digest, mix};
 
 /// Farthest that a hand reaches to a thing, wire grid steps.
 pub const PICK_UP_REACH: i32 = 4 * GRID_PER_M;

@@ -4,9 +4,9 @@
 //! land everywhere, in integers; all open ground hangs together; it never changes once made, so all shards and bots read
 //! one copy.
 
+use crate::random::{below, mix, random};
 use crate::wire::ids::EntityId;
 use crate::wire::units::{CELL_M, FINE_PER_M};
-use crate::world::random::{below, mix, random};
 
 /// Metres along the side of the land.
 pub const LAND_M: i32 = 4_096;

@@ -5,10 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::land::{Land, Tile};
 use crate::limits::TICK_HZ;
+use crate::trig::{ONE, cos_sin, square_root};
 use crate::wire::units::{FINE_PER_M, SPEED_MAX, WALK_M_PER_S};
-use crate::world::land::{Land, Tile};
-use crate::world::trig::{ONE, cos_sin, square_root};
 
 /// Button bit: run.
 pub const BUTTON_RUN: u8 = 1;
@@ -134,8 +134,8 @@ fn wanted(command: Command) -> (i32, i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::random;
     use crate::wire::ids::EntityId;
-    use crate::world::random::random;
 
     fn length(dx: i32, dy: i32) -> f64 {
         f64::from(dx).hypot(f64::from(dy))

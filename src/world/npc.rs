@@ -3,16 +3,16 @@
 //! Owns no state. Promises: every choice is a random number of (seed, entity, tick), so it does not depend on who owns
 //! the entity; a spawner makes one in a tick at the most.
 
+use crate::effect::{Birth, Effect, EffectKind, Target};
+use crate::entity::{Npc, Spawner};
+use crate::frame::Frames;
+use crate::land::Land;
+use crate::movement::Command;
+use crate::player::WAVE_REACH;
+use crate::random::{below, random};
+use crate::trig::direction;
 use crate::wire::ids::{CellKey, EntityId, IdClass};
 use crate::wire::units::FINE_PER_M;
-use crate::world::effect::{Birth, Effect, EffectKind, Target};
-use crate::world::entity::{Npc, Spawner};
-use crate::world::frame::Frames;
-use crate::world::land::Land;
-use crate::world::movement::Command;
-use crate::world::player::WAVE_REACH;
-use crate::world::random::{below, random};
-use crate::world::trig::direction;
 
 /// Bodies that one spawner keeps alive.
 pub const NPCS_PER_SPAWNER: u32 = 20;
@@ -89,7 +89,7 @@ impl Npc {
     }
 
     /// A piece of wildlife as its spawner asked for it.
-    pub fn born(birth: &Birth, body: crate::world::entity::Body, tick: u64) -> Npc {
+    pub fn born(birth: &Birth, body: crate::entity::Body, tick: u64) -> Npc {
         Npc {
             body,
             spawner: birth.spawner,

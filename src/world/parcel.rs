@@ -9,16 +9,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Decree;
+use crate::balance::{CellCost, LaneCost};
+use crate::effect::{Effect, PrivateEvent};
+use crate::entity::{Npc, Player, Spawner, Thing};
+use crate::frame::Frame;
 use crate::limits::{MERGED_EFFECTS_MAX, MERGED_EVENTS_MAX};
+use crate::movement::Command;
 use crate::wire::generated::structs;
 use crate::wire::ids::{CellKey, EntityId, SessionRef, ShardId};
 use crate::wire::messages::{Request, Stream};
-use crate::world::Decree;
-use crate::world::balance::{CellCost, LaneCost};
-use crate::world::effect::{Effect, PrivateEvent};
-use crate::world::entity::{Npc, Player, Spawner, Thing};
-use crate::world::frame::Frame;
-use crate::world::movement::Command;
 
 /// What a session passes on to its entity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -84,6 +84,7 @@ impl InputParcel {
     }
 
     /// Adds commands of a session for its entity.
+    #[inline]
     pub fn push_commands(
         &mut self,
         entity: EntityId,

@@ -3,21 +3,21 @@
 //! Owns no state. Promises: a client moves no faster than time passes; a request is taken once; what a client asks for
 //! and must not have is refused by name and changes nothing.
 
+use crate::effect::{Effect, EffectKind, PrivateEvent, Target, Word};
+use crate::entity::{Held, Lag, Player};
+use crate::events::EVENT_EMOTE;
+use crate::frame::{Frames, distance};
+use crate::land::Land;
 use crate::limits::{
     COMMANDS_HELD_MAX, CREDIT_TICKS_MAX, CREDIT_TICKS_SPARE, EMOTE_TICKS, LAG_TICKS_MAX, ROW_TICKS_MAX,
 };
+use crate::movement::Command;
 use crate::planted::{Bug, planted};
 use crate::wire::generated::structs;
 use crate::wire::generated::tables::Refusal;
 use crate::wire::ids::EntityId;
 use crate::wire::messages::{Request, Stream};
 use crate::wire::units::GRID_PER_M;
-use crate::world::effect::{Effect, EffectKind, PrivateEvent, Target, Word};
-use crate::world::entity::{Held, Lag, Player};
-use crate::world::events::EVENT_EMOTE;
-use crate::world::frame::{Frames, distance};
-use crate::world::land::Land;
-use crate::world::movement::Command;
 
 /// Farthest that a wave reaches, in wire grid steps.
 pub const WAVE_REACH: i32 = 10 * GRID_PER_M;
@@ -235,10 +235,10 @@ pub fn is_about_trade(request: &Request) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entity::{Archetype, Body};
+    use crate::movement::{BUTTON_RUN, Motion};
     use crate::wire::ids::SessionRef;
     use crate::wire::units::FINE_PER_M;
-    use crate::world::entity::{Archetype, Body};
-    use crate::world::movement::{BUTTON_RUN, Motion};
 
     fn player(land: &Land) -> Player {
         let (x, y) = land.nearest_walkable(2_000 * FINE_PER_M, 2_000 * FINE_PER_M);
@@ -388,8 +388,8 @@ mod tests {
     fn nobody_asks_what_became_of_a_trade_that_may_still_be_done() {
         let land = Land::new(1);
         let (mut player, frames) = (player(&land), Frames::new(1));
-        let word = crate::world::goods::Confirmation { operation: 5, own: 0, other: 0 };
-        player.dealings.trade = Some(crate::world::goods::Trade {
+        let word = crate::goods::Confirmation { operation: 5, own: 0, other: 0 };
+        player.dealings.trade = Some(crate::goods::Trade {
             partner: EntityId::character(2),
             number: 1,
             since: 0,

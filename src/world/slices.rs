@@ -5,13 +5,13 @@
 //! slices are small in space, those who stand still apart from those who move; a slice in which nobody moved goes on as
 //! it is, since its keyframe is still true. All bodies are looked at once a tick, before anything is shown.
 
+use crate::entity::{Body, Npc, Place, Player, Thing};
+use crate::frame::{Frame, Indexed, SliceHead, SliceName};
 use crate::limits::{KEYFRAME_TICKS, PLOT_SLICES_MAX, SLICE_SLOTS_MAX};
+use crate::table::Table;
 use crate::wire::generated::structs;
 use crate::wire::ids::{CellKey, EntityId, IdClass, ShardId};
 use crate::wire::slice::{HOLE, encode_delta};
-use crate::world::entity::{Body, Npc, Place, Player, Thing};
-use crate::world::frame::{Frame, Indexed, SliceHead, SliceName};
-use crate::world::table::Table;
 
 /// Members that a slice begins an epoch with at the most: the rest of the slots is for those who join.
 const SLICE_FILL: usize = 48;
@@ -401,11 +401,11 @@ fn curve(x: u16, y: u16) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entity::Archetype;
+    use crate::movement::Motion;
+    use crate::random::{below, random};
     use crate::wire::goods;
     use crate::wire::units::FINE_PER_M;
-    use crate::world::entity::Archetype;
-    use crate::world::movement::Motion;
-    use crate::world::random::{below, random};
     use std::collections::HashMap;
 
     /// One thing of a plot, somewhere in it.

@@ -112,7 +112,7 @@ impl<T: Named> Table<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::random::{below, random};
+    use crate::random::{below, random};
     use std::collections::BTreeMap;
 
     impl Named for (EntityId, u64) {

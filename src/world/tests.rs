@@ -1,12 +1,12 @@
 //! The one rule as a property: the same inputs give the same world on any number of shards.
 
 use super::*;
-use crate::realm::sessions::interest::write_events;
+use crate::effect::Word;
+use crate::events::write_events;
+use crate::movement::{BUTTON_RUN, Command};
+use crate::random::random;
 use crate::wire::body::BodyWriter;
 use crate::wire::units::{FINE_PER_M, FINE_SHIFT, GRID_PER_M};
-use crate::world::effect::Word;
-use crate::world::movement::{BUTTON_RUN, Command};
-use crate::world::random::random;
 
 const SEED: u64 = 77;
 

@@ -273,7 +273,7 @@ pub struct Proven {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -292,7 +292,7 @@ pub(crate) mod tests {
     }
 
     /// The record as a program of `version` would have sealed it.
-    pub fn resealed(record: &[u8], version: u16) -> Vec<u8> {
+    fn resealed(record: &[u8], version: u16) -> Vec<u8> {
         let mut bytes = record[..record.len() - CHECKSUM_BYTES].to_vec();
         bytes[..VERSION_BYTES].copy_from_slice(&version.to_le_bytes());
         let sum = checksum(&bytes);

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::realm::core::Rules;
-use crate::realm::sessions::interest::Radii;
-use crate::realm::sessions::session::Rates;
+use crate::core::Rules;
+use crate::sessions::interest::Radii;
+use crate::sessions::session::Rates;
 use crate::wire::transport::packet::{Envelope, Side};
 use crate::wire::transport::token::UserData;
 use crate::wire::units::GRID_PER_M;

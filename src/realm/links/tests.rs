@@ -2,11 +2,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
+use crate::core::{Rules, Whom};
+use crate::keeper::{Desk, DeskRules, KeeperCommand, MemoryDisk, Store};
 use crate::limits::{SESSION_BYTES_PER_S_MAX, TOKEN_BYTES};
-use crate::realm::core::{Rules, Whom};
-use crate::realm::keeper::{Desk, DeskRules, KeeperCommand, MemoryDisk, Store};
-use crate::realm::sessions::interest::Radii;
-use crate::realm::sessions::session::Rates;
+use crate::sessions::interest::Radii;
+use crate::sessions::session::Rates;
 use crate::wire::generated::tables::Close;
 use crate::wire::transport::packet::{CHALLENGE_TEXT_BYTES, Envelope, OVERHEAD_BYTES_MAX, PacketKind, Side};
 use crate::wire::transport::stream::LENGTH_BYTES;

@@ -6,13 +6,12 @@
 
 use crate::limits::{KEYFRAME_TICKS, LEAVES_HELD_MAX, LEAVES_PER_BODY_MAX, SLICES_FOLLOWED_MAX};
 use crate::planted::{Bug, planted};
-use crate::sys::prefetch;
 use crate::wire::body::{BodyWriter, kind};
 use crate::wire::generated::structs;
 use crate::wire::ids::CellKey;
-use crate::wire::units::{CELL_GRID, GRID_PER_M};
+use crate::wire::prefetch::prefetch;
+use crate::wire::units::GRID_PER_M;
 use crate::world::boxes::square;
-use crate::world::events::{Choice, Spot};
 use crate::world::frame::{Frame, SliceHead, SliceName, distance};
 
 #[cfg(test)]
@@ -634,38 +633,4 @@ fn write_entities(
         places[1..].iter_mut().zip(entities).for_each(|(place, entity)| *place = entity.0);
         bytes
     })
-}
-
-/// Writes the public events of the ticks after `after` up to `tick` that happened within a radius (wire grid steps, by spot)
-/// of a position of a space, as many as [`Choice`] and the body take; gives back how many it left out.
-pub fn write_events(
-    frames: &crate::world::frame::Frames,
-    (after, tick): (u64, u64),
-    (from, space): ((i32, i32), u32),
-    radius: i32,
-    body: &mut BodyWriter<'_>,
-) -> u64 {
-    // What happens in a slice that is still shown is near enough: it is as long as its plot.
-    let reach = radius + CELL_GRID;
-    let (low, high) = (Spot::row(from.1 - reach), Spot::row(from.1 + reach));
-    let squared_max = i64::from(reach).pow(2);
-    let mut choice = Choice::default();
-    for frame in frames.between(after, tick) {
-        for public in frame.events_in_rows(space, low, high) {
-            let squared = public.spot.distance(from);
-            if squared <= squared_max {
-                choice.offer(public, squared, tick - frame.tick);
-            }
-        }
-    }
-    choice.truncate(body.remaining() / size_of::<structs::Event>());
-    let events = choice.events();
-    if events.len() > 0 {
-        let bytes = events.len() * size_of::<structs::Event>();
-        body.section_with(kind::EVENTS, bytes, |out| {
-            out.as_chunks_mut().0.iter_mut().zip(events).for_each(|(place, event)| *place = event.0);
-            bytes
-        });
-    }
-    choice.left_out
 }

@@ -12,8 +12,7 @@ use crate::limits::{
     REQUESTS_AHEAD_MAX, REQUESTS_HELD_MAX, REQUESTS_PER_TICK_MAX, RESPONSES_WAITING_MAX, SESSION_BYTES_PER_S_MAX,
     TICK_HZ, TICKS_AT_ONCE_MAX,
 };
-use crate::realm::sessions::interest::{Carried, Interest, Pace, Radii, Scratch, write_events};
-use crate::sys::prefetch;
+use crate::sessions::interest::{Carried, Interest, Pace, Radii, Scratch};
 use crate::wire::acks::{Arrival, Fate, SentPacket};
 use crate::wire::body::{BodyError, BodyReader, BodyWriter, Commands, FLAG_PACKED, PONG_MARKER, Section, kind};
 use crate::wire::channel::{ChannelKind, Receipt};
@@ -23,9 +22,11 @@ use crate::wire::generated::tables::{self, Close, Refusal};
 use crate::wire::goods::GoodsNews;
 use crate::wire::ids::{EntityId, SessionRef, ShardId};
 use crate::wire::messages::{GoodsRequest, NumberedRequest, Request, RequestError, Response, ServerMessage, Stream};
+use crate::wire::prefetch::prefetch;
 use crate::wire::reliable::Reliable;
 use crate::wire::units::FINE_SHIFT;
 use crate::world::effect::Word;
+use crate::world::events::write_events;
 use crate::world::frame::{Frame, Frames};
 use crate::world::movement::Command;
 use crate::world::parcel::{Input, InputKind, InputParcel, Told};

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::keeper::{Ledger, Terms};
 use crate::limits::{COINS_MAX, DEED_COINS, MAILS_PER_SENDER_MAX, POSTAGE_COINS, THINGS_MAX};
-use crate::realm::keeper::{Ledger, Terms};
 use crate::wire::goods::{
     Account, Currency, Dropped, ItemRef, Offer, Order, OrderId, OrderKind, Refusal, Shelf, Thing,
 };
@@ -483,8 +483,8 @@ enum After {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keeper::Context;
     use crate::limits::OFFER_ITEMS_MAX;
-    use crate::realm::keeper::Context;
     use crate::world::random::{below, random};
 
     /// Orders of every kind, good and bad, of a few characters.

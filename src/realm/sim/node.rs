@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::core::{Core, Rules, Whom};
+use crate::keeper::{Desk, DeskRules, DiskFault, KeeperAnswer, KeeperCommand, MemoryDisk, Store, StoreError};
+use crate::ladder::{Common, Spent};
+use crate::lanes::Post;
 use crate::limits::LANES;
-use crate::realm::core::{Core, Rules, Whom};
-use crate::realm::keeper::{Desk, DeskRules, DiskFault, KeeperAnswer, KeeperCommand, MemoryDisk, Store, StoreError};
-use crate::realm::ladder::{Common, Spent};
-use crate::realm::lanes::Post;
-use crate::realm::mesh::{self, Carrier, MeshEnd};
+use crate::mesh::{self, Carrier, MeshEnd};
 use crate::wire::goods::OrderId;
 use crate::wire::ids::{EntityId, IdClass, SessionRef, ShardId};
 use crate::world::cut::CutMap;
@@ -86,8 +86,7 @@ impl Node {
         let shards = setup.world.cut.shards();
         let cut: Arc<CutMap> = setup.world.cut.clone();
         let kept = disk.clone();
-        let owner =
-            |row: &crate::realm::keeper::CharacterRow| cut.owner(crate::wire::ids::CellKey::of_fine(row.x, row.y));
+        let owner = |row: &crate::keeper::CharacterRow| cut.owner(crate::wire::ids::CellKey::of_fine(row.x, row.y));
         let desk = Store::open(disk, shards, setup.world.seed, owner).and_then(|store| Desk::open(store, setup.desk));
         let desk = desk.map_err(|error| Box::new((error, kept)))?;
         let world = WorldConfig { start_tick: tick, things: desk.things().into(), ..setup.world.clone() };

@@ -1,7 +1,7 @@
 //! A whole realm from one seed.
 
 use super::*;
-use crate::realm::ladder::Step;
+use crate::ladder::Step;
 
 fn run(seed: u64, shards: usize, ticks: u64) -> SimReport {
     let report = Sim::new(SimConfig {
@@ -278,7 +278,6 @@ fn faults_break_nothing_and_a_seed_twice_is_the_same() {
 #[test]
 fn every_planted_bug_is_found() {
     use crate::planted::{Bug, plant};
-    use clap::ValueEnum;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -286,7 +285,7 @@ fn every_planted_bug_is_found() {
     // A bug that a checking line of the code itself meets ends in a panic, which is as good as a violation.
     std::panic::set_hook(Box::new(|_| ()));
     let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let bugs = Bug::value_variants();
+    let bugs = Bug::ALL;
     // Now and then a run without faults, compared with one on a single shard.
     let clean = |seed: u64| {
         let (one, mut many) = (trade(seed, 1, 900, Faults::None), trade(seed, 4, 900, Faults::None));

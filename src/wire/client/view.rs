@@ -5,14 +5,14 @@
 //! once the buffers grew, allocates nothing. Ticks are the low 32 bits; positions are absolute, in 1/256 m. Never judges
 //! what a slice does not show.
 
+use crate::body::{entities, kind};
+use crate::fast_hash::FastHash;
+use crate::generated::structs::{EntityPlain, SliceHeader, SliceKey};
+use crate::ids::EntityId;
 use crate::limits::{ORPHAN_TICKS_MAX, SLICE_SLOTS_MAX, VIEW_ENTITIES_MAX, VIEW_SLICES_MAX};
-use crate::wire::body::{entities, kind};
-use crate::wire::fast_hash::FastHash;
-use crate::wire::generated::structs::{EntityPlain, SliceHeader, SliceKey};
-use crate::wire::ids::EntityId;
-use crate::wire::slice::{HOLE, decode_delta};
-use crate::wire::units::farthest;
-use crate::wire::units::{CELL_GRID, GRID_PER_M, PLOT_GRID};
+use crate::slice::{HOLE, decode_delta};
+use crate::units::farthest;
+use crate::units::{CELL_GRID, GRID_PER_M, PLOT_GRID};
 use std::collections::HashMap;
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ fn generated_code_is_what_flatc_makes() {
     }
     let folder: PathBuf = std::env::temp_dir().join(format!("ringshard-flatc-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder in the temporary folder");
-    let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas");
+    let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas");
     for (name, _, code) in SCHEMAS {
         let schema = schemas.join(format!("{name}.fbs"));
         let status = Command::new("flatc").args(["--rust", "-o"]).args([&folder, &schema]).status();

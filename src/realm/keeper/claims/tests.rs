@@ -3,9 +3,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::keeper::proof::visit_rows;
+use crate::keeper::{Batch, MemoryDisk};
 use crate::limits::{KEEPER_TOKEN_GRACE_S, KEEPER_TOKENS_FORGOTTEN_MAX, KEEPER_TOKENS_MAX};
-use crate::realm::keeper::proof::visit_rows;
-use crate::realm::keeper::{Batch, MemoryDisk};
 
 const SHARD: ShardId = ShardId(1);
 

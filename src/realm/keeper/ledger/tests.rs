@@ -1,7 +1,7 @@
 //! What a refused order leaves behind: nothing.
 
 use super::*;
-use crate::realm::keeper::book::Flow;
+use crate::keeper::book::Flow;
 
 const CONTEXT: Context = Context { tick: 50, next_character: 3, deed_is_new: true };
 

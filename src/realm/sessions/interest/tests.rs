@@ -7,7 +7,7 @@ use crate::limits::BODY_BYTES_MAX;
 use crate::wire::body::BodyReader;
 use crate::wire::ids::{EntityId, ShardId};
 use crate::wire::units::PLOT_GRID;
-use crate::world::events::{EVENT_EMOTE, EVENT_WAVE, PublicEvent, show};
+use crate::world::events::{EVENT_EMOTE, EVENT_WAVE, PublicEvent, Spot, show, write_events};
 use crate::world::frame::{Frames, Seen};
 
 const RADII: Radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };

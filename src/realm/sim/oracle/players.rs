@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 
 use super::Oracle;
+use crate::core::Core;
+use crate::keeper::KeeperCommand;
 use crate::limits::{CREDIT_TICKS_MAX, ROW_TICKS_MAX};
-use crate::realm::core::Core;
-use crate::realm::keeper::KeeperCommand;
-use crate::realm::sim::clients::Clients;
-use crate::realm::sim::node::Node;
+use crate::sim::clients::Clients;
+use crate::sim::node::Node;
 use crate::wire::fast_hash::FastHash;
 use crate::wire::ids::{EntityId, SessionRef, ShardId};
 use crate::wire::units::SPEED_MAX;

@@ -1,13 +1,13 @@
 //! A small server's recorded stream, as it is and altered in each way that the view must notice.
 
 use super::*;
+use crate::body::BodyWriter;
+use crate::client::{ClientOptions, ClientSession};
+use crate::generated::structs::{FragmentHeader, OwnState, ServerHeader};
 use crate::limits::{BODY_BYTES_MAX, KEYFRAME_TICKS};
-use crate::wire::body::BodyWriter;
-use crate::wire::client::{ClientOptions, ClientSession};
-use crate::wire::generated::structs::{FragmentHeader, OwnState, ServerHeader};
-use crate::wire::messages::{ServerMessage, Welcome};
-use crate::wire::slice::encode_delta;
-use crate::wire::units::FINE_SHIFT;
+use crate::messages::{ServerMessage, Welcome};
+use crate::slice::encode_delta;
+use crate::units::FINE_SHIFT;
 use std::collections::BTreeMap;
 
 const SIDE_CELLS: i32 = 8;

@@ -4,6 +4,9 @@
 //! same world whatever the number of shards; what one entity wants of another is an effect, applied in the next tick by
 //! its owner. Never does I/O, reads a clock, takes a lock, or iterates anything whose order could differ.
 
+pub use ringshard_wire as wire;
+pub use wire::{limits, planted};
+
 pub mod balance;
 pub mod boxes;
 pub mod cut;
@@ -210,7 +213,7 @@ impl World {
         let mut things = Table::default();
         for thing in config.things.iter() {
             if config.cut.owner(CellKey::of_fine(thing.x, thing.y)) == shard {
-                things.insert(lay(thing, &config.land));
+                things.insert(Thing::lying(thing, &config.land));
             }
         }
         let spawned = (spawners.len() + things.len()) as u64;
@@ -386,7 +389,7 @@ impl World {
                 spawner.alive -= 1;
             }
             (EffectKind::Lay(thing), _) => {
-                self.things.insert(lay(&thing, &self.config.land));
+                self.things.insert(Thing::lying(&thing, &self.config.land));
                 self.counters.spawned += 1;
             }
             (EffectKind::Lift { operation }, Target::Entity(target)) => {
@@ -867,13 +870,6 @@ pub const DIGEST_TURNS: u64 = 16;
 /// Rolls one tick into the world hash: the sum of all shards' digests and of all effects under way.
 pub fn roll_hash(hash: u64, tick: u64, entities: u64, effects: u64) -> u64 {
     Digest::new(hash).add(tick).add(mix(entities)).add(mix(effects)).finish()
-}
-
-/// A thing as it lies on the ground.
-fn lay(thing: &crate::wire::goods::Thing, land: &Land) -> Thing {
-    let motion = Motion::standing(land, thing.x, thing.y, 0);
-    let body = Body::new(EntityId::thing(thing.number), Archetype::Thing, motion);
-    Thing { body, thing: *thing, taken: None, sequence: 0 }
 }
 
 fn depart(body: &mut Body, slices: &mut Slices) -> ShardId {

@@ -2,6 +2,10 @@
 //!
 //! Promises: sans-IO like `wire`, and the same for every host. Never does I/O, reads a clock or takes a lock.
 
+pub use ringshard_wire as wire;
+pub use ringshard_world as world;
+pub use wire::{limits, planted};
+
 pub mod bots;
 pub mod coordinator;
 pub mod core;

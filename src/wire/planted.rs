@@ -4,9 +4,22 @@
 //! compile time and nothing of this is left; with it a bug is active only on the thread that switched it on. Each bug is
 //! one that another server shipped, or one line that somebody could forget.
 
-/// A bug, named by what is wrong.
-#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Bug {
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A bug, named by what is wrong.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Bug {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &[Bug] = &[$(Bug::$name),*];
+        }
+    };
+}
+
+bugs! {
     /// A batch is written but not synced.
     NoSync,
     /// A new log's name is not synced.
