@@ -212,7 +212,7 @@ impl Shard {
             recorder,
             beat: setup.beat,
             sweeps_from: 0,
-            costs: Costs::new(),
+            costs: Costs::default(),
             coordinator,
             overran,
             stop_tick: None,

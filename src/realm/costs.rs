@@ -61,9 +61,9 @@ pub struct Costs {
     pub lanes: Vec<LaneCost>,
 }
 
-impl Costs {
+impl Default for Costs {
     /// Nothing measured yet.
-    pub fn new() -> Costs {
+    fn default() -> Costs {
         Costs {
             began_ns: 0,
             tick_ns: [0; PARTS],
@@ -77,7 +77,9 @@ impl Costs {
             lanes: Vec::new(),
         }
     }
+}
 
+impl Costs {
     /// A part begins, or goes on, at a time of the host's clock.
     pub fn begin(&mut self, now_ns: u64) {
         self.began_ns = now_ns;

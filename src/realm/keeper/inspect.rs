@@ -294,7 +294,7 @@ pub fn check(disk: &impl Disk, terms: Terms) -> Result<CheckReport, StoreError> 
             breaks.push(format!("{what} are not what the log of orders makes of them"));
         }
     }
-    let (ledger, orders_replayed, tokens) = (view(&ledger), again.orders(), Tokens::read(disk)?.len());
+    let (ledger, orders_replayed, tokens) = (view(&ledger), again.orders(), Tokens::read(disk)?.count());
     Ok(CheckReport { characters, ledger, answers, orders_replayed, tokens, breaks })
 }
 

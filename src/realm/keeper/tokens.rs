@@ -81,7 +81,7 @@ impl Tokens {
     }
 
     /// Tokens that are remembered.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.used.len()
     }
 

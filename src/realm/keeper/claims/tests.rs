@@ -107,7 +107,7 @@ fn a_token_is_claimed_once_until_it_has_expired() {
     bench.apply(KeeperCommand::Clock { tick: 5, unix_s: 100 + KEEPER_TOKEN_GRACE_S });
     assert_eq!(bench.apply(claim(1, 7, 100)), [refused(1, ClaimRefusal::TokenUsed)]);
     bench.apply(KeeperCommand::Clock { tick: 6, unix_s: 101 + KEEPER_TOKEN_GRACE_S });
-    assert_eq!(bench.claims.tokens.len(), 0);
+    assert_eq!(bench.claims.tokens.count(), 0);
     assert_eq!(
         bench.apply(claim(1, 7, 100)),
         [refused(1, ClaimRefusal::TokenUsed)],
@@ -135,7 +135,7 @@ fn full_tables_refuse_and_change_nothing() {
     bench.apply(release(last - 1, u64::from(last - 1), None));
     assert_eq!(bench.apply(claim(last, 0, 100)), [refused(last, ClaimRefusal::TooMany)]);
     bench.apply(KeeperCommand::Clock { tick: 1, unix_s: 1_000 });
-    assert_eq!(bench.claims.tokens.len(), KEEPER_TOKENS_MAX - KEEPER_TOKENS_FORGOTTEN_MAX);
+    assert_eq!(bench.claims.tokens.count(), KEEPER_TOKENS_MAX - KEEPER_TOKENS_FORGOTTEN_MAX);
     assert!(matches!(bench.apply(claim(last, 0, 2_000))[..], [KeeperAnswer::Claimed { .. }]));
 }
 
