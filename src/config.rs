@@ -191,7 +191,10 @@ pub fn load(file: Option<&Path>, flags: &[Flag], dev: bool, cpus_allowed: &[usiz
     let file = file.or_else(|| (!dev && standard.exists()).then_some(standard));
     let Some(path) = file else { return parse(None, flags, dev, cpus_allowed) };
     let text = std::fs::read_to_string(path).map_err(|error| {
-        let text = format!("{}: expected a readable TOML file, found: {error}", path.display());
+        let path = path.display();
+        let text = format!(
+            "{path}: expected a readable TOML file, found: {error}; `ringshard default-config > {path}` writes one"
+        );
         Failure::new(Code::Config, text)
     })?;
     parse(Some((&path.display().to_string(), &text)), flags, dev, cpus_allowed)
@@ -471,7 +474,11 @@ pub fn default_config() -> String {
 pub fn read_private_key(path: &Path) -> Result<[u8; 32], Failure> {
     use std::os::unix::fs::PermissionsExt;
     let shown = path.display();
-    let failed = |error: std::io::Error| Failure::of_file("read the private key", path, &error);
+    let mend = format!("make one with `(umask 077; openssl rand -hex 32 > {shown})`");
+    let failed = |error: std::io::Error| {
+        let failure = Failure::of_file("read the private key", path, &error);
+        Failure { text: format!("{}; {mend}", failure.text), ..failure }
+    };
     let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
     if mode & 0o007 != 0 {
         let text = format!("net.private_key_file: everybody can use {shown}; mend it with `chmod o= {shown}`");
@@ -494,7 +501,7 @@ pub fn read_private_key(path: &Path) -> Result<[u8; 32], Failure> {
     }
     let found =
         format!("net.private_key_file: expected 64 hexadecimal digits or 32 bytes, found {} bytes", bytes.len());
-    Err(Failure::new(Code::Config, format!("{found} in {shown}; make one with `openssl rand -hex 32 > {shown}`")))
+    Err(Failure::new(Code::Config, format!("{found} in {shown}; {mend}")))
 }
 
 /// `file:line:column` of a byte offset, both counted from 1, columns in characters.

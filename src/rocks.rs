@@ -571,7 +571,7 @@ pub(crate) fn store_error(doing: &str, path: &Path, error: &rocksdb::Error) -> S
     if words.contains("While lock file") || words.contains("lock hold by current process") {
         let text = format!(
             "data folder {path} is in use by a running server; stop that server, or use another folder; to look at a \
-             running realm make a checkpoint: `ringshard admin checkpoint`"
+             running realm make a checkpoint: `ringshard admin checkpoint --data FOLDER`"
         );
         return StoreError::new(StoreErrorKind::InUse, text);
     }

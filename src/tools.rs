@@ -266,6 +266,10 @@ pub fn replay(args: &ReplayArgs, json: bool) -> Result<(), Failure> {
             ));
         }
     }
+    if let (Some(until), 0) = (args.until, report.hashes_compared) {
+        let text = format!("nothing to compare until tick {until}: the record begins after tick {}", report.from_tick);
+        return Err(Failure::new(Code::Failed, text));
+    }
     let Some(first) = report.first_mismatch else { return say(json, &text, || value) };
     eprint!("{text}");
     let text = format!(

@@ -43,7 +43,10 @@ impl NodeFile {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let text = format!("no node runs from {}; start one with `ringshard serve`", data.display());
+                let text = format!(
+                    "no node runs from {0}; start one with `ringshard serve --data {0}` (and `--dev` on your own machine)",
+                    data.display()
+                );
                 return Err(Failure::new(Code::Unavailable, text));
             }
             Err(error) => return Err(Failure::of_file("read", &path, &error)),

@@ -250,13 +250,13 @@ fn recommend(measured: &Measured, players: u64) -> Vec<Advice> {
     let beyond = if percent(send_hz) > CORE_PERCENT { "; that is too many for these cores" } else { "" };
     let sysctl = |key: &'static str, got: u64| Advice {
         key,
-        value: buffer,
+        value: buffer.max(got),
         reason: format!(
             "a lane must hold the {in_lane} datagrams of two ticks; a socket gets {} KiB now{}",
             got / 1_024,
             if got >= buffer { ", which is enough" } else { "" }
         ),
-        line: format!("sysctl -w {key}={buffer}"),
+        line: if got >= buffer { format!("# {key} stays as it is") } else { format!("sysctl -w {key}={buffer}") },
     };
     vec![
         Advice {
@@ -355,9 +355,13 @@ mod tests {
         let on = |cpus| value(&recommend(&Measured { cpus, ..MACHINE }, 10), "node.shards");
         assert_eq!([1, 2, 8, 200].map(on), [1, 1, 7, 32]);
         for echo_pps in [1, 285_714, 1 << 40] {
-            let buffer = value(&recommend(&Measured { echo_pps, ..MACHINE }, 10), "net.core.rmem_max");
+            let buffer =
+                value(&recommend(&Measured { echo_pps, receive_buffer_bytes: 0, ..MACHINE }, 10), "net.core.rmem_max");
             assert!((2 << 20..=8 << 20).contains(&buffer), "{buffer}");
         }
+        let advice = recommend(&MACHINE, 10);
+        let now = advice.iter().find(|advice| advice.key == "net.core.rmem_max").expect("it is there");
+        assert_eq!((now.value, &now.line[..1]), (16 << 20, "#"), "what is there is not made less");
     }
 
     #[test]

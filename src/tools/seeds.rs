@@ -67,7 +67,12 @@ pub fn sim(args: &SimArgs, json: bool) -> Result<(), Failure> {
         [report] => {
             let mut value = serde_json::to_value(report).expect("a report is JSON");
             value["seeds_per_s"] = json!(seeds_per_s);
-            (value, line(report))
+            let mut text = line(report);
+            if shards.len() > 1 && violations == 0 {
+                text.push_str(&format!("the same on {:?} shards\n", &shards[1..]));
+                value["compared_with"] = json!(&shards[1..]);
+            }
+            (value, text)
         }
         _ => many(&reports, config, &shards, seeds_per_s),
     };
