@@ -13,7 +13,10 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
-use crate::limits::{LANE_RECEIVE_BUFFER_BYTES, LANE_SEND_BUFFER_BYTES, TCP_ACCEPT_QUEUE_MAX, TCP_BACKLOG_BYTES_MAX};
+use crate::limits::{
+    LANE_RECEIVE_BUFFER_BYTES, LANE_SEND_BUFFER_BYTES, TCP_ACCEPT_QUEUE_MAX, TCP_BACKLOG_BYTES_MAX,
+    TCP_RECEIVE_BUFFER_BYTES,
+};
 
 /// Bytes of the longest socket address, that of IPv6.
 pub(super) const ADDRESS_BYTES_MAX: usize = 28;
@@ -146,7 +149,8 @@ pub fn bind_lanes(address: SocketAddr, count: usize) -> Result<Lanes, BindError>
 }
 
 /// Binds `count` TCP listeners to one address; port 0 lets the kernel choose one for all. What they accept inherits
-/// that nothing is delayed, and that the kernel holds few unsent bytes: an old snapshot is worth less than a new one.
+/// that nothing is delayed, and that the kernel holds few bytes: unsent ones, since an old snapshot is worth less than a
+/// new one, and unread ones, so that who sends more than its share waits at its own end.
 pub fn bind_tcp(address: SocketAddr, count: usize) -> Result<Listeners, BindError> {
     let failed = |step| move |error| BindError::new(address, "TCP", step, error);
     let address = probe_address(address, Type::STREAM, Protocol::TCP).map_err(failed("bind a TCP socket"))?;
@@ -159,6 +163,9 @@ pub fn bind_tcp(address: SocketAddr, count: usize) -> Result<Listeners, BindErro
         socket.set_tcp_nodelay(true).map_err(failed("send without delay"))?;
         socket.set_tcp_notsent_lowat(TCP_BACKLOG_BYTES_MAX as u32).map_err(failed("bound unsent bytes"))?;
         socket.bind(&address.into()).map_err(failed("bind a TCP socket"))?;
+        socket
+            .set_recv_buffer_size(TCP_RECEIVE_BUFFER_BYTES)
+            .map_err(failed("size the receive buffer of a TCP socket"))?;
         socket.listen(TCP_ACCEPT_QUEUE_MAX).map_err(failed("listen on a TCP socket"))?;
         listeners.sockets.push(socket.into());
     }

@@ -10,8 +10,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 use crate::core::{Core, Ended, NoAdmission};
 use crate::limits::{
     BODY_BYTES_MAX, ENDS_PER_SWEEP_MAX, LANE_SESSIONS_MAX, LANE_TABLES, LANES, REPLIES_PER_DRAIN_MAX,
-    STREAM_UNREAD_BYTES_MAX, TCP_PER_PREFIX_MAX, TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX,
-    TCP_TOKENLESS_PER_PREFIX_MAX,
+    STREAM_UNREAD_BYTES_MAX, STREAMS_UNREAD_BYTES_MAX, TCP_PER_PREFIX_MAX, TCP_RECEIVE_BUFFER_BYTES,
+    TCP_STALL_TICKS_MAX, TCP_TOKEN_TICKS_MAX, TCP_TOKENLESS_PER_PREFIX_MAX,
 };
 use crate::wire::fast_hash::FastHash;
 use crate::wire::ids::ConnectionId;
@@ -318,7 +318,7 @@ impl Links {
         let left = if is_paused { Some(bytes.len()) } else { self.read(core, &mut stream, now, bytes) };
         let unread = stream.unread.len() - stream.unread_from;
         match left {
-            Some(left) if unread + left > STREAM_UNREAD_BYTES_MAX => {
+            Some(left) if self.is_too_much(unread + left) => {
                 self.link_drops.unread_over += 1;
                 self.drop_stream(core, &stream);
             }
@@ -333,6 +333,13 @@ impl Links {
             }
             None => self.drop_stream(core, &stream),
         }
+    }
+
+    /// Whether a stream has more unread than it may, or more than usual where all together have too much.
+    fn is_too_much(&self, unread: usize) -> bool {
+        let all = || self.streams.iter().flatten().map(|stream| stream.unread.len()).sum::<usize>();
+        unread > STREAM_UNREAD_BYTES_MAX
+            || (unread > TCP_RECEIVE_BUFFER_BYTES && all() + unread > STREAMS_UNREAD_BYTES_MAX)
     }
 
     /// A tick's arrivals begin: streams that had their share of the one before are read on.

@@ -60,10 +60,17 @@ pub const REQUESTS_HELD_MAX: usize = 64;
 /// Most by which the number of a request may be ahead of the newest one of its stream. More is refused, `OutOfOrder`.
 pub const REQUESTS_AHEAD_MAX: u64 = 64;
 /// Bytes of a stream that wait for the next tick because its session had its share. Nothing more is read from its socket
-/// then; who sent more at once is closed, counted `unread_over`.
-pub const STREAM_UNREAD_BYTES_MAX: usize = 64 * 1_024;
-/// Answers to requests that may wait for a client's acknowledgement before more of its requests are taken.
-pub const RESPONSES_WAITING_MAX: usize = 32;
+/// then; what the kernel held until it heard of that is several times [`TCP_RECEIVE_BUFFER_BYTES`] at the most. Who sent
+/// more is closed, counted `unread_over`.
+pub const STREAM_UNREAD_BYTES_MAX: usize = 8 * TCP_RECEIVE_BUFFER_BYTES;
+/// Likewise of all streams of a shard. Beyond it a stream that has more than [`TCP_RECEIVE_BUFFER_BYTES`] is closed.
+pub const STREAMS_UNREAD_BYTES_MAX: usize = 64 << 20;
+/// Receive buffer of a TCP connection, bytes as they are asked for; the kernel takes twice as many. What a client sends
+/// while its shard stands still waits there and then at the client.
+pub const TCP_RECEIVE_BUFFER_BYTES: usize = 64 * 1_024;
+/// Answers to requests that may wait for a client's acknowledgement before its entity is given more of its requests: with
+/// those of the requests under way they fit a channel of [`CHANNEL_MESSAGES_MAX`].
+pub const RESPONSES_WAITING_MAX: usize = 24;
 /// Ticks after which what a shard said of its costs moves nothing any more: it may stand still.
 pub const COSTS_OLD_TICKS: u64 = 3 * COST_TICKS;
 /// Pings answered in one drain for one session. More are dropped, counted `pings_over`.

@@ -281,18 +281,21 @@ pub struct Frames {
     kept: Vec<VecDeque<Arc<Frame>>>,
     /// By shard, while it is silent.
     stale: Vec<Option<Box<Frame>>>,
+    /// No frame came since what silent shards show was looked at.
+    noted: bool,
 }
 
 impl Frames {
     /// No frames yet of any of `shards` shards.
     pub fn new(shards: usize) -> Frames {
         let kept = (0..shards).map(|_| VecDeque::with_capacity(FRAMES_KEPT + 1)).collect();
-        Frames { kept, stale: vec![None; shards] }
+        Frames { kept, stale: vec![None; shards], noted: false }
     }
 
     /// Takes a newer frame in; gives back the one that is too old to keep.
     pub fn push(&mut self, frame: Arc<Frame>) -> Option<Arc<Frame>> {
         self.stale[frame.shard.index()] = None;
+        self.noted = false;
         let kept = &mut self.kept[frame.shard.index()];
         assert!(kept.back().is_none_or(|last| last.tick < frame.tick), "frames of a shard come in order");
         kept.push_back(frame);
@@ -327,6 +330,9 @@ impl Frames {
 
     /// Before [`Frames::shown_at`]: makes what silent shards show fit what the others do.
     pub fn note_silent(&mut self, own: ShardId) {
+        if std::mem::replace(&mut self.noted, true) {
+            return;
+        }
         for shard in 0..self.kept.len() {
             if !self.is_silent(shard, own) {
                 continue;

@@ -440,7 +440,7 @@ impl Session {
     fn take_requests(&mut self) {
         for _ in 0..REQUESTS_PER_TICK_MAX {
             // Each is answered, and who keeps the bounds must never be cut for the answers.
-            if self.reliable.unordered_waiting() >= RESPONSES_WAITING_MAX {
+            if self.room_for_responses() == 0 {
                 break;
             }
             let ordered = self.reliable.poll_message(ChannelKind::Ordered);
@@ -457,6 +457,12 @@ impl Session {
                 Err(RequestError::Nameless) => self.close(Close::Protocol),
             }
         }
+    }
+
+    /// Answers more that its client would hear of soon. Those of orders are news, in order.
+    fn room_for_responses(&self) -> usize {
+        let waiting = self.reliable.unordered_waiting().max(self.reliable.ordered_waiting());
+        RESPONSES_WAITING_MAX.saturating_sub(waiting)
     }
 
     fn take_request(&mut self, numbered: NumberedRequest) {
@@ -509,11 +515,12 @@ impl Session {
     pub fn pass_requests(&mut self, inputs: &mut [InputParcel]) {
         let Some(told) = self.told.filter(|_| self.closing.is_none()) else { return };
         self.take_requests();
+        let given_max = self.room_for_responses().min(REQUESTS_PER_TICK_MAX);
         for (stream, taken) in self.streams.iter_mut().zip(told.taken) {
             stream.forget(taken);
             let oldest = stream.ordinal.wrapping_sub(stream.waiting.len() as u16);
             // Of a stream whose requests wait for each other the next one is enough; the entity takes the others then.
-            let given = stream.waiting.iter().take(REQUESTS_PER_TICK_MAX);
+            let given = stream.waiting.iter().take(given_max);
             for (ordinal, &NumberedRequest { number, request }) in (1..).zip(given) {
                 let kind = InputKind::Request { ordinal: oldest.wrapping_add(ordinal), number, request };
                 let entity = EntityId(told.state.entity());

@@ -307,3 +307,31 @@ fn words_are_passed_on_in_their_order_whichever_shard_is_late() {
     let mut kept = (4..).map(|number| talk.session.hear_word(number, word(0)));
     assert_eq!(kept.position(|kept| !kept), Some(EARLY_WORDS_MAX), "it waits for a bounded number");
 }
+
+#[test]
+fn who_keeps_the_bounds_is_never_cut_for_the_answers() {
+    let mut talk = Talk::new(false);
+    let answer = |talk: &mut Talk, number: u64| {
+        let word = Word::Answer { stream: Stream::World, number, refusal: Refusal::None };
+        talk.session.hear_word(number as u32, word)
+    };
+    // Nearly as many answers wait as stop a session from taking more, and as many requests as it holds wait for its entity.
+    let before = RESPONSES_WAITING_MAX as u64 - 1;
+    assert!((0..before).all(|number| answer(&mut talk, number)));
+    (1..=REQUESTS_HELD_MAX as u64).for_each(|number| {
+        talk.session.take_request(NumberedRequest { number, request: EMOTE });
+    });
+    // The client reads nothing; its entity takes all that it is given, and its answers come two ticks later.
+    let (mut on_their_way, mut answered) = (VecDeque::from([0, 0]), before);
+    for tick in 0..60 {
+        let taken = talk.taken[0];
+        talk.end_tick(false);
+        on_their_way.push_back(talk.taken[0] - taken);
+        for _ in 0..on_their_way.pop_front().expect("two ticks") {
+            assert!(answer(&mut talk, answered), "tick {tick}: answer {answered} ends the session");
+            answered += 1;
+        }
+    }
+    assert!((before + 1..REQUESTS_HELD_MAX as u64).contains(&answered), "{answered} answered");
+    assert_eq!(talk.session.closing(), None);
+}
