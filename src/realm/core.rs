@@ -29,13 +29,13 @@ use crate::wire::messages::{Response, Seam, ServerMessage, Stream, Welcome};
 use crate::wire::transport::handshake::Identity;
 use crate::wire::units::{CELL_M, FINE_SHIFT, GRID_PER_M};
 use crate::world::effect::{Joining, PrivateEvent};
-use crate::world::frame::{Frame, Frames};
+use crate::world::frame::{Frame, Frames, stale_among};
 use crate::world::land::LAND_M;
 use crate::world::parcel::{Input, InputKind, InputParcel, OutcomeParcel, Told};
 use crate::world::{Decree, DecreeKind, World};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Sessions by which [`Core`] asks for memory before it needs it: for what every tick needs of each, for the whole of one
 /// that is sent something, and for its lists.
@@ -817,7 +817,7 @@ impl Core {
             frames,
             shown: &shown[..count],
             tick,
-            stale: frames.stale_at(tick),
+            stale: stale_among(&shown[..count], tick),
             radii: rules.radii,
             pace,
             rates,

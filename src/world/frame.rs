@@ -356,12 +356,6 @@ impl Frames {
         })
     }
 
-    /// Says which older frames are among those shown at a tick; 0: none, mostly.
-    pub fn stale_at(&self, tick: u64) -> u32 {
-        let stale = self.shown_at(tick).filter(|frame| frame.tick != tick);
-        stale.fold(0, |said, frame| mix(u64::from(said) ^ frame.tick << 8 ^ u64::from(frame.shard.0)) as u32)
-    }
-
     /// The newest frames that are newer than one of them; whom they show is no longer where that one shows it.
     fn newer_than(&self, frame: &Frame) -> impl Iterator<Item = &Frame> {
         self.newest().filter(move |other| other.tick > frame.tick)
@@ -445,6 +439,12 @@ impl Frame {
     }
 }
 
+/// Says which older frames are among those shown at a tick; 0: none, mostly.
+pub fn stale_among(shown: &[&Frame], tick: u64) -> u32 {
+    let stale = shown.iter().filter(|frame| frame.tick != tick);
+    stale.fold(0, |said, frame| mix(u64::from(said) ^ frame.tick << 8 ^ u64::from(frame.shard.0)) as u32)
+}
+
 /// Squared distance of two positions, wire grid steps.
 pub fn distance(a: (i32, i32), b: (i32, i32)) -> i64 {
     let (dx, dy) = (i64::from(a.0) - i64::from(b.0), i64::from(a.1) - i64::from(b.1));
@@ -492,7 +492,8 @@ mod tests {
             }
         }
         let tick = 5 + SILENT_TICKS as u64;
-        assert!(frames.stale_at(tick) != 0);
+        let stale_at = |frames: &Frames| stale_among(&frames.shown_at(tick).collect::<Vec<_>>(), tick);
+        assert!(stale_at(&frames) != 0);
         let live = |frame: &Frame| frame.now.iter().filter(|plain| plain.id() != 0).count();
         let shown: Vec<_> = frames.shown_at(tick).map(|frame| (frame.tick, live(frame), frame.index.len())).collect();
         assert_eq!(shown, [(tick, 2, 2), (5, 2, 2)]);
@@ -500,7 +501,7 @@ mod tests {
         frames.push(Arc::new(back));
         frames.note_silent(OWN);
         assert_eq!(frames.shown_at(tick).map(|frame| frame.tick).collect::<Vec<_>>(), [tick, tick], "it runs again");
-        assert_eq!(frames.stale_at(tick), 0, "the same tick has another picture now");
+        assert_eq!(stale_at(&frames), 0, "the same tick has another picture now");
     }
 
     #[test]

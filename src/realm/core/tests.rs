@@ -12,7 +12,8 @@ use crate::world::cut::CutMap;
 use crate::world::effect::Word;
 use crate::world::land::Land;
 
-fn core() -> Core {
+/// A shard of its own whose land has no wildlife.
+pub(crate) fn core() -> Core {
     let config = WorldConfig {
         seed: 1,
         land: Arc::new(Land::new(1)),

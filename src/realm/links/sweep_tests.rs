@@ -1,34 +1,14 @@
 //! Who is silent goes, in any number.
 
-use std::sync::Arc;
-
 use super::*;
-use crate::core::Rules;
-use crate::sessions::interest::Radii;
-use crate::sessions::session::Rates;
 use crate::wire::transport::packet::{Envelope, Side};
 use crate::wire::transport::token::UserData;
-use crate::wire::units::GRID_PER_M;
-use crate::world::cut::CutMap;
-use crate::world::land::Land;
-use crate::world::{World, WorldConfig};
 
 const SILENT_TICKS: u64 = 601;
 
 /// A shard whose every lane has so many UDP peers, heard last at tick 0.
 fn connected(peers_per_lane: u16) -> (Core, Links) {
-    let config = WorldConfig {
-        seed: 1,
-        land: Arc::new(Land::new(1)),
-        cut: Arc::new(CutMap::equal(1)),
-        npcs: 0,
-        npc_life_ticks: 600,
-        start_tick: 0,
-        things: Arc::new([]),
-    };
-    let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
-    let rates = Rates { send_hz: 20, bytes_per_s: 72_000 };
-    let mut core = Core::new(World::new(config, ShardId(0)), 1, Rules { radii, rates, dev: true, seam: None });
+    let mut core = crate::core::tests::core();
     let key = [0; 32];
     let handshake = |lane| {
         let public_addresses = Vec::new();

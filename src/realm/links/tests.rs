@@ -1,21 +1,14 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::*;
-use crate::core::{Rules, Whom};
+use crate::core::Whom;
 use crate::keeper::{Desk, DeskRules, KeeperCommand, MemoryDisk, Store};
-use crate::limits::{SESSION_BYTES_PER_S_MAX, TOKEN_BYTES};
-use crate::sessions::interest::Radii;
-use crate::sessions::session::Rates;
+use crate::limits::TOKEN_BYTES;
 use crate::wire::generated::tables::Close;
 use crate::wire::transport::packet::{CHALLENGE_TEXT_BYTES, Envelope, OVERHEAD_BYTES_MAX, PacketKind, Side};
 use crate::wire::transport::stream::LENGTH_BYTES;
 use crate::wire::transport::token::{ConnectToken, DEV_KEY, PROTOCOL_ID, TokenGrant, TokenSecrets, UserData, VERSION};
-use crate::wire::units::GRID_PER_M;
-use crate::world::cut::CutMap;
-use crate::world::land::Land;
 use crate::world::parcel::OutcomeParcel;
-use crate::world::{World, WorldConfig};
 
 const NOW_UNIX_S: u64 = 1_000;
 
@@ -42,18 +35,7 @@ impl Realm {
             start: desk.start(),
         };
         let links = Links::new((0..=LANES).map(lane).collect(), ShardId(0), true);
-        let config = WorldConfig {
-            seed: 1,
-            land: Arc::new(Land::new(1)),
-            cut: Arc::new(CutMap::equal(1)),
-            npcs: 0,
-            npc_life_ticks: 600,
-            start_tick: 0,
-            things: Arc::new([]),
-        };
-        let rates = Rates { send_hz: 60, bytes_per_s: SESSION_BYTES_PER_S_MAX };
-        let radii = Radii { enter: 96 * GRID_PER_M, leave: 128 * GRID_PER_M };
-        let core = Core::new(World::new(config, ShardId(0)), 1, Rules { radii, rates, dev: true, seam: None });
+        let core = crate::core::tests::core();
         Realm { links, core, desk, sealed: Vec::new(), framed: Vec::new() }
     }
 

@@ -566,19 +566,20 @@ impl Session {
     /// Hears what its entity has to say in private, and passes on what is next. False: the peer is to be cut as slow.
     #[must_use]
     pub fn hear_word(&mut self, number: u32, word: Word) -> bool {
-        let ahead = |number: u32| number.wrapping_sub(self.words);
-        let place = self.early_words.partition_point(|&(early, _)| ahead(early) < ahead(number));
-        self.early_words.insert(place, (number, word));
-        while let Some(&(number, word)) = self.early_words.first()
-            && number == self.words
-        {
-            self.early_words.remove(0);
-            self.words = number.wrapping_add(1);
-            if !self.tell_word(word) {
-                return false;
-            }
+        if number != self.words {
+            let ahead = |number: u32| number.wrapping_sub(self.words);
+            let place = self.early_words.partition_point(|&(early, _)| ahead(early) < ahead(number));
+            self.early_words.insert(place, (number, word));
+            return self.early_words.len() <= EARLY_WORDS_MAX;
         }
-        self.early_words.len() <= EARLY_WORDS_MAX
+        self.words = number.wrapping_add(1);
+        let mut kept = self.tell_word(word);
+        while kept && self.early_words.first().is_some_and(|&(number, _)| number == self.words) {
+            let (number, word) = self.early_words.remove(0);
+            self.words = number.wrapping_add(1);
+            kept = self.tell_word(word);
+        }
+        kept
     }
 
     fn tell_word(&mut self, word: Word) -> bool {
