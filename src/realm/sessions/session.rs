@@ -286,8 +286,8 @@ impl Session {
 
     /// Takes a body from the peer after the tick `after_tick`, `ticks` of which may have passed since. Commands go into the
     /// input parcel of the entity's owner, one of `inputs` by shard. `drop` hears what of the body was not taken, although
-    /// the rest was. A body of which a section is malformed
-    /// has changed nothing.
+    /// the rest was. A body that does not parse, or of which a section would be refused by itself, has changed nothing; of
+    /// two sections that contradict each other the first is taken.
     pub fn handle_body(
         &mut self,
         body: &[u8],
